@@ -1,0 +1,229 @@
+"""The manifest: everything that the runtime needs to know of a bundle, as plain data.
+
+A bundle is a folder:
+
+    manifest.json                this file's `Manifest`
+    programs/program.onnx        the dense reference; every other file is cut from it
+    programs/<segment>.onnx      one per segment, one fallback per region
+    programs/weights.bin         the weights, once, as ONNX external data of all of the above
+    device.json                  measured costs with the fingerprint of the device they hold for (optional)
+
+A program runs as a list of *steps*, in order: dense segments, and regions. A `Region` is a run of local segments
+between two barriers. Its `fallback` computes all of it densely in one engine.
+
+Geometry. A local segment is covered by a grid of *cells*: the smallest blocks in which each of its tensors has a whole
+number of positions. Tensor `t` has `positions` p = (py, px) a cell, so the cells [c0, c1) are its positions
+[c0·p, min(c1·p, size)). One window in cells therefore slices every input, and crops every output, of a segment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+Pair = tuple[int, int]  # along (height, width)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that crosses an engine's border. A dim is an int, or a string over the program's symbolic input dims:
+    a name ("batch", "height") or a fraction of one, rounded up ("height/4", "width*2/3")."""
+
+    name: str
+    dtype: str  # numpy's name: "float32"
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a uint8 image becomes the program's input. `size` is (height, width), None keeps the image's own."""
+
+    size: Pair | None = None
+    letterbox: bool = False
+    color: str = "rgb"  # or "bgr", "gray"
+    scale: float = 1 / 255  # before mean and std
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    layout: str = "nchw"  # or "nhwc"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value calibration may change: a graph input of the engines with an initializer as its default."""
+
+    name: str
+    value: float | list[float]
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a node of domain ai.foveate computes at run time. For `energy_mask`: keep [B,1,H,W], where 0 is inactive,
+    logits and energy [B,1,⌈H/p⌉,⌈W/p⌉]. Names of tensors; all three are outputs of the segment that computes them."""
+
+    name: str
+    kind: str  # "energy_mask"
+    keep: str
+    logits: str | None = None
+    energy: str | None = None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reason for a position o of a tensor to differ from the reference state: any position of `source` in
+    [floor(o·num/den) + low, floor(o·num/den) + high] (per axis) is dirty.
+
+    `source` is a mask tensor (dirty = nonzero) or another tensor of the region (dirty as propagated; a region's own
+    non-mask inputs are dirty everywhere)."""
+
+    source: str
+    num: Pair = (1, 1)
+    den: Pair = (1, 1)
+    low: Pair = (0, 0)
+    high: Pair = (0, 0)
+
+
+@dataclass(frozen=True)
+class GridTensor:
+    """A local segment's input or output: positions a cell, and the axes that hold height and width."""
+
+    name: str
+    positions: Pair = (1, 1)
+    axes: Pair = (2, 3)
+    dirty: tuple[Term, ...] = ()  # outputs only: the union of these
+
+
+@dataclass(frozen=True)
+class DenseSegment:
+    """Runs on whole maps, whole batches."""
+
+    name: str
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    reason: str = ""  # why it is dense, in words for `inspect`
+    macs: float = 0.0  # at the manifest's sample resolution
+    kind: str = "dense"
+
+
+@dataclass(frozen=True)
+class LocalSegment:
+    """Can run on a window: cells [c0 - halo_low, c1 + halo_high) clamped to the image give cells [c0, c1) exactly."""
+
+    name: str
+    file: str
+    inputs: tuple[GridTensor, ...]
+    outputs: tuple[GridTensor, ...]
+    halo_low: Pair
+    halo_high: Pair
+    strategy: str = "rects"
+    reason: str = ""
+    macs_per_cell: float = 0.0
+    whole_cells: bool = False  # True: exact only where every tensor's size is a multiple of its positions a cell
+    nodes: tuple[str, ...] = ()
+    kind: str = "local"
+
+
+@dataclass(frozen=True)
+class Region:
+    """Local segments between two barriers. `masks` are those inputs that are mask tensors: 0 where inactive, and 0
+    everywhere in the reference state."""
+
+    name: str
+    segments: tuple[LocalSegment, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    masks: tuple[str, ...]
+    fallback: str  # file of the engine that computes the whole region densely
+    reason: str = ""
+    kind: str = "region"
+
+
+Step = DenseSegment | Region
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tensors: tuple[TensorSpec, ...]  # every tensor that crosses a border between steps or segments
+    steps: tuple[Step, ...]
+    program: str = "programs/program.onnx"
+    backend: str = "ort"
+    decisions: tuple[Decision, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    sample: dict[str, list[int]] = field(default_factory=dict)  # input name -> the shape the plan was made at
+    labels: tuple[str, ...] = ()
+    min_size: Pair = (1, 1)
+    barriers: tuple[str, ...] = ()  # "node (op): reason", for `inspect`
+    notes: tuple[str, ...] = ()
+    active_fraction: float | None = None  # mean over calibration images; None: not calibrated
+    stages: dict[str, str] = field(default_factory=dict)  # stage -> hash of its inputs, for skipping
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    created_by: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """Raises ValueError, KeyError or TypeError on anything that is not a manifest of this schema version."""
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+            found = data.get("schema_version") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"manifest schema version {found!r}, this runtime reads {SCHEMA_VERSION}")
+        return _decode(Manifest, data)
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """`value` (parsed JSON) as an instance of the annotation `kind`."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise ValueError(f"{kind.__name__} has no field {sorted(unknown)}")
+        return kind(**{k: _decode(hints[k], v) for k, v in value.items()})
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        if all(dataclasses.is_dataclass(a) for a in options):
+            by_kind = {a.__dataclass_fields__["kind"].default: a for a in options}
+            return _decode(by_kind[value["kind"]], value)
+        for option in options:
+            if typing.get_origin(option) in (tuple, list) and isinstance(value, list):
+                return _decode(option, value)
+            if isinstance(option, type) and isinstance(value, option):
+                return value
+        return float(value) if float in options else value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, got {value!r}")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_decode(args[0], v) for v in value)
+        return tuple(_decode(a, v) for a, v in zip(args, value, strict=True))
+    if origin is list:
+        return [_decode(args[0], v) for v in value]
+    if origin is dict:
+        return {k: _decode(args[1], v) for k, v in value.items()}
+    if kind is float and isinstance(value, int):
+        return float(value)
+    if isinstance(kind, type) and not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, got {value!r}")
+    return value
