@@ -86,7 +86,7 @@ def _levels(side: int) -> list[slice]:
 
 
 def _block_extents(tiles: np.ndarray, side: int) -> np.ndarray:
-    """[4, 2·side − 1, 2·side − 1]: top, left, −bottom, −right of what each block holds; top = side if nothing.
+    """[4, 2·side − 1, 2·side − 1]: top, left, −bottom, −right of what each block holds; top = side if none.
 
     With the far edges negated, the extents of a block are the minimum of its halves' extents.
     """
