@@ -1,0 +1,54 @@
+# `make demo` and `make test` do all the set-up that they need; `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+# What pip is told to install for torch, e.g. make test TORCH="torch==2.14.1 --index-url URL"; constraints.txt by default.
+TORCH ?= torch
+OUT ?= build/demo
+DATA ?= examples/ersm/scenes.npz
+TARGET ?= cpu
+ARGS ?=
+SHELL := /bin/bash
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+FOVEATE := $(BIN)/foveate
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint types links export calibrate build verify bench report clean
+
+help:  ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## create $(VENV) and install Foveate with all that demo and tests need
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); expected Python 3.10 to 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@echo "installing into $(VENV) (once; some minutes on a slow connection)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if [ "$(TORCH)" = torch ]; then cp constraints.txt $(VENV)/constraints.txt; \
+	  else grep -v '^torch' constraints.txt > $(VENV)/constraints.txt; fi
+	@$(PIP) -c $(VENV)/constraints.txt $(TORCH)
+	@$(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,report,dev]'
+	@touch $@
+
+test: $(INSTALLED)  ## run the tests
+	@$(BIN)/pytest $(ARGS)
+
+test-slow: $(INSTALLED)  ## run the tests that take minutes
+	@$(BIN)/pytest -m slow $(ARGS)
+
+lint: $(INSTALLED)  ## check style and format
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(INSTALLED) links  ## check types
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+links:
+	@mkdir -p build/types/foveate
+	@for folder in export runtime pipeline calibration; do ln -sfn ../../../$$folder build/types/foveate/$$folder; done
+	@for file in __init__.py py.typed; do ln -sfn ../../../foveate/$$file build/types/foveate/$$file; done
+
+clean:  ## remove what was built (keeps $(VENV))
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,107 @@
+"""Groups of options that several commands share, and how they become values."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...runtime.manifest import Preprocess
+from ..progress import Progress
+
+DATA_HELP = "image folder, class folders, .npz (images, labels) or module:function"
+
+
+def add_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", metavar="SPEC", required=required, help=DATA_HELP)
+    group.add_argument("--limit", type=_positive, metavar="N", help="use the first N images only")
+
+
+def add_preprocess(parser: argparse.ArgumentParser) -> None:
+    """How a uint8 image becomes the input. What is not given is taken from the program or bundle."""
+    group = parser.add_argument_group("preprocess", "kept in the bundle; default: what the program or bundle says")
+    group.add_argument("--size", type=_size, metavar="HxW", help="resize to this (one number: a square)")
+    group.add_argument("--letterbox", action=argparse.BooleanOptionalAction, help="keep the aspect ratio, pad the rest")
+    group.add_argument("--color", choices=("rgb", "bgr", "gray"), help="order of the channels")
+    group.add_argument("--scale", type=float, metavar="S", help="factor before mean and std, e.g. 0.00392157 (1/255)")
+    group.add_argument("--mean", type=_numbers, metavar="R,G,B", help="subtracted after --scale")
+    group.add_argument("--std", type=_numbers, metavar="R,G,B", help="divided by after --mean")
+    group.add_argument("--layout", choices=("nchw", "nhwc"), help="the input's axes")
+
+
+def preprocess_of(args: argparse.Namespace, default: Preprocess | None) -> Preprocess | None:
+    """`default` with what the command line says otherwise; None where neither says anything."""
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Preprocess)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(default or Preprocess(), **given) if given else default
+
+
+def add_module(parser: argparse.ArgumentParser) -> None:
+    """What turns a checkpoint into a torch module."""
+    group = parser.add_argument_group("module", "what a checkpoint's tensors are loaded into")
+    group.add_argument("--model", metavar="MODULE:FUNCTION", help="a function without arguments that gives the module")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=_positive, metavar="N", help="threads of the engines (default: all cores)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+
+
+def progress_of(args: argparse.Namespace) -> Progress:
+    return Progress(quiet=args.quiet)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _typed(about: str) -> Callable[[Callable[[str], Any]], Callable[[str], Any]]:
+    """argparse names the function in its message: "invalid HxW value: '3,4'"."""
+
+    def rename(function: Callable[[str], Any]) -> Callable[[str], Any]:
+        function.__name__ = about
+        return function
+
+    return rename
+
+
+@_typed("positive whole number")
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+@_typed("HxW")
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    return _positive(height), _positive(width or height)
+
+
+@_typed("comma-separated numbers")
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+@_typed("NAME=NUMBER or NUMBER")
+def per_decision(text: str) -> tuple[str, float]:
+    """ "0.25" -> ("", 0.25), for every decision; "mask1=0.25" -> ("mask1", 0.25)."""
+    name, _, number = text.rpartition("=")
+    return name, float(number)
+
+
+def folder_or_file(text: str) -> Path:
+    return Path(text)

@@ -1,0 +1,78 @@
+"""Parses the command line, runs the command, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from ... import __version__
+from ...runtime.errors import FoveateError
+
+COMMANDS = ("compile", "export", "calibrate", "build", "verify", "bench", "inspect", "doctor", "cache")
+EXIT_CODES = "exit codes: 0 ok, 1 a check failed, 2 usage, 3 environment"
+INTERRUPTED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="foveate",
+        description="Compile adaptive-compute vision models into engines that do only the work each image needs.",
+        epilog=f"`foveate COMMAND --help` explains a command; {EXIT_CODES}.",
+    )
+    root.add_argument("--version", action="version", version=f"foveate {__version__}")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f".{name}", __package__)
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.__doc__, epilog=EXIT_CODES, **_SHOW_AS_WRITTEN
+        )
+        module.add_arguments(command)
+        _add_common(command)
+        command.set_defaults(run=module.run)
+    return root
+
+
+_SHOW_AS_WRITTEN = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("output")
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress lines")
+    group.add_argument("--traceback", action="store_true", help="show where an error came from")
+    group.add_argument("--debug", action="store_true", help="show the logger `foveate` on standard error")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code; argparse itself exits with 2 on a wrong command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    args = parser().parse_args(argv)
+    if args.debug:
+        logging.basicConfig(stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
+        logging.getLogger("foveate").setLevel(logging.DEBUG)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("interrupted; what was there before is unchanged", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `foveate inspect … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except FoveateError as error:
+        return _failed(error, error.exit_code, args.traceback)
+    except OSError as error:
+        if not error.filename:
+            raise
+        return _failed(f"{error.filename}: {error.strerror}", 3, args.traceback)
+
+
+def _failed(error: object, code: int, traceback: bool) -> int:
+    if traceback and isinstance(error, BaseException):
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return code
