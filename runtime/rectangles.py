@@ -9,6 +9,7 @@ of one size are priced by one array operation, so the time of a plan hardly depe
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -59,48 +60,66 @@ def any_pool(active: np.ndarray, step: int) -> np.ndarray:
 def _partition(tiles: np.ndarray, fixed: float, rim: tuple[float, float]) -> np.ndarray:
     """The cheapest cover of `tiles` by bounding boxes of dyadic blocks: int [n, 4]."""
     side = 1 << (max(tiles.shape) - 1).bit_length()
-    extents = _block_extents(tiles, side)
-    top, left, bottom, right = extents
-    whole = (rim[0] - bottom - top) * (rim[1] - right - left) + fixed
-    whole[top == side] = 0.0  # nothing active: nothing to run
-    best = whole.copy()
-    levels = _levels(side)
-    for i, rows in enumerate(levels):
-        if i:
-            halves = best[levels[i - 1]]
-            np.minimum(best[rows], halves[0::2] + halves[1::2], out=best[rows])
-        for narrow, wide in pairwise(levels):
-            halves = best[rows, narrow]
-            np.minimum(best[rows, wide], halves[:, 0::2] + halves[:, 1::2], out=best[rows, wide])
-    boxes = [extents[:, y, x] for y, x in _leaves(whole, best, levels)]
-    return np.abs(np.array(boxes, np.intp))
-
-
-def _levels(side: int) -> list[slice]:
-    """Where the blocks of size 1, 2, 4 … `side` stand along an axis of the pyramid (2·side − 1 of them)."""
-    levels, start, count = [], 0, side
-    while count:
-        levels.append(slice(start, start + count))
-        start, count = start + count, count // 2
-    return levels
-
-
-def _block_extents(tiles: np.ndarray, side: int) -> np.ndarray:
-    """[4, 2·side − 1, 2·side − 1]: top, left, −bottom, −right of what each block holds; top = side if none.
-
-    With the far edges negated, the extents of a block are the minimum of its halves' extents.
-    """
-    levels = _levels(side)
-    extents = np.full((4, 2 * side - 1, 2 * side - 1), side, np.int16)
+    blocks = _work.blocks(side)
     y, x = np.nonzero(tiles)
-    extents[:, y, x] = y, x, ~y, ~x  # ~y is −(y + 1)
-    for small, large in pairwise(levels):
-        halves = extents[:, :side, small]
-        np.minimum(halves[..., 0::2], halves[..., 1::2], out=extents[:, :side, large])
-    for small, large in pairwise(levels):
-        halves = extents[:, small]
-        np.minimum(halves[:, 0::2], halves[:, 1::2], out=extents[:, large])
-    return extents
+    blocks.extents.fill(side)
+    blocks.extents[:, y, x] = y, x, ~y, ~x  # ~y is −(y + 1)
+    for half, other, parent in blocks.halvings:
+        np.minimum(half, other, out=parent)
+    top, left, bottom, right = blocks.extents
+    whole = (np.float32(rim[0]) - bottom - top) * (np.float32(rim[1]) - right - left) + np.float32(fixed)
+    whole[top == side] = 0.0  # nothing active: nothing to run
+    blocks.best[...] = whole
+    for half, other, parent, both in blocks.cuts:
+        np.add(half, other, out=both)
+        np.minimum(parent, both, out=parent)
+    boxes = [blocks.extents[:, y, x] for y, x in _leaves(whole, blocks.best, blocks.levels)]
+    return np.abs(np.array(boxes)).astype(np.intp)
+
+
+class _Blocks:
+    """Work arrays over all dyadic blocks of a side × side map, with the views that the planner goes through.
+
+    Along each axis stand the `side` blocks of size 1, then those of size 2, 4 … side: 2·side − 1 in all.
+    Making the views costs more than a plan, so they are kept for each thread.
+    """
+
+    def __init__(self, side: int):
+        self.levels: list[slice] = []
+        start, count = 0, side
+        while count:
+            self.levels.append(slice(start, start + count))
+            start, count = start + count, count // 2
+        # Top, left, −bottom and −right of what a block holds, top = side if nothing. With the far edges
+        # negated, the extents of a block are the minimum of its halves' extents.
+        self.extents = np.empty((4, start, start), np.float32)
+        columns = [self.extents[:, :side, level] for level in self.levels]
+        rows = [self.extents[:, level] for level in self.levels]
+        self.halvings = [(a[..., 0::2], a[..., 1::2], b) for a, b in pairwise(columns)]
+        self.halvings += [(a[:, 0::2], a[:, 1::2], b) for a, b in pairwise(rows)]
+        self.best = np.empty((start, start), np.float32)
+        self.cuts = []  # in an order in which the halves of a block are done before it
+        for i, level in enumerate(self.levels):
+            if i:
+                halves = self.best[self.levels[i - 1]]
+                self.cuts.append((halves[0::2], halves[1::2], self.best[level]))
+            for small, large in pairwise(self.levels):
+                halves = self.best[level, small]
+                self.cuts.append((halves[:, 0::2], halves[:, 1::2], self.best[level, large]))
+        self.cuts = [(*cut, np.empty_like(cut[-1])) for cut in self.cuts]
+
+
+class _Work(threading.local):
+    def __init__(self):
+        self.kept: dict[int, _Blocks] = {}
+
+    def blocks(self, side: int) -> _Blocks:
+        if side not in self.kept:
+            self.kept[side] = _Blocks(side)
+        return self.kept[side]
+
+
+_work = _Work()
 
 
 def _leaves(whole: np.ndarray, best: np.ndarray, levels: list[slice]) -> list[tuple[int, int]]:
