@@ -1,7 +1,7 @@
 """The torch op `foveate::energy_mask` (ERSM, arXiv 2604.06893), differentiable on every device.
 
-The feature map x [B, C, H, W] is cut into p × p patches, zero-padded at the bottom and right; each is one token of
-D = C·p² values, in the order of ONNX SpaceToDepth: index (dy·p + dx)·C + c. With h = ⌈H/p⌉ and w = ⌈W/p⌉:
+The feature map x [B, C, H, W] is cut into p × p patches, zero-padded at the bottom and right; each is a token
+of D = C·p² values, in the order of ONNX SpaceToDepth: index (dy·p + dx)·C + c. With h = ⌈H/p⌉, w = ⌈W/p⌉:
 
     u_i = t_i / (‖t_i‖₂ + 1e-6)                                          [B, D, h, w]
     z_i = weight · u_i + bias                                            [B, 1, h, w]   logits
@@ -9,8 +9,8 @@ D = C·p² values, in the order of ONNX SpaceToDepth: index (dy·p + dx)·C + c.
     E_i = lam · softplus(z_i) + gamma · softplus(Σ_{j ∈ N8(i)} ⟨u_i, u_j⟩)              energy
     keep = m > threshold, at x's own resolution                          [B, 1, H, W]
 
-Hard keep is 1 or 0; soft keep is m or 0. The gradient of the threshold is straight-through, ∂keep/∂m = 1, so that a
-token that was dropped can come back; everything else has its exact gradient.
+Hard keep is 1 or 0; soft keep is m or 0. The gradient of the threshold is straight-through, ∂keep/∂m = 1, so
+that a token that was dropped can come back; everything else has its exact gradient.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from .energy_mask import energy_mask
 
 
 class EnergyMaskLayer(nn.Module):
-    """x [B, C, H, W] -> keep [B, 1, H, W] in x's dtype (see `energy_mask` for the formulas and the gradient).
+    """x [B, C, H, W] -> keep [B, 1, H, W] in x's dtype (formulas and gradient: `energy_mask`).
 
-    `threshold`, `temperature`, `lam` and `gamma` are choices: 0-d buffers, inputs of the exported program. `patch` and
-    `soft` are structure. The layer starts open (bias −4: m ≈ 0.98), so inserting it into a trained network changes
-    nothing at first. After a forward pass `logits` and `energy` [B, 1, ⌈H/p⌉, ⌈W/p⌉] hold that pass's values.
+    `threshold`, `temperature`, `lam` and `gamma` are choices: 0-d buffers, inputs of the exported program.
+    `patch` and `soft` are structure. The layer starts open (bias −4: m ≈ 0.98), so that inserting it into a
+    trained network changes nothing at first. After a forward pass `logits` and `energy` [B, 1, ⌈H/p⌉, ⌈W/p⌉]
+    hold that pass's values.
     """
 
     threshold: Tensor
@@ -63,7 +64,7 @@ class EnergyMaskLayer(nn.Module):
         return (self.probability() * self.energy).mean()
 
     def active_fraction(self) -> Tensor:
-        """Kept share of the positions of each image of the last forward pass [B]; before a later mask narrows it."""
+        """Kept share of each image's positions in the last forward pass [B]: this layer's own decision."""
         if self.active is None:
             raise RuntimeError("EnergyMaskLayer has no mask yet: run a forward pass first")
         return self.active
@@ -77,7 +78,7 @@ class EnergyMaskLayer(nn.Module):
 
 
 def energy_regularizer(model: nn.Module) -> Tensor:
-    """Sum of `energy_loss()` over the model's masks: add it to the task's loss. Raises ValueError without a mask."""
+    """Sum of `energy_loss()` over the model's masks, for the loss. Raises ValueError if there is none."""
     losses = [m.energy_loss() for m in model.modules() if isinstance(m, EnergyMaskLayer)]
     if not losses:
         raise ValueError(
