@@ -1,0 +1,137 @@
+"""Dense engines for comparison: an ONNX file run whole in stock onnxruntime, as its user would ship it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.errors import EngineError, MissingExtraError, ProgramError
+from .interleave import interleave
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """What a dense engine may be tuned in; the number of threads is the same for all contenders."""
+
+    spinning: bool = True  # threads wait actively while a call runs
+    static: bool = False  # the image's shape is fixed when the engine opens
+
+    def words(self) -> str:
+        return f"{'static' if self.static else 'dynamic'} shape, {'' if self.spinning else 'no '}spinning"
+
+
+CANDIDATES = tuple(DenseSettings(spinning, static) for static in (False, True) for spinning in (True, False))
+
+
+class Dense:
+    """One inference of one image: `dense(image, choices) -> outputs by name`. `choices` replace the file's own
+    values; those that the file does not have are ignored (a baseline has none)."""
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        settings: DenseSettings = DenseSettings(),
+        tensors: Sequence[str] = (),
+        shape: tuple[int, ...] | None = None,
+    ):
+        """`tensors` are inner tensors (float32) to return beside the outputs; `shape` is the image's, for `static`."""
+        self.settings = settings
+        self._session = _open(Path(path), threads, settings, tuple(tensors), shape)
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise ProgramError(
+                f"program {path}",
+                got=f"{len(inputs)} inputs ({', '.join(i.name for i in inputs)})",
+                expected="one image input",
+                fix="verify and bench feed images only; export the program with one input.",
+            )
+        self._input = inputs[0].name
+        self._choices = frozenset(i.name for i in self._session.get_overridable_initializers())
+        self.outputs = tuple(o.name for o in self._session.get_outputs())
+
+    def __call__(self, image: np.ndarray, choices: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        feeds = {k: np.asarray(v, np.float32) for k, v in (choices or {}).items() if k in self._choices}
+        values = self._session.run(None, {self._input: image, **feeds})
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def tune(path: Path, threads: int, image: np.ndarray, choices: Mapping[str, Any] | None = None) -> Dense:
+    """The fastest of `CANDIDATES` on `image`, measured interleaved."""
+    engines = {s.words(): Dense(path, threads, s, shape=image.shape) for s in CANDIDATES}
+    contenders = {name: partial(engine, choices=choices) for name, engine in engines.items()}
+    times = interleave(contenders, [image], rounds=5)
+    return engines[min(engines, key=times.ms)]
+
+
+def _open(
+    path: Path,
+    threads: int,
+    settings: DenseSettings,
+    tensors: tuple[str, ...],
+    shape: tuple[int, ...] | None,
+):
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "cpu", "running a program densely") from error
+    if not path.is_file():
+        raise ProgramError(
+            f"program {path}", got="no such file", expected="an ONNX file", fix="Check the path."
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
+    # An idle contender's threads must not spin while another one is timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    source: str | bytes = str(path)
+    if tensors or settings.static:
+        model = _without_weights(path)
+        if settings.static and shape is not None:
+            for name, size in _free_dims(model, shape).items():
+                options.add_free_dimension_override_by_name(name, size)
+        if tensors:
+            folder = str(path.parent.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            source = _with_outputs(model, tensors)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common root of their own
+        raise EngineError(
+            f"program {path}",
+            got=f"{type(error).__name__}: {error}",
+            expected="a file that onnxruntime opens",
+            fix="Check it with `foveate inspect`; a program exported for a newer opset needs a newer onnxruntime.",
+        ) from error
+
+
+def _without_weights(path: Path):
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError("onnx", "export", "reading a program") from error
+    return onnx.load(path, load_external_data=False)
+
+
+def _free_dims(model, shape: tuple[int, ...]) -> dict[str, int]:
+    """Symbolic dims of the image input by name, with their sizes in `shape`."""
+    initial = {i.name for i in model.graph.initializer}
+    images = [i for i in model.graph.input if i.name not in initial]
+    dims = images[0].type.tensor_type.shape.dim if images else ()
+    return {d.dim_param: n for d, n in zip(dims, shape, strict=False) if d.dim_param}
+
+
+def _with_outputs(model, tensors: tuple[str, ...]) -> bytes:
+    import onnx
+
+    present = {o.name for o in model.graph.output}
+    for name in tensors:
+        if name not in present:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return model.SerializeToString()

@@ -1,0 +1,77 @@
+"""The timing core: contenders take turns in one process, A B B A …, so that a machine's drift hits all alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+Contender = Callable[[np.ndarray], object]  # one inference of one image
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times of each contender, ms, [images, rounds]. CPU time is the whole process's, all its threads."""
+
+    wall: dict[str, np.ndarray]
+    cpu: dict[str, np.ndarray]
+
+    def per_image(self, name: str) -> np.ndarray:
+        """[images]: the median over rounds, so that one interruption by another process does not count."""
+        return np.median(self.wall[name], axis=1)
+
+    def ms(self, name: str) -> float:
+        return float(self.per_image(name).mean())
+
+    def cpu_ms(self, name: str) -> float:
+        return float(np.median(self.cpu[name], axis=1).mean())
+
+
+def interleave(
+    contenders: Mapping[str, Contender],
+    images: Sequence[np.ndarray],
+    rounds: int = 4,
+    tick: Callable[[], None] = lambda: None,
+) -> Times:
+    """Time every contender on every image `rounds` times, the order of contenders reversed at every step.
+
+    Everything runs once untimed first, answers are dropped. `tick` is called after each image and round, for progress.
+    """
+    names = list(contenders)
+    shape = (len(images), rounds)
+    wall = {name: np.zeros(shape) for name in names}
+    cpu = {name: np.zeros(shape) for name in names}
+    _warm_up(contenders, images)
+    with _no_garbage_collection():
+        for turn in range(rounds):
+            for number, image in enumerate(images):
+                for name in names if (turn + number) % 2 == 0 else reversed(names):
+                    wall_start, cpu_start = time.perf_counter(), time.process_time()
+                    contenders[name](image)
+                    cpu[name][number, turn] = 1e3 * (time.process_time() - cpu_start)
+                    wall[name][number, turn] = 1e3 * (time.perf_counter() - wall_start)
+                tick()
+    return Times(wall, cpu)
+
+
+def _warm_up(contenders: Mapping[str, Contender], images: Sequence[np.ndarray]) -> None:
+    """One call on the first image of each shape: engines allocate, reference states are computed."""
+    firsts = {image.shape: image for image in reversed(images)}
+    for image in firsts.values():
+        for contender in contenders.values():
+            contender(image)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

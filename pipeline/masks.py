@@ -1,0 +1,85 @@
+"""Energy masks of a program as verify and bench need them: margins to the threshold, and thresholds that force an
+active fraction on a real image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.errors import MissingExtraError
+from ..runtime.manifest import Decision, Manifest
+
+OPEN = -1.0  # m ∈ [0, 1] is above it everywhere
+CLOSED = 1.0  # m is above it nowhere
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One decision with what its node says: the choices' names and the patch size."""
+
+    decision: Decision
+    threshold: str
+    temperature: str
+    patch: int
+
+
+def masks_of(manifest: Manifest, program: Path) -> tuple[Mask, ...]:
+    """The energy masks among the manifest's decisions, in its order."""
+    if not manifest.decisions:
+        return ()
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError("onnx", "export", "reading a program's masks") from error
+    graph = onnx.load(program, load_external_data=False).graph
+    nodes = [node for node in graph.node if node.domain == "ai.foveate" and node.op_type == "EnergyMask"]
+    found = []
+    for decision in manifest.decisions:
+        for node in nodes:
+            if decision.logits in node.output:
+                patch = next(a.i for a in node.attribute if a.name == "patch")
+                found.append(Mask(decision, node.input[3], node.input[4], int(patch)))
+    return tuple(found)
+
+
+def importance(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """m = sigmoid(−z/T), float32, as the node compares it with the threshold."""
+    with np.errstate(over="ignore"):
+        return (1 / (1 + np.exp(logits.astype(np.float32) / np.float32(temperature)))).astype(np.float32)
+
+
+def margins(mask: Mask, logits: np.ndarray, size: tuple[int, ...], choices: Mapping[str, Any]) -> np.ndarray:
+    """|m − threshold| of every position, [1, 1, H, W] for `size` = (H, W)."""
+    distance = np.abs(importance(logits, choices[mask.temperature]) - np.float32(choices[mask.threshold]))
+    grown = distance.repeat(mask.patch, axis=2).repeat(mask.patch, axis=3)
+    return grown[:, :, : size[0], : size[1]]
+
+
+def threshold_for(logits: np.ndarray, temperature: float, fraction: float) -> float:
+    """The threshold that leaves `fraction` of the tokens active: half-way between the two neighbouring m.
+
+    Tokens of equal m cannot be told apart, so the fraction reached may differ: measure it."""
+    ranked = np.sort(importance(logits, temperature), axis=None)[::-1]
+    count = round(fraction * ranked.size)
+    if count <= 0:
+        return CLOSED
+    if count >= ranked.size:
+        return OPEN
+    return float((ranked[count - 1].astype(np.float64) + ranked[count]) / 2)
+
+
+def force(
+    masks: tuple[Mask, ...], logits: Mapping[str, np.ndarray], choices: Mapping[str, Any], fraction: float
+) -> dict[str, float]:
+    """Choices under which one image has `fraction` of its tokens active: a quantile of its own logits as the first
+    mask's threshold, all later masks open (they only narrow). `logits` are the image's, by tensor name."""
+    if not masks:
+        return {}
+    first, *later = masks
+    z = logits[first.decision.logits or ""]
+    forced = {first.threshold: threshold_for(z, float(choices[first.temperature]), fraction)}
+    return {**forced, **{mask.threshold: OPEN for mask in later}}
