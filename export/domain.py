@@ -1,0 +1,98 @@
+"""The ONNX domain `ai.foveate`: what its ops are called, what they take, and how stock runtimes run them.
+
+An op joins by a file in `export/ops/` that defines `OP = DomainOp(…)`; nothing else has to know of it. Attributes
+hold structure; whatever calibration may change is an input and listed in `choices`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from ..runtime.errors import InternalError, MissingExtraError, ProgramError
+
+try:
+    import onnx
+except ModuleNotFoundError as error:
+    raise MissingExtraError("onnx", "export", "ONNX programs") from error
+
+DOMAIN = "ai.foveate"
+VERSION = 1
+STOCK_OPSET = 18  # of the function bodies and of exported programs
+
+
+@dataclass(frozen=True)
+class DomainOp:
+    """One op of the domain.
+
+    `function` gives its body, `choices` maps an input's index to the choice's name, `kind` is the manifest's
+    `Decision.kind`, `translate` turns a call of `torch_op` into one node when torch exports.
+    """
+
+    schema: onnx.defs.OpSchema
+    function: Callable[[], onnx.FunctionProto]
+    kind: str
+    torch_op: str
+    translate: Callable[..., Any]
+    choices: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.schema.name
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(i.name for i in self.schema.inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(o.name for o in self.schema.outputs)
+
+
+@cache
+def domain_ops() -> dict[str, DomainOp]:
+    """Every op of the domain by name; the first call registers the schemas with onnx."""
+    from . import ops
+
+    found: dict[str, DomainOp] = {}
+    for file in pkgutil.iter_modules(ops.__path__):
+        op = importlib.import_module(f"{ops.__name__}.{file.name}").OP
+        if op.name in found:
+            raise InternalError(f"{DOMAIN}::{op.name} is defined twice, again in export/ops/{file.name}.py")
+        found[op.name] = op
+    for op in found.values():
+        if not onnx.defs.has(op.name, DOMAIN):
+            onnx.defs.register_schema(op.schema)
+    return found
+
+
+def domain_op(name: str, node: str = "") -> DomainOp:
+    """The op called `name`. Raises ProgramError that suggests the nearest name; `node` is named in it."""
+    known = domain_ops()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        raise ProgramError(
+            f"unknown op in domain {DOMAIN}" + (f" at node {node!r}" if node else ""),
+            got=name,
+            expected=f"one of {', '.join(sorted(known))}",
+            fix=f"did you mean {near[0]}?" if near else "update foveate, or export the program again",
+        )
+    return known[name]
+
+
+def translation_table() -> dict[Any, Callable[..., Any]]:
+    """For torch.onnx.export(dynamo=True, custom_translation_table=…). Needs torch."""
+    import torch
+
+    from . import energy_mask  # noqa: F401  (defines the torch op)
+
+    table = {}
+    for op in domain_ops().values():
+        namespace, name = op.torch_op.split("::")
+        table[getattr(getattr(torch.ops, namespace), name).default] = op.translate
+    return table
