@@ -1,0 +1,70 @@
+"""Choose the thresholds of a program's or a bundle's energy masks from data.
+
+    foveate calibrate build/x --data photos/ --active 0.25      the threshold that leaves 25 % active in the mean
+    foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
+
+Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .arguments import add_data, add_json, add_preprocess, add_threads, per_decision, preprocess_of, progress_of
+
+HELP = "choose thresholds from data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="program (.onnx) or bundle")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="choices.json (default: in the bundle, beside the program)")
+    add_choices(parser)
+    add_data(parser, required=True)
+    add_preprocess(parser)
+    add_threads(parser)
+    add_json(parser)
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """--threshold and --active, each repeatable as NAME=VALUE."""
+    group = parser.add_argument_group("choices", "for all decisions, or for one: mask1=0.25; repeatable")
+    about = "threshold of m, 0 keeps all and 1 nothing"
+    group.add_argument("--threshold", type=per_decision, action="append", metavar="[NAME=]M", help=about)
+    about = "find the threshold that leaves this fraction active in the mean"
+    group.add_argument("--active", type=per_decision, action="append", metavar="[NAME=]FRACTION", help=about)
+
+
+def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
+    return dict(given) if given else None
+
+
+def run(args: argparse.Namespace) -> int:
+    from ...calibration.choices import read_choices
+    from ...calibration.calibrate import measure
+    from ...calibration.source import open_source, store
+
+    with progress_of(args).stage("calibrate") as stage:
+        source = open_source(args.source)
+        found = measure(
+            source,
+            args.data,
+            choices_of(args.threshold),
+            choices_of(args.active),
+            preprocess_of(args, source.preprocess),
+            args.limit,
+            args.threads,
+            stage.tick,
+        )
+        path = store(source, found, args.out)
+        stage.note = str(path)
+    found = read_choices(path)
+    if args.json:
+        print(path.read_text(), end="")
+        return 0
+    for name, activity in found.activity.items():
+        low, high = activity.quantiles["5"], activity.quantiles["95"]
+        print(f"{name}: {activity.mean:.1%} active in the mean over {found.images} images, {low:.1%} to {high:.1%} in most")
+    for name, value in found.choices.items():
+        print(f"{name} = {value:.6g}")
+    return 0

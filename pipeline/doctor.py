@@ -1,0 +1,145 @@
+"""What this machine can build and run, and the command that adds what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .environment import cpu_model, usable_cores
+
+FLAGS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line. `fix` is the command that turns ✗ into ✓; `needed_for` says who misses it."""
+
+    name: str
+    ok: bool
+    found: str
+    needed_for: str
+    fix: str = ""
+
+
+def doctor(folder: Path | None = None) -> list[Check]:
+    """All checks, in the order of the work; `folder` is where bundles would be written (default: the current one)."""
+    return [
+        _python(),
+        _machine(),
+        _package("numpy", "everything", "pip install numpy"),
+        _onnxruntime(),
+        _package("onnx", "foveate build", "pip install 'foveate[export]'"),
+        _package("torch", "foveate export", "pip install 'foveate[export]'"),
+        _package("onnxscript", "foveate export", "pip install 'foveate[export]'"),
+        _package("timm", "timm models", "pip install 'foveate[export]'", importing=_import_timm),
+        _package("matplotlib", "plots of the report", "pip install 'foveate[report]'"),
+        _package("PIL", "reading image files", "pip install 'foveate[report]'"),
+        _package("tensorrt_rtx", "engines for NVIDIA GPUs", "pip install 'foveate[tensorrt]'"),
+        _compiler(),
+        _writable(folder or Path.cwd()),
+    ]
+
+
+def can_run(checks: list[Check]) -> bool:
+    """Whether any bundle can run here: numpy and an onnxruntime that imports."""
+    return all(check.ok for check in checks if check.name in ("python", "numpy", "onnxruntime"))
+
+
+def lines(checks: list[Check]) -> list[str]:
+    width = max(len(check.name) for check in checks)
+    shown = []
+    for check in checks:
+        shown.append(f"{'✓' if check.ok else '✗'} {check.name:<{width}}  {check.found}")
+        if not check.ok:
+            shown.append(f"  {'':<{width}}  needed for {check.needed_for}: {check.fix}")
+    return shown
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()} ({sys.executable})"
+    return Check("python", sys.version_info >= (3, 10), found, "everything", "install Python 3.10 to 3.13")
+
+
+def _machine() -> Check:
+    flags = _cpu_flags()
+    found = f"{cpu_model()}, {usable_cores()} usable cores, {platform.machine()}"
+    return Check("cpu", True, found + (f", {' '.join(flags)}" if flags else ""), "everything")
+
+
+def _cpu_flags() -> list[str]:
+    """Vector instructions as Linux reports them; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    lines = (line for line in text.splitlines() if line.lower().startswith(("flags", "features")))
+    present = set(next(lines, "").split())
+    return [flag for flag in FLAGS if flag in present]
+
+
+def _package(name: str, needed_for: str, fix: str, importing: Callable[[], object] | None = None) -> Check:
+    """Imports it: a package that is installed and broken is as missing as one that is not."""
+    try:
+        module = importing() if importing else importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return Check(name, False, f"no module {error.name!r}", needed_for, fix)
+    except Exception as error:  # a broken package may raise anything on import
+        return Check(name, False, f"{type(error).__name__}: {_first_line(error)}", needed_for, fix)
+    return Check(name, True, str(getattr(module, "__version__", "installed")), needed_for)
+
+
+def _import_timm() -> object:
+    from ..export.timm_import import import_timm
+
+    return import_timm()
+
+
+def _onnxruntime() -> Check:
+    needed_for, fix = "running bundles", "pip install 'foveate[cpu]'"
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(both) == 2:
+        found = "onnxruntime and onnxruntime-gpu, which overwrite each other's files"
+        fix = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'foveate[gpu]'"
+        return Check("onnxruntime", False, found, needed_for, fix)
+    check = _package("onnxruntime", needed_for, fix)
+    if not check.ok:
+        return check
+    import onnxruntime
+
+    providers = ", ".join(p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers())
+    return Check("onnxruntime", True, f"{both[0] if both else ''} {check.found}, providers {providers}", needed_for)
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _compiler() -> Check:
+    found = [shutil.which(name) for name in ("c++", "g++", "clang++", "cl")]
+    path = next((p for p in found if p), None)
+    fix = "apt-get install g++ (Debian), xcode-select --install (macOS) or Visual Studio Build Tools (Windows)"
+    return Check("compiler", path is not None, path or "no C++ compiler", "native kernels, which are optional", fix)
+
+
+def _writable(folder: Path) -> Check:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check("folder", False, f"{folder}: {error.strerror}", "writing bundles", f"chmod u+w {folder}")
+    return Check("folder", True, f"{folder} is writable", "writing bundles")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,164 @@
+"""Describe a program or a bundle: what goes in and out, how it is cut, what is decided, how much work stays dense."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from ..runtime.bundle import open_bundle
+from ..runtime.dims import read_symbols, resolve_shape
+from ..runtime.errors import FoveateError
+from ..runtime.geometry import count_cells
+from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region, TensorSpec
+
+Facts = dict[str, Any]
+
+
+def inspect(path: str | Path) -> Facts:
+    """The facts as plain data (docs/cli.md lists them). A program is planned, not built, to be described.
+
+    Raises BundleError or ProgramError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return describe(open_bundle(path, verify=False).manifest, "bundle", path)
+    from .plan import plan_program
+
+    return describe(plan_program(path), "program", path)
+
+
+def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
+    """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image."""
+    sizes = _Sizes(manifest)
+    steps = [_region(s, sizes) if isinstance(s, Region) else _dense(s) for s in manifest.steps]
+    total = sum(step["macs"] for step in steps)
+    dense = sum(step["macs"] for step in steps if step["kind"] == "dense")
+    return {
+        "kind": kind,
+        "path": str(path),
+        "name": manifest.name,
+        "backend": manifest.backend,
+        "inputs": [dataclasses.asdict(t) for t in manifest.inputs],
+        "outputs": [dataclasses.asdict(t) for t in manifest.outputs],
+        "sample": manifest.sample,
+        "min_size": list(manifest.min_size),
+        "preprocess": dataclasses.asdict(manifest.preprocess),
+        "labels": list(manifest.labels),
+        "decisions": [dataclasses.asdict(d) for d in manifest.decisions],
+        "choices": [dataclasses.asdict(c) for c in manifest.choices],
+        "active_fraction": manifest.active_fraction,
+        "steps": steps,
+        "macs": total,
+        "dense_share": dense / total if total else None,
+        "barriers": list(manifest.barriers),
+        "notes": list(manifest.notes),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "created_by": manifest.created_by,
+    }
+
+
+def _dense(segment: DenseSegment) -> Facts:
+    return {"kind": "dense", "name": segment.name, "macs": segment.macs, "reason": segment.reason}
+
+
+def _region(region: Region, sizes: _Sizes) -> Facts:
+    segments = [_local(segment, sizes) for segment in region.segments]
+    return {
+        "kind": "region",
+        "name": region.name,
+        "masks": list(region.masks),
+        "macs": sum(segment["macs"] for segment in segments),
+        "reason": region.reason,
+        "segments": segments,
+    }
+
+
+def _local(segment: LocalSegment, sizes: _Sizes) -> Facts:
+    cells = sizes.cells(segment)
+    return {
+        "name": segment.name,
+        "strategy": segment.strategy,
+        "positions_per_cell": list(segment.outputs[0].positions) if segment.outputs else None,
+        "halo": [list(segment.halo_low), list(segment.halo_high)],
+        "cells": list(cells),
+        "macs": segment.macs_per_cell * math.prod(cells),
+        "nodes": len(segment.nodes),
+        "reason": segment.reason,
+    }
+
+
+class _Sizes:
+    """Sizes of the manifest's tensors at its sample's resolution."""
+
+    def __init__(self, manifest: Manifest):
+        self._specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.tensors, *manifest.outputs)}
+        self._symbols = read_symbols(manifest.inputs, manifest.sample)
+
+    def cells(self, segment: LocalSegment) -> Pair:
+        """(0, 0) where the sample does not tell."""
+        for tensor in (*segment.outputs, *segment.inputs):
+            spec = self._specs.get(tensor.name)
+            try:
+                shape = resolve_shape(spec.shape, self._symbols) if spec else ()
+                return count_cells((shape[tensor.axes[0]], shape[tensor.axes[1]]), tensor.positions)
+            except (KeyError, IndexError, FoveateError):
+                continue
+        return 0, 0
+
+
+def lines(facts: Facts) -> list[str]:
+    """The same for people."""
+    shown = [f"{facts['kind']} {facts['path']}" + (f", backend {facts['backend']}" if facts["kind"] == "bundle" else "")]
+    for role in ("inputs", "outputs"):
+        shown += [f"{role[:-1]:<10} {_tensor(t)}" for t in facts[role]]
+    shown += _preprocess_lines(facts)
+    shown += _decision_lines(facts)
+    shown += _step_lines(facts)
+    shown += [f"barrier    {text}" for text in facts["barriers"]]
+    shown += [f"note       {text}" for text in facts["notes"]]
+    return shown
+
+
+def _tensor(spec: Facts) -> str:
+    return f"{spec['name']}: {spec['dtype']} [{', '.join(str(d) for d in spec['shape'])}]"
+
+
+def _preprocess_lines(facts: Facts) -> list[str]:
+    p = facts["preprocess"]
+    size = f"{p['size'][0]}×{p['size'][1]}" if p["size"] else "any size"
+    fit = ", letterboxed" if p["letterbox"] else ""
+    text = f"{size}{fit}, {p['color']}, × {p['scale']:.4g}, mean {_numbers(p['mean'])}, std {_numbers(p['std'])}"
+    return [f"{'preprocess':<10} {text}, {p['layout']}"]
+
+
+def _numbers(values: list[float] | tuple[float, ...]) -> str:
+    return ", ".join(f"{v:.4g}" for v in values)
+
+
+def _decision_lines(facts: Facts) -> list[str]:
+    shown = [f"decision   {d['name']} ({d['kind']}): {d['keep']}" for d in facts["decisions"]]
+    shown += [f"choice     {c['name']} = {c['value']}" for c in facts["choices"]]
+    if facts["active_fraction"] is not None:
+        shown.append(f"active     {facts['active_fraction']:.1%} in the mean over the calibration images")
+    return shown
+
+
+def _step_lines(facts: Facts) -> list[str]:
+    total = facts["macs"] or 1.0
+    at = "; ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in facts["sample"].items())
+    shown = ["", f"{'step':<28} {'strategy':<9} {'MMACs':>9} {'share':>6}  cells, halo, reason   (at {at})"]
+    for step in facts["steps"]:
+        shown.append(_row(step["name"], step["kind"], step["macs"], total, step["reason"]))
+        for segment in step.get("segments", ()):
+            (top, left), (bottom, right) = segment["halo"]
+            grid = f"{segment['cells'][0]}×{segment['cells'][1]} cells, halo {top},{left}…{bottom},{right}"
+            text = ", ".join(part for part in (grid, segment["reason"]) if part)
+            shown.append(_row(f"  {segment['name']}", segment["strategy"], segment["macs"], total, text))
+    share = f", {facts['dense_share']:.1%} of it stays dense" if facts["dense_share"] is not None else ""
+    return [*shown, f"{'total':<38} {facts['macs'] / 1e6:>9.1f}{share}", ""]
+
+
+def _row(name: str, strategy: str, macs: float, total: float, text: str) -> str:
+    return f"{name:<28} {strategy:<9} {macs / 1e6:>9.1f} {macs / total:>6.1%}  {text}".rstrip()
