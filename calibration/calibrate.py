@@ -105,7 +105,11 @@ def _logits(
                 fix="Check the image's preprocessing and the checkpoint's weights.",
             )
         logits.append(values[z].ravel())
-        kept = _tokens(values[earlier], mask.patch, values[z].shape) if earlier else np.ones(values[z].shape, bool)
+        kept = (
+            _tokens(values[earlier], mask.patch, values[z].shape)
+            if earlier
+            else np.ones(values[z].shape, bool)
+        )
         reachable.append(kept.ravel())
         tick()
     return logits, reachable
@@ -115,15 +119,18 @@ def _tokens(keep: np.ndarray, patch: int, shape: tuple[int, ...]) -> np.ndarray:
     """keep [B, 1, H, W] of positions as bool [B, 1, h, w] of tokens: any position of the token is active."""
     grown = np.zeros((*shape[:2], shape[2] * patch, shape[3] * patch), bool)
     grown[:, :, : keep.shape[2], : keep.shape[3]] = keep != 0
-    return grown.reshape(*shape[:3], patch, shape[3], patch).any(axis=(3, 5))
+    return grown.reshape(*shape[:3], patch, shape[3], patch).max(axis=(3, 5))
 
 
 def _active(logits: Maps, reachable: Maps, temperature: float, threshold: float) -> np.ndarray:
     """[N]: the share of each image's tokens with m > threshold."""
     limit = np.float32(threshold)
-    return np.array([
-        ((importance(z, temperature) > limit) & kept).mean() for z, kept in zip(logits, reachable, strict=True)
-    ])
+    return np.array(
+        [
+            ((importance(z, temperature) > limit) & kept).mean()
+            for z, kept in zip(logits, reachable, strict=True)
+        ]
+    )
 
 
 def _threshold(logits: Maps, reachable: Maps, temperature: float, fraction: float) -> float:
@@ -147,10 +154,11 @@ def _by_decision(values: PerDecision, names: list[str], what: str) -> dict[str, 
         return {}
     if not isinstance(values, Mapping):
         values = {"": float(values)}
-    if not names or (unknown := set(values) - set(names) - {""}):
+    unknown = sorted(set(values) - set(names) - {""})
+    if not names or unknown:
         raise InputError(
             what,
-            got=f"a value for {sorted(unknown)[0]!r}" if names else "a value for a program without decisions",
+            got=f"a value for {unknown[0]!r}" if names else "a value for a program without decisions",
             expected=f"one of the decisions {', '.join(names)}" if names else "an energy mask to choose for",
             fix="`foveate inspect` lists a program's decisions.",
         )
@@ -169,7 +177,14 @@ def _check_fractions(thresholds: Mapping[str, float], fractions: Mapping[str, fl
         )
     for name, fraction in fractions.items():
         if not 0 <= fraction <= 1:
-            raise InputError(f"active fraction of {name}", got=f"{fraction:g}", expected="0 to 1", fix="Use 0.25 for 25 %.")
+            raise InputError(
+                f"active fraction of {name}", got=f"{fraction:g}", expected="0 to 1", fix="Use 0.25 for 25 %."
+            )
     for name, threshold in thresholds.items():
         if not np.isfinite(threshold):
-            raise InputError(f"threshold of {name}", got=f"{threshold}", expected="a finite number", fix="m lies in 0 to 1.")
+            raise InputError(
+                f"threshold of {name}",
+                got=f"{threshold}",
+                expected="a finite number",
+                fix="m lies in 0 to 1.",
+            )

@@ -1,9 +1,9 @@
 """choices.json: the values that calibration chose, and what they were chosen from.
 
-    {"schema_version": 1, "program_sha256": "…", "data": "scenes.npz", "images": 300,
-     "choices": {"mask0.threshold": 0.41},
-     "activity": {"mask0": {"mean": 0.25, "quantiles": {"0": 0.11, …, "100": 0.62}, "histogram": [0, 3, …]}},
-     "active_fraction": 0.25, "created_by": "foveate 0.1.0"}
+{"schema_version": 1, "program_sha256": "…", "data": "scenes.npz", "images": 300,
+ "choices": {"mask0.threshold": 0.41},
+ "activity": {"mask0": {"mean": 0.25, "quantiles": {"0": 0.11, …, "100": 0.62}, "histogram": [0, 3, …]}},
+ "active_fraction": 0.25, "created_by": "foveate 0.1.0"}
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import __version__
+from ..pipeline.environment import versions
 from ..pipeline.files import write_text
 from ..runtime.errors import InputError
 
@@ -51,7 +51,7 @@ class Choices:
     choices: dict[str, float]
     activity: dict[str, Activity]
     active_fraction: float | None
-    created_by: str = field(default_factory=lambda: f"foveate {__version__}")
+    created_by: str = field(default_factory=lambda: f"foveate {versions().get('foveate')}")
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> Path:

@@ -105,6 +105,7 @@ def store(source: Source, found: Choices, out: Path | None = None) -> Path:
 def with_choices(manifest: Manifest, values: Mapping[str, float], active_fraction: float | None) -> Manifest:
     """The manifest with these choices' values replaced."""
     choices = tuple(
-        dataclasses.replace(choice, value=values.get(choice.name, choice.value)) for choice in manifest.choices
+        dataclasses.replace(choice, value=values.get(choice.name, choice.value))
+        for choice in manifest.choices
     )
     return dataclasses.replace(manifest, choices=choices, active_fraction=active_fraction)

@@ -14,7 +14,18 @@ from pathlib import Path
 
 from .environment import cpu_model, usable_cores
 
-FLAGS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve")
+FLAGS = (
+    "sse4_2",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "asimd",
+    "asimddp",
+    "sve",
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,9 @@ def _onnxruntime() -> Check:
     import onnxruntime
 
     providers = ", ".join(p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers())
-    return Check("onnxruntime", True, f"{both[0] if both else ''} {check.found}, providers {providers}", needed_for)
+    return Check(
+        "onnxruntime", True, f"{both[0] if both else ''} {check.found}, providers {providers}", needed_for
+    )
 
 
 def _installed(name: str) -> bool:
@@ -128,8 +141,12 @@ def _installed(name: str) -> bool:
 def _compiler() -> Check:
     found = [shutil.which(name) for name in ("c++", "g++", "clang++", "cl")]
     path = next((p for p in found if p), None)
-    fix = "apt-get install g++ (Debian), xcode-select --install (macOS) or Visual Studio Build Tools (Windows)"
-    return Check("compiler", path is not None, path or "no C++ compiler", "native kernels, which are optional", fix)
+    fix = (
+        "apt-get install g++ (Debian), xcode-select --install (macOS) or Visual Studio Build Tools (Windows)"
+    )
+    return Check(
+        "compiler", path is not None, path or "no C++ compiler", "native kernels, which are optional", fix
+    )
 
 
 def _writable(folder: Path) -> Check:

@@ -11,7 +11,7 @@ from ..runtime.bundle import open_bundle
 from ..runtime.dims import read_symbols, resolve_shape
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
-from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region, TensorSpec
+from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region
 
 Facts = dict[str, Any]
 
@@ -110,7 +110,10 @@ class _Sizes:
 
 def lines(facts: Facts) -> list[str]:
     """The same for people."""
-    shown = [f"{facts['kind']} {facts['path']}" + (f", backend {facts['backend']}" if facts["kind"] == "bundle" else "")]
+    shown = [
+        f"{facts['kind']} {facts['path']}"
+        + (f", backend {facts['backend']}" if facts["kind"] == "bundle" else "")
+    ]
     for role in ("inputs", "outputs"):
         shown += [f"{role[:-1]:<10} {_tensor(t)}" for t in facts[role]]
     shown += _preprocess_lines(facts)
@@ -129,7 +132,9 @@ def _preprocess_lines(facts: Facts) -> list[str]:
     p = facts["preprocess"]
     size = f"{p['size'][0]}×{p['size'][1]}" if p["size"] else "any size"
     fit = ", letterboxed" if p["letterbox"] else ""
-    text = f"{size}{fit}, {p['color']}, × {p['scale']:.4g}, mean {_numbers(p['mean'])}, std {_numbers(p['std'])}"
+    text = (
+        f"{size}{fit}, {p['color']}, × {p['scale']:.4g}, mean {_numbers(p['mean'])}, std {_numbers(p['std'])}"
+    )
     return [f"{'preprocess':<10} {text}, {p['layout']}"]
 
 

@@ -24,8 +24,8 @@ _PLAIN = {"✓": "ok", "✗": "failed", "·": "-"}  # where the terminal's encod
 class Stage:
     """A running stage. `note` is appended to its line; `tick()` counts towards `count` on a terminal."""
 
-    def __init__(self, name: str, spinner: Any = None):
-        self.name, self.note, self.count, self._done, self._spinner = name, "", None, 0, spinner
+    def __init__(self, name: str, count: int | None = None, spinner: Any = None):
+        self.name, self.note, self.count, self._done, self._spinner = name, "", count, 0, spinner
 
     def tick(self) -> None:
         self._done += 1
@@ -43,14 +43,9 @@ class Progress:
         """Times what runs inside and prints its line, also when it raises."""
         start = time.monotonic()
         with self._spinner(name) as spinner:
-            stage = Stage(name, spinner)
-            stage.count = count
+            stage, sign = Stage(name, count, spinner), "✗"
             try:
                 yield stage
-            except BaseException:
-                sign = "✗"
-                raise
-            else:
                 sign = "✓"
             finally:
                 if spinner is not None:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..runtime.bundle import hash_file
 from .data import IMAGE_SUFFIXES
+from .environment import versions
 
 Inputs = Mapping[str, Any]  # name -> a hash, or any plain value
 
@@ -40,7 +40,9 @@ class Ledger:
         for earlier in after:
             if earlier in self._ran:
                 return f"{earlier} runs"
-        known = {key.partition(".")[2]: value for key, value in self.entries.items() if key.startswith(f"{stage}.")}
+        known = {
+            key.partition(".")[2]: value for key, value in self.entries.items() if key.startswith(f"{stage}.")
+        }
         if not known or not present:
             return "no result yet"
         now = _digests(inputs)
@@ -78,11 +80,13 @@ def data_digest(spec: str | Path | None) -> str | None:
     if path.is_file():
         return hash_file(path)
     images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
-    return digest([str(spec), [[str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in images]])
+    return digest(
+        [str(spec), [[str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in images]]
+    )
 
 
 @functools.cache
 def code_digest() -> str:
     """Foveate's version and source, so that a changed compiler does not pass for an unchanged result."""
     files = [p for folder in CODE_FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))]
-    return digest([__version__, *((p.name, hash_file(p)) for p in files)])
+    return digest([versions().get("foveate"), *((p.name, hash_file(p)) for p in files)])

@@ -7,10 +7,16 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ...runtime.errors import InputError, MissingExtraError
 from ...runtime.manifest import Preprocess
 from ..progress import Progress
+
+if TYPE_CHECKING:
+    from ..data import Dataset
 
 DATA_HELP = "image folder, class folders, .npz (images, labels) or module:function"
 
@@ -23,11 +29,17 @@ def add_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
 
 def add_preprocess(parser: argparse.ArgumentParser) -> None:
     """How a uint8 image becomes the input. What is not given is taken from the program or bundle."""
-    group = parser.add_argument_group("preprocess", "kept in the bundle; default: what the program or bundle says")
+    group = parser.add_argument_group(
+        "preprocess", "kept in the bundle; default: what the program or bundle says"
+    )
     group.add_argument("--size", type=_size, metavar="HxW", help="resize to this (one number: a square)")
-    group.add_argument("--letterbox", action=argparse.BooleanOptionalAction, help="keep the aspect ratio, pad the rest")
+    group.add_argument(
+        "--letterbox", action=argparse.BooleanOptionalAction, help="keep the aspect ratio, pad the rest"
+    )
     group.add_argument("--color", choices=("rgb", "bgr", "gray"), help="order of the channels")
-    group.add_argument("--scale", type=float, metavar="S", help="factor before mean and std, e.g. 0.00392157 (1/255)")
+    group.add_argument(
+        "--scale", type=float, metavar="S", help="factor before mean and std, e.g. 0.00392157 (1/255)"
+    )
     group.add_argument("--mean", type=_numbers, metavar="R,G,B", help="subtracted after --scale")
     group.add_argument("--std", type=_numbers, metavar="R,G,B", help="divided by after --mean")
     group.add_argument("--layout", choices=("nchw", "nhwc"), help="the input's axes")
@@ -43,11 +55,55 @@ def preprocess_of(args: argparse.Namespace, default: Preprocess | None) -> Prepr
 def add_module(parser: argparse.ArgumentParser) -> None:
     """What turns a checkpoint into a torch module."""
     group = parser.add_argument_group("module", "what a checkpoint's tensors are loaded into")
-    group.add_argument("--model", metavar="MODULE:FUNCTION", help="a function without arguments that gives the module")
+    group.add_argument(
+        "--model", metavar="MODULE:FUNCTION", help="a function without arguments that gives the module"
+    )
+
+
+def load_module(checkpoint: Path, model: str | None, option: str) -> Any:
+    """The torch module of `option` with the checkpoint's tensors. Raises InputError."""
+    from ..names import import_function
+
+    if model is None:
+        raise InputError(
+            f"checkpoint {checkpoint}",
+            got=f"no {option}",
+            expected="what its tensors are loaded into",
+            fix=f"Add {option} MODULE:FUNCTION, a function without arguments that returns the torch module.",
+        )
+    function = import_function(model, "model")
+    try:
+        from ...export.checkpoint import load_checkpoint
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "export", "reading a checkpoint") from error
+    return load_checkpoint(checkpoint, function)
+
+
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    about = "the input's shape that the plan is made for, e.g. 1x3x512x512 (default: from --size or the data)"
+    parser.add_argument("--sample", type=_shape, metavar="NxCxHxW", help=about)
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    about = "what the engines are built for (default: cpu); null: no device, to test a plan"
+    parser.add_argument("--target", choices=("cpu", "null"), default="cpu", help=about)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=_positive, metavar="N", help="threads of the engines (default: all cores)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads of the engines (default: all cores)"
+    )
+
+
+def data_of(args: argparse.Namespace) -> Dataset | None:
+    """--data, prepared as the bundle says unless the command line says otherwise; None without --data."""
+    if args.data is None:
+        return None
+    from ...runtime.bundle import open_bundle
+    from ..data import open_data
+
+    manifest = open_bundle(args.bundle, verify=False).manifest
+    return open_data(args.data, preprocess_of(args, manifest.preprocess), args.limit, manifest.labels)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +121,7 @@ def print_json(value: Any) -> None:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _typed(about: str) -> Callable[[Callable[[str], Any]], Callable[[str], Any]]:
@@ -91,6 +147,14 @@ def _size(text: str) -> tuple[int, int]:
     return _positive(height), _positive(width or height)
 
 
+@_typed("NxCxHxW")
+def _shape(text: str) -> tuple[int, ...]:
+    shape = tuple(_positive(part) for part in text.lower().split("x"))
+    if len(shape) != 4:
+        raise ValueError(text)
+    return shape
+
+
 @_typed("comma-separated numbers")
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
@@ -101,7 +165,3 @@ def per_decision(text: str) -> tuple[str, float]:
     """ "0.25" -> ("", 0.25), for every decision; "mask1=0.25" -> ("mask1", 0.25)."""
     name, _, number = text.rpartition("=")
     return name, float(number)
-
-
-def folder_or_file(text: str) -> Path:
-    return Path(text)

@@ -11,14 +11,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_data, add_json, add_preprocess, add_threads, per_decision, preprocess_of, progress_of
+from .arguments import (
+    add_data,
+    add_json,
+    add_preprocess,
+    add_threads,
+    per_decision,
+    preprocess_of,
+    progress_of,
+)
 
 HELP = "choose thresholds from data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="program (.onnx) or bundle")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="choices.json (default: in the bundle, beside the program)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="choices.json (default: in the bundle, beside the program)"
+    )
     add_choices(parser)
     add_data(parser, required=True)
     add_preprocess(parser)
@@ -40,8 +50,8 @@ def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...calibration.choices import read_choices
     from ...calibration.calibrate import measure
+    from ...calibration.choices import read_choices
     from ...calibration.source import open_source, store
 
     with progress_of(args).stage("calibrate") as stage:
@@ -64,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, activity in found.activity.items():
         low, high = activity.quantiles["5"], activity.quantiles["95"]
-        print(f"{name}: {activity.mean:.1%} active in the mean over {found.images} images, {low:.1%} to {high:.1%} in most")
+        print(
+            f"{name}: {activity.mean:.1%} active in the mean over {found.images} images, {low:.1%} to {high:.1%} in most"
+        )
     for name, value in found.choices.items():
         print(f"{name} = {value:.6g}")
     return 0

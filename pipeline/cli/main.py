@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ... import __version__
 from ...runtime.errors import FoveateError
+from ..environment import versions
 
 COMMANDS = ("compile", "export", "calibrate", "build", "verify", "bench", "inspect", "doctor", "cache")
 EXIT_CODES = "exit codes: 0 ok, 1 a check failed, 2 usage, 3 environment"
@@ -23,20 +23,21 @@ def parser() -> argparse.ArgumentParser:
         description="Compile adaptive-compute vision models into engines that do only the work each image needs.",
         epilog=f"`foveate COMMAND --help` explains a command; {EXIT_CODES}.",
     )
-    root.add_argument("--version", action="version", version=f"foveate {__version__}")
+    root.add_argument("--version", action="version", version=f"foveate {versions().get('foveate')}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f".{name}", __package__)
         command = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, epilog=EXIT_CODES, **_SHOW_AS_WRITTEN
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
         _add_common(command)
         command.set_defaults(run=module.run)
     return root
-
-
-_SHOW_AS_WRITTEN = {"formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:

@@ -1,0 +1,54 @@
+"""Build a program into a bundle, without verifying or measuring it.
+
+    foveate build model.onnx --out build/x --choices model.choices.json
+
+Give a bundle instead of a program to build it anew from the program that it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .arguments import add_preprocess, add_sample, add_target, preprocess_of, progress_of
+
+HELP = "program -> bundle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", type=Path, help="program (.onnx) or bundle")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle (default: the bundle given)")
+    parser.add_argument("--choices", type=Path, metavar="FILE", help="choices.json of `foveate calibrate`")
+    add_sample(parser)
+    add_target(parser)
+    add_preprocess(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ...calibration.choices import read_choices
+    from ...calibration.source import open_source
+    from ...runtime.errors import InputError
+    from ..build import build
+    from ..progress import size_of
+    from ..sample import shape_of
+
+    source = open_source(args.program)
+    out = args.out or (args.program if source.manifest else None)
+    if out is None:
+        raise InputError("build", got="no --out", expected="a folder for the bundle", fix="Add --out FOLDER.")
+    preprocess = preprocess_of(args, source.preprocess)
+    choices = read_choices(args.choices) if args.choices else None
+    earlier = {c.name: c.value for c in source.manifest.choices} if source.manifest else None
+    fraction = source.manifest.active_fraction if source.manifest else None
+    with progress_of(args).stage("build") as stage:
+        bundle = build(
+            source.program,
+            out,
+            sample=shape_of(args.sample, preprocess),
+            target=args.target,
+            preprocess=preprocess,
+            choices=choices.choices if choices else earlier,
+            active_fraction=choices.active_fraction if choices else fraction,
+        )
+        stage.note = f"{size_of(bundle)}  {bundle}"
+    return 0

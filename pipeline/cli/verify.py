@@ -1,0 +1,44 @@
+"""Check that a bundle, run selectively, answers as its dense reference does in stock onnxruntime.
+
+Decisions and values are compared apart. Exit code 1 beyond the tolerance. Without --data: seeded random images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .arguments import add_data, add_json, add_preprocess, add_threads, data_of, print_json, progress_of
+
+HELP = "compare a bundle with its dense reference"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path)
+    about = "largest relative error allowed (default: 1e-5)"
+    parser.add_argument("--tolerance", type=float, metavar="E", help=about)
+    add_data(parser)
+    add_preprocess(parser)
+    add_threads(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..verify import TOLERANCE, verify
+
+    tolerance = TOLERANCE if args.tolerance is None else args.tolerance
+    with progress_of(args).stage("verify") as stage:
+        report = verify(
+            args.bundle,
+            data_of(args),
+            tolerance=tolerance,
+            limit=args.limit,
+            threads=args.threads,
+            tick=stage.tick,
+        )
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print("\n".join(report.lines()), file=sys.stdout if report.passed else sys.stderr)
+    return 0 if report.passed else 1
