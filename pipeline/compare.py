@@ -12,7 +12,7 @@ NEAR = 1e-4  # |m − threshold|, m in [0, 1]; reordered float32 sums before the
 
 @dataclass(frozen=True)
 class Keep:
-    """The reference's keep mask of one decision, and the margin |m − threshold| of each position (None: unknown)."""
+    """The reference's keep mask of one decision, and each position's |m − threshold| (None: unknown)."""
 
     keep: np.ndarray
     margin: np.ndarray | None = None

@@ -4,11 +4,12 @@
 |---|---|---|
 | image file | one | none |
 | image folder | its image files, by name | none |
-| class folders | image files of each subfolder, by name | int: the subfolder's index by name, or its index in `classes` |
-| `file.npz` | `images`: uint8 [N, H, W, 3], or float32 [N, C, H, W] taken as already preprocessed | `labels` (optional) [N] or [N, H, W] |
-| `module:function` | the callable yields (image, label); uint8 [H, W, 3] or float32 [C, H, W] | as yielded; None: unlabelled |
+| class folders | image files of each subfolder, by name | int: the subfolder's place by name, or in `classes` |
+| `file.npz` | `images`: uint8 [N, H, W, 3] or float32 [N, C, H, W] | `labels` (optional): [N] or [N, H, W] |
+| `module:function` | it yields (image, label): uint8 [H, W, 3] or float32 [C, H, W] | as yielded, None: none |
 
-What a label must be is the metric's matter, see `metrics`. docs/data.md says the same for users.
+uint8 images are preprocessed, float32 ones are taken as they are. What a label must be is the metric's matter, see
+`metrics`. docs/data.md says the same for users.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def open_data(
     limit: int | None = None,
     classes: tuple[str, ...] = (),
 ) -> Dataset:
-    """`spec` is one row of this module's table; uint8 images go through `preprocess` (default: `Preprocess()`).
+    """`spec` is a row of this module's table; uint8 images go through `preprocess` (default: `Preprocess()`).
 
     `limit` keeps the first images only (in class folders: taken from all classes in turn). `classes` are the
     program's label names, which class folders are matched with. Raises InputError.
@@ -85,7 +86,7 @@ def open_data(
         return _npz(path, settings, limit)
     if path.is_file():
         return _files(text, [(path, None)], settings, limit)
-    if ":" in text and not path.suffix == ".npz":
+    if ":" in text and path.suffix != ".npz":
         return _function(text, settings, limit)
     raise InputError(
         f"data {text}",
@@ -149,7 +150,7 @@ def _files(spec: str, files: list[tuple[Path, Any]], settings: Preprocess, limit
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, upright by its EXIF orientation. Raises InputError (names the file) or MissingExtraError."""
+    """uint8 [H, W, 3] RGB, upright by its EXIF orientation. Raises InputError (names the file), MissingExtraError."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:

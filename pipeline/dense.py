@@ -29,8 +29,10 @@ CANDIDATES = tuple(DenseSettings(spinning, static) for static in (False, True) f
 
 
 class Dense:
-    """One inference of one image: `dense(image, choices) -> outputs by name`. `choices` replace the file's own
-    values; those that the file does not have are ignored (a baseline has none)."""
+    """One inference of one image: `dense(image, choices) -> outputs by name`.
+
+    `choices` replace the file's own values; those that the file does not have are ignored (a baseline has none).
+    """
 
     def __init__(
         self,
@@ -40,7 +42,7 @@ class Dense:
         tensors: Sequence[str] = (),
         shape: tuple[int, ...] | None = None,
     ):
-        """`tensors` are inner tensors (float32) to return beside the outputs; `shape` is the image's, for `static`."""
+        """`tensors`: inner tensors (float32) to return beside the outputs. `shape`: the image's, for `static`."""
         self.settings = settings
         self._session = _open(Path(path), threads, settings, tuple(tensors), shape)
         inputs = self._session.get_inputs()
@@ -107,7 +109,7 @@ def _open(
             f"program {path}",
             got=f"{type(error).__name__}: {error}",
             expected="a file that onnxruntime opens",
-            fix="Check it with `foveate inspect`; a program exported for a newer opset needs a newer onnxruntime.",
+            fix="Check it with `foveate inspect`; a newer opset needs a newer onnxruntime.",
         ) from error
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,6 @@ def describe(threads: int, files: dict[str, str], backend: str) -> dict[str, Any
         "backend": backend,
         "threads": threads,
         "git_revision": git_revision(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "files": files,
     }
 
@@ -58,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(file: Path | None = None) -> str | None:
-    """The commit of the checkout that tracks this package's code, with "+changes" if it was edited; else None."""
+    """The commit of the checkout that tracks this package's code, "+changes" if it was edited; else None."""
     path = (file or Path(__file__)).resolve()
     if _git(path.parent, "ls-files", "--error-unmatch", path.name) is None:
         return None  # installed somewhere below a checkout of something else
@@ -73,14 +70,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _clock_mhz() -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""The timing core: contenders take turns in one process, A B B A …, so that a machine's drift hits all alike."""
+"""The timing core: contenders take turns in one process, A B B A …; a machine's drift hits all alike."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def interleave(
 ) -> Times:
     """Time every contender on every image `rounds` times, the order of contenders reversed at every step.
 
-    Everything runs once untimed first, answers are dropped. `tick` is called after each image and round, for progress.
+    Everything runs once untimed first; answers are dropped. `tick` is called after each image of each round.
     """
     names = list(contenders)
     shape = (len(images), rounds)

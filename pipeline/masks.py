@@ -1,5 +1,4 @@
-"""Energy masks of a program as verify and bench need them: margins to the threshold, and thresholds that force an
-active fraction on a real image."""
+"""Energy masks of a program: margins to the threshold, and thresholds that force an active fraction on an image."""
 
 from __future__ import annotations
 
@@ -75,8 +74,11 @@ def threshold_for(logits: np.ndarray, temperature: float, fraction: float) -> fl
 def force(
     masks: tuple[Mask, ...], logits: Mapping[str, np.ndarray], choices: Mapping[str, Any], fraction: float
 ) -> dict[str, float]:
-    """Choices under which one image has `fraction` of its tokens active: a quantile of its own logits as the first
-    mask's threshold, all later masks open (they only narrow). `logits` are the image's, by tensor name."""
+    """Choices under which one image has `fraction` of its tokens active.
+
+    The first mask's threshold is a quantile of the image's own logits (`logits`, by tensor name); all later masks,
+    which can only narrow, are open.
+    """
     if not masks:
         return {}
     first, *later = masks

@@ -1,11 +1,11 @@
 """Task metrics, by name. Each has one label format.
 
-| metric | label of an image | output used | value |
+| metric | label of an image | output | value |
 |---|---|---|---|
-| `top1`, `top5` | int: the class | [1, K] scores, first output | share of images |
-| `agreement` | none | [1, K] or [1, K, H, W] scores, first output | share of equal argmax with the dense reference |
-| `mean_iou` | int map [H, W]; negative or 255: ignored | [1, K, H, W] scores or [1, 1, H, W] logits, first output | mean over classes present of intersection ÷ union |
-| `module:function` | whatever the function takes | all, by name: function(outputs, label) -> float | mean over images |
+| `top1`, `top5` | int: the class | first: scores [1, K] | share of images with the label among the best |
+| `agreement` | none | first: scores [1, K] or [1, K, H, W] | share of argmax equal to the dense reference's |
+| `mean_iou` | int map [H, W]; < 0, 255: ignored | first: scores [1, K, H, W] or logits [1, 1, H, W] | mean over classes |
+| `module:function` | what the function takes | all: function(outputs by name, label) -> float | mean over images |
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IGNORED = 255  # the label value of pixels that count for nothing (VOC's convent
 
 
 class Metric(Protocol):
-    """Fed one image at a time; `value` is in [0, 1] (own functions: as they return), NaN before the first image."""
+    """Fed one image at a time; `value` is in [0, 1] (own functions: as they return), NaN without images."""
 
     def update(self, outputs: Outputs, label: Any, reference: Outputs) -> None: ...
 
@@ -71,7 +71,7 @@ class Agreement:
 
 
 class MeanIoU:
-    """Intersection ÷ union of each class, summed over all images, then the mean over the classes that occur."""
+    """Intersection ÷ union of each class, summed over all images; then the mean over classes that occur."""
 
     def __init__(self):
         self.confusion = np.zeros((0, 0), np.int64)  # [label, class]

@@ -14,7 +14,7 @@ from ..runtime.errors import InputError
 def import_function(spec: str, role: str) -> Callable[..., Any]:
     """The callable `function` of `module`, which is also looked for in the current folder. Raises InputError.
 
-    `role` names what it is wanted for ("data", "metric"). An exception that the module itself raises passes through.
+    `role` names what it is wanted for ("data", "metric"). What the module itself raises passes through.
     """
     module_name, _, name = spec.partition(":")
     here = str(Path.cwd())

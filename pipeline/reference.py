@@ -1,4 +1,4 @@
-"""The dense reference of a bundle: program.onnx, whole, in stock onnxruntime, with its decisions laid open."""
+"""The dense reference of a bundle: program.onnx, whole, in stock onnxruntime, its decisions laid open."""
 
 from __future__ import annotations
 

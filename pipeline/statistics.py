@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Least number of samples from which a percentile may be quoted with 99 % confidence (binomial early stopping, d = 0).
+# Samples from which a percentile may be quoted with 99 % confidence (binomial early stopping, d = 0).
 MIN_SAMPLES = {"p50": 1, "p90": 64, "p99": 662}
 TOO_SMALL = "n too small"
 HIGHEST_ACTIVE = 0.95  # above this share of active work there is nothing left to realize: n/a
@@ -31,7 +31,7 @@ def bootstrap_ratio(
 ) -> Ratio:
     """mean(numerator) ÷ mean(denominator) of paired samples (same image, same round), both > 0.
 
-    Percentile bootstrap over pairs, widened to hold the point itself, which few skewed samples can leave outside.
+    Percentile bootstrap over pairs, widened to hold the point itself, which a few skewed samples can miss.
     """
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if above.shape != below.shape or above.ndim != 1 or not len(above):
@@ -45,7 +45,7 @@ def bootstrap_ratio(
 
 
 def percentiles(samples_ms: np.ndarray) -> dict[str, float | str]:
-    """p50, p90 and p99 of individual calls, in ms; a percentile that `n` cannot support reads "n too small"."""
+    """p50, p90 and p99 of individual calls, ms; a percentile that `n` cannot support reads "n too small"."""
     flat = np.asarray(samples_ms, np.float64).ravel()
     return {
         name: float(np.percentile(flat, float(name[1:]))) if flat.size >= least else TOO_SMALL
@@ -54,7 +54,7 @@ def percentiles(samples_ms: np.ndarray) -> dict[str, float | str]:
 
 
 def realization(dense_ms: float, adaptive_ms: float, ideal_share: float) -> float | None:
-    """(T_dense − T_adaptive) ÷ (T_dense − T_ideal), T_ideal = T_dense × `ideal_share`; None above 95 % active."""
+    """(T_dense − T_adaptive) ÷ (T_dense − T_ideal), T_ideal = T_dense × `ideal_share`; None above 95 %."""
     if ideal_share > HIGHEST_ACTIVE:
         return None
     return (dense_ms - adaptive_ms) / (dense_ms * (1 - ideal_share))

@@ -1,10 +1,10 @@
 """Verify: does the bundle, run selectively, answer as its dense reference does in stock onnxruntime?
 
-Two questions, reported apart. *Decisions*: are the keep masks equal at every position? *Values*: on the images whose
-decisions all agree, the largest error of any output, relative to the largest magnitude of that output.
+Two questions, reported apart. *Decisions*: are the keep masks equal at every position? *Values*: on the images
+whose decisions all agree, the largest error of any output, relative to the largest magnitude of that output.
 
-A decision may flip for rounding alone where m lies within `compare.NEAR` of the threshold: such flips are counted
-and do not fail the check, any other does.
+A decision may flip for rounding alone where m lies within `compare.NEAR` of the threshold: such flips are
+counted and do not fail the check, any other does.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def verify(
 ) -> VerifyReport:
     """Compare selective and dense answers on `data` (its first `limit` images), or on 8 seeded random images.
 
-    `tick` is called after each image, for progress. Returns the report whether passed or not; `.require()` raises.
+    `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
     Raises InputError, BundleError.
     """
     start = time.monotonic()

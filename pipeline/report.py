@@ -1,0 +1,115 @@
+"""Reports: report.json (docs/report.md), report.md and a self-contained report.html from one result of `bench`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..runtime.errors import InputError, MissingExtraError
+from .files import write_text
+from .report_html import page
+from .report_plots import plots
+from .report_schema import check_report
+from .report_tables import Table, headline, main_table, tables
+
+
+def write_report(result: dict[str, Any], out: str | Path) -> Path:
+    """Write report.json, report.md and report.html into the folder `out`, each whole or not at all.
+
+    Without matplotlib (extra `report`) the page has tables and no plots, and says so. Returns report.html's path.
+    Raises InputError if `result` does not follow the schema.
+    """
+    check_report(result)
+    folder = Path(out)
+    try:
+        drawn, missing = plots(result), []
+    except MissingExtraError as error:
+        drawn, missing = {}, [f"Plots are missing: {error.fix} to have them."]
+    shown = {**result, "notes": [*result["notes"], *missing]}
+    write_text(folder / "report.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "report.md", markdown(shown))
+    write_text(folder / "report.html", page(shown, drawn))
+    return folder / "report.html"
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """A report.json, or the one in a folder. Raises InputError."""
+    file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"report {file}",
+            got=f"{type(error).__name__}: {error}",
+            expected="a report.json",
+            fix="Write it with `foveate bench`.",
+        ) from error
+    check_report(result)
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [f"# {result['name']}", ""]
+    lines += [f"- **{figure}** {what} ({behind})" for figure, what, behind in headline(result)]
+    if result["notes"]:
+        lines += ["", *(f"> {note}" for note in result["notes"])]
+    for table in tables(result):
+        lines += ["", f"## {table.title}", "", *_markdown_table(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(table: Table) -> list[str]:
+    rule = ["---", *("---:" if len(table.header) > 2 else "---" for _ in table.header[1:])]
+    rows = [table.header, tuple(rule), *table.rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return lines + (["", table.note] if table.note else [])
+
+
+def print_result(result: dict[str, Any], stream: TextIO | None = None) -> None:
+    """The headline and the main table: with rich (extra `report`) on a terminal, as plain text otherwise."""
+    target = stream or sys.stdout
+    table = main_table(result)
+    if target.isatty() and _print_rich(result, table, target):
+        return
+    for figure, what, behind in headline(result):
+        print(f"{figure:>9}  {what} ({behind})", file=target)
+    print(file=target)
+    print("\n".join(plain_table(table)), file=target)
+    for note in result["notes"]:
+        print(f"note: {note}", file=target)
+
+
+def plain_table(table: Table) -> list[str]:
+    rows = [table.header, *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:], *([table.note] if table.note else [])]
+
+
+def _print_rich(result: dict[str, Any], table: Table, stream: TextIO) -> bool:
+    """False without rich."""
+    try:
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+    except ImportError:
+        return False
+    console = Console(file=stream, no_color="NO_COLOR" in os.environ, highlight=False)
+    for figure, what, behind in headline(result):
+        style = "bold red" if figure == "DIFFERENT" else "bold green" if what == "speedup" else "bold"
+        console.print(Text.assemble((f"{figure:>9}", style), f"  {what} ", (f"({behind})", "dim")))
+    shown = RichTable(title=table.title, caption=table.note, header_style="bold", title_justify="left")
+    for number, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)
+    for note in result["notes"]:
+        console.print(Text(f"note: {note}"))
+    return True

@@ -1,0 +1,104 @@
+"""report.html: one page that needs nothing but itself (styles, plots and pictures inside), light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from .report_tables import Table, headline, share, tables
+
+_CSS = """
+:root { color-scheme: light dark; --paper: #ffffff; --card: #f5f6f8; --ink: #1a1f26; --muted: #66707d; --grid: #e3e6ea;
+  --adaptive: #0b7a75; --baseline: #c2410c; --masked: #8a6d9e; --ideal: #3b6fb5; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --card: #1d2228; --ink: #e8eaed; --muted: #9aa4b0;
+  --grid: #2e353d; --adaptive: #3fc1b0; --baseline: #f59e6b; --masked: #c4a5dc; --ideal: #8ab4f0; --bad: #ff8a80; } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.7rem; margin: 0; letter-spacing: -.01em } h2 { font-size: 1.15rem; margin: 2.6rem 0 .7rem }
+p.sub, .note { color: var(--muted) } p.sub { margin: .2rem 0 1.6rem } .note { font-size: .87rem; margin: .5rem 0 0 }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .8rem }
+.card { background: var(--card); border-radius: .7rem; padding: .9rem 1rem }
+.card b { display: block; font-size: 1.75rem; line-height: 1.2; letter-spacing: -.02em;
+  font-variant-numeric: tabular-nums }
+.card:first-child b { color: var(--adaptive) } .card.bad b { color: var(--bad) }
+.card i { font-style: normal; font-weight: 600; font-size: .92rem }
+.card span { display: block; color: var(--muted); font-size: .82rem; line-height: 1.4; margin-top: .25rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .9rem }
+th, td { text-align: right; padding: .38rem .7rem; border-bottom: 1px solid var(--grid); white-space: nowrap;
+  font-variant-numeric: tabular-nums }
+th { color: var(--muted); font-weight: 600 } th:first-child, td:first-child { text-align: left; padding-left: 0 }
+table.pair td:last-child, table.pair th:last-child { text-align: left; white-space: normal; overflow-wrap: anywhere }
+ul.notes { background: var(--card); border-left: 4px solid var(--baseline); border-radius: .4rem; margin: 1.4rem 0 0;
+  padding: .8rem 1rem .8rem 2rem } ul.notes li { margin: .2rem 0 }
+figure { margin: 0 } figcaption { color: var(--muted); font-size: .82rem; overflow-wrap: anywhere }
+figure.plot { background: var(--card); border-radius: .7rem; padding: .8rem; margin-bottom: .8rem }
+figure.plot svg { display: block; width: 100%; max-width: 47rem; height: auto; margin: 0 auto }
+.overlays { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
+.overlays img { width: 100%; border-radius: .5rem; display: block; margin-bottom: .3rem; image-rendering: auto }
+"""
+
+
+def page(result: dict[str, Any], plots: Mapping[str, str]) -> str:
+    """`plots`: SVG elements by the title of the section that they belong to."""
+    title = f"{result['name']}: {result['speedup']:.2f}× faster than dense"
+    environment = result["environment"]
+    about = f"{result['created']} · {environment['cpu']} · {environment['threads']} threads · {environment['backend']}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="sub">Foveate benchmark · {escape(about)}</p>',
+        _cards(result),
+        _notes(result),
+        *(_section(table, plots.get(table.title, "")) for table in tables(result)),
+    ]
+    parts.insert(5, _overlays(result))  # after the main table
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _cards(result: dict[str, Any]) -> str:
+    cards = []
+    for figure, what, behind in headline(result):
+        bad = ' class="card bad"' if figure == "DIFFERENT" else ' class="card"'
+        cards.append(
+            f"<div{bad}><b>{escape(figure)}</b><i>{escape(what)}</i><span>{escape(behind)}</span></div>"
+        )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _notes(result: dict[str, Any]) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def _section(table: Table, plot: str) -> str:
+    figure = f'<figure class="plot">{plot}</figure>' if plot else ""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    kind = ' class="pair"' if len(table.header) == 2 else ""
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return (
+        f"<section><h2>{escape(table.title)}</h2>{figure}"
+        f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f"{note}</section>"
+    )
+
+
+def _overlays(result: dict[str, Any]) -> str:
+    figures = "".join(
+        f'<figure><img alt="{escape(o["name"])} and what was computed of it" '
+        f'src="data:image/png;base64,{o["png"]}">'
+        f"<figcaption>{escape(o['name'])} · {share(o['active_fraction'])} active</figcaption></figure>"
+        for o in result["overlays"]
+    )
+    if not figures:
+        return ""
+    note = '<p class="note">Left the image, right the same with dropped positions dimmed.</p>'
+    return f'<section><h2>What the masks kept</h2><div class="overlays">{figures}</div>{note}</section>'

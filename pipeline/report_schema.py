@@ -1,0 +1,205 @@
+"""report.json: every key, its type and what it means. docs/report.md explains the same at length.
+
+A path names nested keys with dots, `[]` stands for the items of a list and `*` for any key. Times are ms of wall
+clock an image unless the key says cpu. Shares and fractions are in [0, 1]. Keys whose type ends in "|null" are null
+where the figure cannot be given, with the reason among `notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..runtime.errors import InputError
+
+SCHEMA_VERSION = 1
+
+LATENCY = {
+    "mean_ms": ("number", "mean over images of the median over rounds"),
+    "cpu_ms": ("number", "the same of the process's CPU time, all threads"),
+    "p50_ms": ("number|text", "median of the timed calls, or 'n too small'"),
+    "p90_ms": ("number|text", "needs 64 calls"),
+    "p99_ms": ("number|text", "needs 662 calls"),
+    "n": ("int", "timed calls: images × rounds"),
+}
+FIELDS: dict[str, tuple[str, str]] = {
+    "schema_version": ("int", "version of this schema"),
+    "name": ("text", "the bundle's name"),
+    "created": ("text", "time of the measurement, UTC, ISO 8601"),
+    "speedup": ("number", "dense_ms ÷ adaptive_ms"),
+    "speedup_interval": ("list", "95 % bootstrap confidence interval of speedup: [low, high]"),
+    "speedup_interval[]": ("number", "an end of the interval"),
+    "cpu_speedup": ("number", "the same ratio of CPU times"),
+    "masked_speedup": ("number", "masked_dense_ms ÷ adaptive_ms"),
+    "ideal_speedup": ("number", "dense work ÷ active work: what skipping at no cost would reach"),
+    "realization": (
+        "number|null",
+        "(T_dense − T_adaptive) ÷ (T_dense − T_ideal); null above 95 % active work",
+    ),
+    "efficiency": ("number", "T_ideal ÷ T_adaptive"),
+    "active_fraction": (
+        "number",
+        "active positions ÷ positions over all decisions, mean over the timed images",
+    ),
+    "dense_ms": (
+        "number",
+        "the baseline: the network without masks if one was given, else the masked program",
+    ),
+    "masked_dense_ms": ("number", "the program with its masks multiplied in densely"),
+    "adaptive_ms": ("number", "the bundle, strategy auto: everything counted"),
+    "break_even": ("number|null", "active fraction from which on strategy rects costs more than dense_ms"),
+    "baseline": ("object", "what dense_ms was measured on"),
+    "baseline.kind": ("text", "'unmasked' or 'masked program'"),
+    "baseline.file": ("text", "its file"),
+    "baseline.settings": ("text", "the fastest of the settings tried"),
+    "masked_dense_settings": ("text", "the same of the masked program"),
+    "latency": ("object", "by contender: dense, masked_dense, adaptive"),
+    "latency.*": ("object", "one contender"),
+    **{f"latency.*.{key}": value for key, value in LATENCY.items()},
+    "work": ("object", "of one image, mean over the timed images; active is each layer's minimal exact set"),
+    "work.dense_macs": ("number", "multiply-accumulates, everything computed"),
+    "work.active_macs": ("number", "multiply-accumulates, active positions only"),
+    "work.dense_bytes": ("number", "bytes read and written by each layer, everything computed"),
+    "work.active_bytes": ("number", "the same, active positions only"),
+    "work.macs_per_byte": ("number", "this device's balance, which weighs the two"),
+    "work.ideal_share": ("number", "active work ÷ dense work"),
+    "waterfall": ("list", "where adaptive_ms goes, in the order of the work"),
+    "waterfall[]": ("object", "one part"),
+    "waterfall[].part": (
+        "text",
+        "stem, decide, plan, gather, compute, scatter, restore, fallback, tail, other",
+    ),
+    "waterfall[].ms": ("number", "mean over the timed calls"),
+    "strategies": ("object", "share of region runs by strategy, over the timed images"),
+    "strategies.*": ("number", "share"),
+    "sweep": ("list", "real images, thresholds forced so that a given fraction is active"),
+    "sweep[]": ("object", "one fraction"),
+    "sweep[].target": ("number", "the fraction asked for"),
+    "sweep[].active_fraction": ("number", "the fraction reached"),
+    "sweep[].dense_ms": ("number", "the baseline, in the same rounds"),
+    "sweep[].masked_dense_ms": ("number", "the masked program, in the same rounds"),
+    "sweep[].adaptive_ms": ("number", "strategy auto"),
+    "sweep[].rects_ms": ("number", "strategy rects forced: selective at any price"),
+    "sweep[].speedup": ("number", "dense_ms ÷ adaptive_ms"),
+    "sweep[].speedup_interval": ("list", "its 95 % confidence interval"),
+    "sweep[].speedup_interval[]": ("number", "an end of the interval"),
+    "sweep[].ideal_speedup": ("number", "dense work ÷ active work"),
+    "sweep[].realization": ("number|null", "as above"),
+    "tradeoff": ("list", "one threshold for all images: what it costs and saves"),
+    "tradeoff[]": ("object", "one threshold"),
+    "tradeoff[].threshold": ("number", "of the first decision"),
+    "tradeoff[].active_fraction": ("number", "mean over the images of accuracy.images"),
+    "tradeoff[].ms": ("number", "strategy auto, mean over the timed images"),
+    "tradeoff[].accuracy": ("number", "in accuracy.metric, over accuracy.images images"),
+    "worst_case": ("object", "every position active"),
+    "worst_case.adaptive_ms": ("number", "strategy auto"),
+    "worst_case.dense_ms": ("number", "the baseline, in the same rounds"),
+    "worst_case.masked_dense_ms": ("number", "the masked program, in the same rounds"),
+    "worst_case.ratio": ("number", "adaptive_ms ÷ masked_dense_ms: never slower means ≤ 1.05"),
+    "worst_case.ratio_to_dense": ("number", "adaptive_ms ÷ dense_ms"),
+    "accuracy": ("object", "the task's metric"),
+    "accuracy.metric": ("text", "its name"),
+    "accuracy.images": ("int", "images it was taken over"),
+    "accuracy.dense": ("number", "the baseline"),
+    "accuracy.masked_dense": ("number", "the masked program, run densely"),
+    "accuracy.adaptive": ("number", "the bundle"),
+    "parity": ("object", "the bundle against its dense reference, decisions and values apart"),
+    "parity.max_rel_error": ("number|null", "over images whose decisions agree; null if there is none"),
+    "parity.decision_agreement": ("number", "share of equal positions over all decisions"),
+    "parity.images": ("int", "images compared"),
+    "parity.images_agreeing": ("int", "images with every decision equal"),
+    "parity.flips": ("int", "positions that differ"),
+    "parity.near_flips": ("int", "those within rounding of the threshold"),
+    "parity.tolerance": ("number", "largest max_rel_error that passes"),
+    "parity.worst_image": ("text|null", "the image with the largest error"),
+    "parity.passed": ("bool", "the check's verdict"),
+    "overlays": ("list", "a few images with what the masks kept"),
+    "overlays[]": ("object", "one image"),
+    "overlays[].name": ("text", "the image"),
+    "overlays[].active_fraction": ("number", "as above, of this image"),
+    "overlays[].png": ("text", "base64: the image, and beside it the image with inactive positions dimmed"),
+    "settings": ("object", "how it was measured"),
+    "settings.data": ("text", "the data spec"),
+    "settings.images": ("int", "timed images"),
+    "settings.rounds": ("int", "rounds over them, contenders in reversed order every other time"),
+    "settings.threads": ("int", "threads of every engine"),
+    "settings.shape": ("list", "of the first timed image's input"),
+    "settings.shape[]": ("int", "a dim"),
+    "environment": ("object", "machine, versions and hashes"),
+    "environment.cpu": ("text", "model"),
+    "environment.cores": ("int|null", "of the machine"),
+    "environment.usable_cores": ("int", "that this process may use"),
+    "environment.clock_mhz": ("object|null", "as the kernel reports it"),
+    "environment.clock_mhz.*": ("number", "now (mean over cores), max"),
+    "environment.governor": ("text|null", "frequency governor"),
+    "environment.load_average": ("list|null", "1, 5 and 15 minutes, after the measurement"),
+    "environment.load_average[]": ("number", "processes"),
+    "environment.memory_bytes": ("int|null", "of the machine"),
+    "environment.os": ("text", "platform"),
+    "environment.python": ("text", "version"),
+    "environment.versions": ("object", "of the libraries"),
+    "environment.versions.*": ("text", "version"),
+    "environment.backend": ("text", "the bundle's"),
+    "environment.threads": ("int", "threads of every engine"),
+    "environment.git_revision": ("text|null", "of Foveate, if run from a checkout"),
+    "environment.files": ("object", "sha256 of the bundle's files, the baseline and file data"),
+    "environment.files.*": ("text", "sha256"),
+    "notes": ("list", "what a reader should know before quoting a figure"),
+    "notes[]": ("text", "one note"),
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "number": (int, float),
+    "text": (str,),
+    "bool": (bool,),
+    "object": (dict,),
+    "list": (list,),
+    "null": (type(None),),
+}
+
+
+def check_report(report: Any) -> None:
+    """Raises InputError naming up to five keys that are missing, unknown or of the wrong type."""
+    version = report.get("schema_version") if isinstance(report, dict) else None
+    problems = list(_problems(report, "")) if version == SCHEMA_VERSION else [f"schema_version {version!r}"]
+    if problems:
+        raise InputError(
+            "report",
+            got="; ".join(problems[:5]),
+            expected=f"a report of schema version {SCHEMA_VERSION} (docs/report.md)",
+            fix="Write it with `foveate bench`.",
+        )
+
+
+def _problems(value: Any, path: str) -> Iterator[str]:
+    """`path` is the schema's, with [] and *."""
+    if isinstance(value, dict):
+        prefix = f"{path}." if path else ""
+        free = f"{prefix}*" in FIELDS
+        if not free:
+            yield from (
+                f"{path} is missing" for path in _children(prefix) if path.split(".")[-1] not in value
+            )
+        for key, item in value.items():
+            child = f"{prefix}*" if free else f"{prefix}{key}"
+            yield from _checked(item, child) if child in FIELDS else [f"{child} is unknown"]
+    elif isinstance(value, list):
+        for item in value:
+            yield from _checked(item, f"{path}[]")
+
+
+def _checked(value: Any, path: str) -> Iterator[str]:
+    kind = FIELDS[path][0]
+    allowed = tuple(t for name in kind.split("|") for t in _TYPES[name])
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind != "bool"):
+        yield f"{path} is {type(value).__name__}, not {kind}"
+    elif isinstance(value, float) and value != value:
+        yield f"{path} is NaN"
+    else:
+        yield from _problems(value, path)
+
+
+def _children(prefix: str) -> list[str]:
+    """Paths right below `prefix`."""
+    below = (path for path in FIELDS if path.startswith(prefix))
+    return [path for path in below if not set(path[len(prefix) :]) & {".", "["}]
