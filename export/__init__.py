@@ -8,19 +8,33 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .extras import needs
+
 if TYPE_CHECKING:
+    from .checkpoint import load_checkpoint as load_checkpoint
+    from .checkpoint import save_checkpoint as save_checkpoint
     from .energy_mask_layer import EnergyMaskLayer as EnergyMaskLayer
     from .energy_mask_layer import energy_regularizer as energy_regularizer
     from .insert import insert_energy_mask as insert_energy_mask
+    from .models import resnet34_body as resnet34_body
+    from .models import small_resnet as small_resnet
+    from .program import export_program as export_program
+    from .program import load_program as load_program
     from .timm_import import import_timm as import_timm
 
 _PUBLIC = {
     "EnergyMaskLayer": "energy_mask_layer",
     "energy_regularizer": "energy_mask_layer",
+    "export_program": "program",
     "import_timm": "timm_import",
     "insert_energy_mask": "insert",
+    "load_checkpoint": "checkpoint",
+    "load_program": "program",
+    "resnet34_body": "models",
+    "save_checkpoint": "checkpoint",
+    "small_resnet": "models",
 }
-__all__ = list(_PUBLIC)
+__all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str):
@@ -28,4 +42,5 @@ def __getattr__(name: str):
         raise AttributeError(
             f"module 'foveate.export' has no attribute {name!r}; public: {', '.join(__all__)}"
         )
-    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    with needs("export", f"foveate.export.{name}"):
+        return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

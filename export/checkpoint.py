@@ -42,7 +42,9 @@ def save_checkpoint(module: nn.Module, path: str | Path) -> Path:
     save_file = _safetensors().save_file
     path = Path(path)
     temporary = path.with_name(f".{path.name}.partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, temporary)
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, temporary
+    )
     temporary.replace(path)
     return path
 

@@ -1,7 +1,7 @@
 """The ONNX domain `ai.foveate`: what its ops are called, what they take, and how stock runtimes run them.
 
-An op joins by a file in `export/ops/` that defines `OP = DomainOp(…)`; nothing else has to know of it. Attributes
-hold structure; whatever calibration may change is an input and listed in `choices`.
+An op joins by a file in `export/ops/` that defines `OP = DomainOp(…)`; nothing else has to know of it.
+Attributes hold structure; whatever calibration may change is an input and listed in `choices`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from ..runtime.errors import InternalError, MissingExtraError, ProgramError
+from ..runtime.errors import InternalError, ProgramError
+from .extras import needs
 
-try:
+with needs("export", "ONNX programs"):
     import onnx
-except ModuleNotFoundError as error:
-    raise MissingExtraError("onnx", "export", "ONNX programs") from error
 
 DOMAIN = "ai.foveate"
 VERSION = 1
@@ -37,6 +36,7 @@ class DomainOp:
     schema: onnx.defs.OpSchema
     function: Callable[[], onnx.FunctionProto]
     kind: str
+    prefix: str  # of the names given to unnamed decisions
     torch_op: str
     translate: Callable[..., Any]
     choices: dict[int, str] = field(default_factory=dict)

@@ -55,19 +55,15 @@ class EnergyMaskLayer(nn.Module):
 
     def probability(self) -> Tensor:
         """m of the last forward pass [B, 1, ⌈H/p⌉, ⌈W/p⌉]."""
-        if self.logits is None:
-            raise RuntimeError("EnergyMaskLayer has no logits yet: run a forward pass first")
-        return torch.sigmoid(-self.logits / self.temperature)
+        return torch.sigmoid(-_of_last_pass(self.logits) / self.temperature)
 
     def energy_loss(self) -> Tensor:
         """mean(m · E) of the last forward pass, differentiable: the paper's regulariser."""
-        return (self.probability() * self.energy).mean()
+        return (self.probability() * _of_last_pass(self.energy)).mean()
 
     def active_fraction(self) -> Tensor:
         """Kept share of each image's positions in the last forward pass [B]: this layer's own decision."""
-        if self.active is None:
-            raise RuntimeError("EnergyMaskLayer has no mask yet: run a forward pass first")
-        return self.active
+        return _of_last_pass(self.active)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, patch={self.patch}, threshold={self.threshold.item():g}, soft={self.soft}"
@@ -75,6 +71,12 @@ class EnergyMaskLayer(nn.Module):
     def __getstate__(self) -> dict:
         """What a copy takes along: all but the last pass's tensors, which belong to an autograd graph."""
         return {**self.__dict__, "logits": None, "energy": None, "active": None}
+
+
+def _of_last_pass(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise RuntimeError("EnergyMaskLayer has decided nothing yet: run a forward pass first")
+    return value
 
 
 def energy_regularizer(model: nn.Module) -> Tensor:

@@ -35,12 +35,12 @@ def insert_energy_mask(
 
     The features behind `after` are multiplied by keep. With persist="conv" (the persistent mask) so is the
     post-activation output of every following conv; with "block" only where a residual add lies between; with
-    None nothing more. Further down keep is halved by 2 × 2 max-pooling. `layer` are EnergyMaskLayer's arguments;
-    `sample` [B, C, H, W] gives the sizes (default 1 × 3 × 224 × 224); `name` defaults to mask0, mask1, ….
+    None nothing more. Further down keep is halved by 2 × 2 max-pooling. `layer` are EnergyMaskLayer's
+    arguments; `sample` [B, C, H, W] gives the sizes (default 1 × 3 × 224 × 224); `name` defaults to mask0, ….
 
     The result shares the backbone's parameters, keeps its state-dict keys and can be given in again: a second
-    mask only narrows the first. `result.masks` are the layers. Raises InputError for an unknown `after` or a map
-    that keep cannot reach by halving, ProgramError if the network cannot be traced.
+    mask only narrows the first. `result.masks` are the layers. Raises InputError for an unknown `after` or a
+    map that keep cannot reach by halving, ProgramError if the network cannot be traced.
     """
     if persist not in ("conv", "block", None):
         raise InputError(
@@ -99,7 +99,7 @@ def _chain_ends(module: MaskedModule, source: fx.Node, sizes: dict, persist: Per
     """Where the persistent mask is applied: the end of each following conv's chain, once each."""
     if persist is None:
         return []
-    modules = dict(module.named_modules())
+    modules: dict[str, nn.Module] = dict(module.named_modules())
     behind = {source}
     ends: dict[fx.Node, None] = {}
     for node in module.graph.nodes:

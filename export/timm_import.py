@@ -7,7 +7,7 @@ import re
 import sys
 from types import ModuleType
 
-from ..runtime.errors import MissingExtraError
+from .extras import needs
 
 _SCHEMAS = {
     "torchvision::nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -23,9 +23,8 @@ def import_timm() -> ModuleType:
     Raises MissingExtraError if timm is not installed."""
     for _ in range(100):  # each failed import names one more op
         try:
-            return importlib.import_module("timm")
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "timm", "export", "timm models") from error
+            with needs("export", "timm models"):
+                return importlib.import_module("timm")
         except RuntimeError as error:
             missing = _MISSING_OP.search(str(error))
             if not missing:

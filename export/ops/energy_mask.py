@@ -1,29 +1,33 @@
 """ai.foveate::EnergyMask, version 1: which positions of a feature map later layers compute.
 
-The body is stock operators of opset 18, so any runtime that inlines functions runs it. The torch op with the same
-formulas is `export/energy_mask.py`.
+The body is stock operators of opset 18, so any runtime that inlines functions runs it. The torch op with the
+same formulas is `export/energy_mask.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from onnx import TensorProto, defs
+from onnx.helper import make_attribute
 from onnxscript import script
-from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from ..domain import DOMAIN, VERSION, DomainOp
+from ..domain import DOMAIN, STOCK_OPSET, VERSION, DomainOp
 
-if TYPE_CHECKING:
-    from onnxscript import INT64  # noqa: F401  (names the tensors of the script below)
+op: Any = Opset("", STOCK_OPSET)  # onnxscript declares that its operators return None
 
 _DOC = """
 Scores every patch of a feature map and keeps those that are worth computing (ERSM, arXiv 2604.06893).
 
 x is zero-padded at the bottom and right to a multiple of `patch`; a token t_i is one patch, in the order of
-SpaceToDepth. u_i = t_i / (‖t_i‖ + 1e-6); logits z_i = weight·u_i + bias; keep probability m_i = sigmoid(−z_i /
-temperature); energy E_i = lambda·softplus(z_i) + gamma·softplus(Σ u_i·u_j over the 8 neighbours j, 0 outside).
+SpaceToDepth.
+
+    u_i = t_i / (‖t_i‖ + 1e-6)
+    logits z_i = weight·u_i + bias
+    keep probability m_i = sigmoid(−z_i / temperature)
+    energy E_i = lambda·softplus(z_i) + gamma·softplus(Σ u_i·u_j over the 8 neighbours j, 0 outside)
+
 A position is kept where its token has m_i > threshold. Tokens are ranked by z (lowest first), not by energy.
 threshold, temperature, lambda and gamma are choices: inputs, so that no change of them needs a new program.
 """
@@ -34,8 +38,6 @@ def _schema() -> defs.OpSchema:
         return defs.OpSchema.FormalParameter(name, kind, about)
 
     def integer(name: str, value: int, about: str) -> defs.OpSchema.Attribute:
-        from onnx.helper import make_attribute
-
         return defs.OpSchema.Attribute(name, make_attribute(name, value), about)
 
     return defs.OpSchema(
@@ -94,7 +96,12 @@ def EnergyMask(x, weight, bias, threshold, temperature, lam, gamma, patch: int =
     scale = op.Reshape(op.Cast(side, to=TensorProto.FLOAT), op.Constant(value_ints=[1]))
     scales = op.Concat(op.Constant(value_floats=[1.0, 1.0]), scale, scale, axis=0)
     whole = op.Resize(
-        chosen, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        chosen,
+        None,
+        scales,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
     )
     cropped = op.Slice(whole, op.Constant(value_ints=[0, 0]), size, op.Constant(value_ints=[2, 3]))
     keep = op.CastLike(cropped, x)
@@ -111,6 +118,7 @@ OP = DomainOp(
     schema=_schema(),
     function=EnergyMask.to_function_proto,
     kind="energy_mask",
+    prefix="mask",
     choices={3: "threshold", 4: "temperature", 5: "lambda", 6: "gamma"},
     torch_op="foveate::energy_mask",
     translate=_translate,

@@ -1,0 +1,150 @@
+"""torch.onnx.export with the ai.foveate ops, and a graph that says nothing of the machine that it was made on."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import warnings
+from collections.abc import Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..runtime.errors import InputError, ProgramError
+from .domain import DOMAIN, STOCK_OPSET, translation_table
+
+_SPATIAL = {0: "batch", 2: "height", 3: "width"}
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def to_onnx(
+    module: nn.Module,
+    samples: Sequence[Tensor],
+    dynamic: Sequence[str],
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> onnx.ModelProto:
+    """The module as an ONNX model with bare ai.foveate nodes, named after their layers.
+
+    Raises ProgramError where torch cannot export it, or where an axis in `dynamic` came out fixed."""
+    inputs = list(input_names or _input_names(module, len(samples)))
+    outputs = list(output_names or _output_names(module, samples))
+    axes = [
+        {a: n for a, n in _SPATIAL.items() if n in dynamic and a < s.ndim and (a == 0 or s.ndim == 4)}
+        for s in samples
+    ]
+    model = _export(
+        module, [_traceable(s, a) for s, a in zip(samples, axes, strict=True)], axes, inputs, outputs
+    )
+    _check_free(model, axes)
+    _name_after_layers(model)
+    _strip(model)
+    return model
+
+
+def _export(
+    module: nn.Module, samples: list[Tensor], axes: list[dict], inputs: list, outputs: list
+) -> onnx.ModelProto:
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                module,
+                tuple(samples),
+                dynamo=True,
+                opset_version=STOCK_OPSET,
+                dynamic_shapes=tuple(axes) if any(axes) else None,
+                input_names=inputs,
+                output_names=outputs,
+                custom_translation_table=translation_table(),
+                verbose=False,
+            )
+    except Exception as error:  # torch's exporter and the module's own code raise anything
+        cause = error.__cause__ or error
+        raise ProgramError(
+            f"torch cannot export {type(module).__name__}",
+            got=f"{type(cause).__name__}: {(str(cause).strip() or '-').splitlines()[0]}",
+            expected="a module that torch.export accepts with free " + ", ".join(dict.fromkeys(_flat(axes))),
+            fix="fix an axis with dynamic=…, or take the branch on tensor values out of forward",
+        ) from error
+    finally:
+        log.setLevel(level)
+    assert exported is not None
+    return exported.model_proto
+
+
+def _flat(axes: list[dict]) -> list[str]:
+    return [name for a in axes for name in a.values()] or ["no axis"]
+
+
+def _traceable(sample: Tensor, axes: dict[int, str]) -> Tensor:
+    """A free batch is traced with two images: torch takes a size of 1 for a constant."""
+    return torch.cat([sample, sample]) if 0 in axes and sample.shape[0] == 1 else sample
+
+
+def _input_names(module: nn.Module, count: int) -> list[str]:
+    if count == 1:
+        return ["images"]
+    return list(inspect.signature(module.forward).parameters)[:count]
+
+
+def _output_names(module: nn.Module, samples: Sequence[Tensor]) -> list[str]:
+    try:
+        with torch.no_grad():
+            output = module(*samples)
+    except RuntimeError as error:
+        raise InputError(
+            "the sample does not fit the module",
+            got=", ".join(f"{s.dtype} {list(s.shape)}" for s in samples),
+            expected=f"what forward accepts ({str(error).splitlines()[0]})",
+            fix="pass one tensor for each argument, with the right channels",
+        ) from error
+    if isinstance(output, dict):
+        return [str(key) for key in output]
+    count = len(pytree.tree_leaves(output))
+    return ["output"] if count == 1 else [f"output{i}" for i in range(count)]
+
+
+def _check_free(model: onnx.ModelProto, axes: list[dict[int, str]]) -> None:
+    """torch fixes an axis silently when the module's code depends on its size."""
+    for value, wanted in zip(model.graph.input, axes, strict=False):
+        dims = value.type.tensor_type.shape.dim
+        for axis, name in wanted.items():
+            if dims[axis].dim_param != name:
+                raise ProgramError(
+                    f"axis {axis} ({name}) of input {value.name!r}",
+                    got=f"fixed at {dims[axis].dim_value}" if dims[axis].dim_value else dims[axis].dim_param,
+                    expected="free: the module's code must not depend on this size",
+                    fix=f"leave {name!r} out of dynamic=…, or take the size out of forward",
+                )
+
+
+def _name_after_layers(model: onnx.ModelProto) -> None:
+    """Decisions are called as their layer is in the module: mask0. normalize() names what they give after that."""
+    for node in model.graph.node:
+        if node.domain == DOMAIN:
+            scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
+            layers = [s for s in ast.literal_eval(scopes)[:-1] if s]
+            node.name = layers[-1] if layers else ""
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Stack traces name files of this machine, and double the size of the graph."""
+    graph = model.graph
+    for item in (
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+        graph,
+        model,
+    ):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
