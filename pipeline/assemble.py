@@ -1,0 +1,162 @@
+"""From a plan to a manifest, and to the models that its files will hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from ..runtime.manifest import (
+    Choice,
+    DenseSegment,
+    GridTensor,
+    LocalSegment,
+    Manifest,
+    Preprocess,
+    Region,
+    Step,
+    TensorSpec,
+)
+from .analyze import Analysis
+from .extract import extract
+from .plan import Plan, PlannedSegment, PlannedStep
+from .symbols import fit_shape
+from .terms import to_manifest
+
+PROGRAM = "programs/program.onnx"
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A manifest without hashes; `models` makes the model of each of its files."""
+
+    manifest: Manifest
+    models: Mapping[str, Callable[[], onnx.ModelProto]]
+
+
+def assemble(plan: Plan, name: str, **facts) -> Assembly:
+    """`facts` are further fields of the manifest: preprocess, labels, active_fraction, …"""
+    return _Assembler(plan, name).run(facts)
+
+
+class _Assembler:
+    def __init__(self, plan: Plan, name: str):
+        self.plan, self.name = plan, name
+        self.analysis: Analysis = plan.analysis
+        self.models: dict[str, Callable[[], onnx.ModelProto]] = {PROGRAM: lambda: self._program()}
+        self._dense = self._regions = 0
+
+    def run(self, facts: dict) -> Assembly:
+        analysis = self.analysis
+        steps = tuple(self._region(s) if s.step.local else self._dense_segment(s) for s in self.plan.steps)
+        sample = analysis.probes.sample
+        crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
+        own = {*analysis.program.inputs, *analysis.program.outputs}
+        manifest = Manifest(
+            name=self.name,
+            inputs=tuple(self.spec(t) for t in analysis.program.inputs),
+            outputs=tuple(self.spec(t) for t in analysis.program.outputs),
+            tensors=tuple(self.spec(t) for t in crossing if t not in own),
+            steps=steps,
+            program=PROGRAM,
+            decisions=analysis.decisions,
+            choices=_choices(analysis),
+            preprocess=facts.pop("preprocess", None) or Preprocess(),
+            sample={t: list(sample.shapes[t]) for t in analysis.program.inputs},
+            min_size=analysis.probes.min_size,
+            barriers=analysis.barriers,
+            notes=self.plan.notes,
+            **facts,
+        )
+        return Assembly(manifest, self.models)
+
+    def spec(self, name: str) -> TensorSpec:
+        probes = self.analysis.probes
+        return TensorSpec(name, probes.sample.dtypes[name], fit_shape(name, probes))
+
+    def _open_spec(self, name: str) -> TensorSpec:
+        """For a window: batch, height and width are left open."""
+        spec = self.spec(name)
+        free = (0, *self.analysis.axes[name])
+        return dataclasses.replace(
+            spec, shape=tuple("?" if i in free else d for i, d in enumerate(spec.shape))
+        )
+
+    def _program(self) -> onnx.ModelProto:
+        """The whole program, with the shapes of its outputs as they were measured."""
+        program = onnx.ModelProto()
+        program.CopyFrom(self.analysis.program.model)
+        for value in program.graph.output:
+            spec = self.spec(value.name)
+            for dim in spec.shape:
+                added = value.type.tensor_type.shape.dim.add()
+                if isinstance(dim, int):
+                    added.dim_value = dim
+                else:
+                    added.dim_param = dim
+        return program
+
+    def _dense_segment(self, planned: PlannedStep) -> DenseSegment:
+        step, name = planned.step, f"dense{self._dense}"
+        self._dense += 1
+        file = self._add(name, [n.name for n in step.nodes], step.inputs, step.outputs)
+        return DenseSegment(name, file, step.inputs, step.outputs, step.reason, step.macs)
+
+    def _region(self, planned: PlannedStep) -> Region:
+        step, name = planned.step, f"region{self._regions}"
+        self._regions += 1
+        file = self._add(name, [n.name for n in step.nodes], step.inputs, step.outputs)
+        masks = tuple(t for t in step.inputs if t in self.analysis.masks)
+        segments = tuple(self._segment(f"{name}.{i}", s) for i, s in enumerate(planned.segments))
+        return Region(name, segments, step.inputs, step.outputs, masks, file, step.reason)
+
+    def _segment(self, name: str, planned: PlannedSegment) -> LocalSegment:
+        file = f"programs/{name}.onnx"
+        inputs, outputs = ([self._open_spec(t) for t in names] for names in (planned.inputs, planned.outputs))
+        nodes = tuple(n.name for n in planned.nodes)
+        local = self.analysis.local
+        self.models[file] = lambda: extract(local, nodes, inputs, outputs, name)
+        geometry = planned.geometry
+        return LocalSegment(
+            name,
+            file,
+            tuple(self._grid(t, planned) for t in planned.inputs),
+            tuple(self._grid(t, planned) for t in planned.outputs),
+            geometry.halo_low,
+            geometry.halo_high,
+            planned.strategy,
+            planned.reason,
+            planned.macs_per_cell,
+            geometry.whole_cells,
+            nodes,
+        )
+
+    def _grid(self, name: str, planned: PlannedSegment) -> GridTensor:
+        dirty = to_manifest(planned.terms[name]) if name in planned.outputs else ()
+        return GridTensor(name, planned.geometry.positions[name], self.analysis.axes[name], dirty)
+
+    def _add(self, name: str, nodes: list[str], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> str:
+        file = f"programs/{name}.onnx"
+        read, made = [self.spec(t) for t in inputs], [self.spec(t) for t in outputs]
+        self.models[file] = lambda: extract(self.analysis.program, nodes, read, made, name)
+        return file
+
+
+def _crossing(step: Step) -> list[str]:
+    names = [*step.inputs, *step.outputs]
+    if isinstance(step, Region):
+        names += [t.name for s in step.segments for t in (*s.inputs, *s.outputs)]
+    return names
+
+
+def _choices(analysis: Analysis) -> tuple[Choice, ...]:
+    found = []
+    for name in analysis.program.choices:
+        value = analysis.program.initializer(name)
+        assert value is not None  # a choice is an input with an initializer
+        plain = float(value) if value.size == 1 else [float(v) for v in value.ravel()]
+        reader = next((n for n in analysis.program.nodes if name in n.input), None)
+        found.append(Choice(name, plain, f"input of {reader.name} ({reader.op_type})" if reader else ""))
+    return tuple(found)

@@ -1,0 +1,181 @@
+"""Build: program -> bundle. Every segment is checked on windows before it may be run on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..runtime.errors import InputError, InternalError
+from ..runtime.manifest import FileEntry, Manifest, Preprocess
+from .assemble import PROGRAM, Assembly, assemble
+from .bundle_folder import replacing_folder
+from .check import check_chain, failing_segments
+from .costs import CostModel
+from .plan import Plan, plan
+from .targets import build_engine, target_config
+from .weights import FILE, WeightFile
+
+if TYPE_CHECKING:
+    from .analyze import Analysis
+
+SIZE_LIMIT = 1.1  # bundle ÷ program: weights stand once
+_GRAPHS = 1 << 20  # bytes that the graphs themselves may take on top, which matters for small programs
+
+Sample = Sequence[int] | Mapping[str, Sequence[int]] | None
+
+
+def build(
+    program_path: str | Path,
+    out: str | Path,
+    *,
+    sample: Sample = None,
+    target: str = "cpu",
+    preprocess: Preprocess | None = None,
+    choices: Mapping[str, float | Sequence[float]] | None = None,
+    active_fraction: float | None = None,
+    labels: Sequence[str] = (),
+    model: CostModel | None = None,
+) -> Path:
+    """Builds the bundle `out` from an ONNX program and gives its path.
+
+    sample: the shape the plan is made at, of the one input or by input name; by default what `preprocess` makes, or
+    what the program fixes, else 224 × 224. choices: new defaults by name. active_fraction: mean over calibration
+    images; the plan's cost model takes it for typical. Raises ProgramError, InputError, BundleError, EngineError.
+    """
+    config = target_config(target)
+    planned = plan_model(
+        program_path,
+        sample=sample,
+        preprocess=preprocess,
+        choices=choices,
+        active=active_fraction,
+        model=model,
+    )
+    facts = {
+        "backend": config.backend,
+        "preprocess": preprocess,
+        "active_fraction": active_fraction,
+        "labels": tuple(labels),
+        "created_by": f"foveate {_version()}",
+    }
+    out = Path(out)
+    assembly = assemble(planned, Path(program_path).stem if out.name == "" else out.name, **facts)
+    with replacing_folder(out) as folder:
+        manifest = _write(assembly, folder)
+        for file in assembly.models:
+            build_engine(folder / file, config)
+        check_chain(folder, manifest, planned.analysis)
+        _check_size(folder, manifest, planned.analysis)
+        (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+    return out
+
+
+def plan_model(
+    program_path: str | Path,
+    *,
+    sample: Sample = None,
+    preprocess: Preprocess | None = None,
+    choices: Mapping[str, float | Sequence[float]] | None = None,
+    active: float | None = None,
+    model: CostModel | None = None,
+) -> Plan:
+    """The plan of a program's file. A local segment that does not compute the same on windows as on the whole map is
+    made dense, and a note says so."""
+    from ..export.program import load_program
+    from .analyze import analyze
+
+    program = load_program(program_path)
+    _set_choices(program, choices or {})
+    analysis = analyze(program, sample_shapes(program, sample, preprocess))
+    model = model or CostModel(**({} if active is None else {"active": min(max(active, 0.01), 1.0)}))
+    kept_dense: dict[str, str] = {}
+    while True:
+        planned = plan(analysis, model=model, keep_dense=kept_dense)
+        failing = failing_segments(planned)
+        if not failing:
+            return planned
+        kept_dense |= failing
+
+
+def sample_shapes(
+    program: onnx.ModelProto, sample: Sample, preprocess: Preprocess | None
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each input. Raises InputError for a sample that names no input or leaves one out."""
+    initial = {i.name for i in program.graph.initializer}
+    inputs = [i for i in program.graph.input if i.name not in initial]
+    if isinstance(sample, Mapping):
+        return {name: tuple(shape) for name, shape in sample.items()}
+    if sample is not None and len(inputs) != 1:
+        raise InputError(
+            "sample",
+            got=f"one shape, {tuple(sample)}",
+            expected=f"one for each of {', '.join(i.name for i in inputs)}",
+            fix="Pass a mapping of input name to shape.",
+        )
+    if sample is not None:
+        return {inputs[0].name: tuple(sample)}
+    return {i.name: _default_shape(i, preprocess) for i in inputs}
+
+
+def _default_shape(value: onnx.ValueInfoProto, preprocess: Preprocess | None) -> tuple[int, ...]:
+    dims = value.type.tensor_type.shape.dim
+    shape = [d.dim_value if d.HasField("dim_value") else 0 for d in dims]
+    nhwc = preprocess is not None and preprocess.layout == "nhwc"
+    size = (preprocess.size if preprocess else None) or (224, 224)
+    wanted = (1, *size, 3) if nhwc else (1, 3, *size)
+    if len(shape) != 4:
+        return tuple(n or 1 for n in shape)
+    return tuple(n or w for n, w in zip(shape, wanted, strict=True))
+
+
+def _set_choices(program: onnx.ModelProto, choices: Mapping[str, float | Sequence[float]]) -> None:
+    tensors = {i.name: i for i in program.graph.initializer}
+    known = {i.name for i in program.graph.input} & set(tensors)
+    for name, value in choices.items():
+        if name not in known:
+            raise InputError(
+                f"choice {name!r}",
+                got="no such input of the program",
+                expected=f"one of {', '.join(sorted(known)) or 'none: it has no choices'}",
+                fix="Calibrate this program again with `foveate calibrate`.",
+            )
+        old = numpy_helper.to_array(tensors[name])
+        new = np.asarray(value, old.dtype).reshape(old.shape)
+        tensors[name].CopyFrom(numpy_helper.from_array(new, name))
+
+
+def _write(assembly: Assembly, folder: Path) -> Manifest:
+    """All models and the weights, and the manifest with their hashes."""
+    (folder / "programs").mkdir()
+    with WeightFile(folder / "programs") as weights:
+        for file, make in assembly.models.items():
+            weights.save(make(), Path(file).name)
+    names = [*assembly.models, f"programs/{FILE}"]
+    return dataclasses.replace(assembly.manifest, files={name: _entry(folder / name) for name in names})
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+
+
+def _check_size(folder: Path, manifest: Manifest, analysis: Analysis) -> None:
+    program = (folder / PROGRAM).stat().st_size + analysis.weight_bytes
+    total = sum(entry.bytes for entry in manifest.files.values())
+    if total > SIZE_LIMIT * program + _GRAPHS:
+        raise InternalError(f"the bundle takes {total} bytes, its program {program}: weights are not shared")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("foveate")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

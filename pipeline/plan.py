@@ -1,0 +1,149 @@
+"""Plan: each region's nodes are grouped into local segments, each with its geometry, its terms and a strategy.
+
+Groups are cut where few tensors that masks bound are alive, and chosen by dynamic programming over an analytic cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime.manifest import Manifest
+from .analyze import Analysis, NodeInfo
+from .analyze.field import HERE
+from .costs import CostModel, group_ms, macs_per_cell
+from .geometry import Geometry, measure, output_terms
+from .partition import PartitionStep, partition
+from .terms import EVERYWHERE, Terms
+
+_MAX_BLOCKS = 12  # blocks between two cuts that one segment may hold
+_MAX_ALIVE = 2  # tensors that may cross a cut
+
+
+@dataclass(frozen=True)
+class PlannedSegment:
+    """A local segment before it has a file; `terms` are those of its outputs."""
+
+    nodes: tuple[NodeInfo, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    geometry: Geometry
+    terms: dict[str, Terms]
+    macs_per_cell: float
+    cost_ms: float
+    strategy: str = "rects"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step of the partition; `segments` of a region, in order."""
+
+    step: PartitionStep
+    segments: tuple[PlannedSegment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    analysis: Analysis
+    steps: tuple[PlannedStep, ...]
+    model: CostModel
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    analysis: Analysis, *, model: CostModel | None = None, keep_dense: Mapping[str, str] | None = None
+) -> Plan:
+    """Partitions and plans a program. Nodes of a region that cannot be grouped become dense, and it is partitioned
+    anew. `keep_dense` maps names of further nodes that must stay dense to the reason."""
+    model = model or CostModel()
+    kept_dense = dict(keep_dense or {})
+    while True:
+        steps = partition(analysis, keep_dense=kept_dense)
+        planned = []
+        for step in steps:
+            segments = group(step, analysis, model) if step.local else ()
+            if segments is None:
+                kept_dense |= {n.name: "its strides have no common grid" for n in step.nodes}
+                break
+            planned.append(PlannedStep(step, segments))
+        else:
+            return Plan(analysis, tuple(planned), model, _notes(analysis, planned))
+
+
+def group(step: PartitionStep, analysis: Analysis, model: CostModel) -> tuple[PlannedSegment, ...] | None:
+    """The cheapest way to cut a region into segments, or None if there is none."""
+    cuts = find_cuts(step, analysis)
+    best: list[tuple[float, tuple[PlannedSegment, ...]] | None] = [(0.0, ())]
+    for end in range(1, len(cuts)):
+        found = None
+        for start in range(max(0, end - _MAX_BLOCKS), end):
+            before = best[start]
+            segment = _segment(step, cuts[start], cuts[end], analysis, model) if before else None
+            if before is None or segment is None:
+                continue
+            total = before[0] + segment.cost_ms
+            if found is None or total < found[0]:
+                found = total, (*before[1], segment)
+        best.append(found)
+    return best[-1][1] if best[-1] else None
+
+
+def find_cuts(step: PartitionStep, analysis: Analysis) -> list[int]:
+    """Indices into the region's nodes before which it may be cut, with 0 and the end.
+
+    A cut lies before a node that reads a neighbourhood or does multiply-adds, so that elementwise nodes stay with what
+    they follow, and every tensor that crosses it is bounded by masks."""
+    last_read: dict[str, int] = {}
+    for i, node in enumerate(step.nodes):
+        last_read.update(dict.fromkeys(node.fields, i))
+    alive: set[str] = set()
+    cuts = [0]
+    for i, node in enumerate(step.nodes):
+        crossing = {t for t in alive if last_read.get(t, -1) >= i}
+        heavy = node.macs > 0 or any(fields != HERE for fields in node.fields.values())
+        bounded = all(step.dirty[t] is not EVERYWHERE for t in crossing)
+        if i and bounded and len(crossing) <= _MAX_ALIVE and (heavy or not crossing):
+            cuts.append(i)
+        alive = crossing | set(node.outputs)
+    return [*cuts, len(step.nodes)]
+
+
+def _segment(
+    step: PartitionStep, start: int, end: int, analysis: Analysis, model: CostModel
+) -> PlannedSegment | None:
+    nodes = step.nodes[start:end]
+    made = {o for n in nodes for o in n.outputs}
+    inputs = tuple(dict.fromkeys(name for n in nodes for name in n.fields if name not in made))
+    read_later = {name for n in step.nodes[end:] for name in n.fields}
+    outputs = tuple(o for n in nodes for o in n.outputs if o in read_later or o in step.outputs)
+    geometry = measure(nodes, outputs)
+    if geometry is None:
+        return None
+    known = output_terms(nodes, analysis, inputs)
+    terms = {name: known[name] for name in outputs}
+    cost = group_ms(nodes, geometry, outputs, step.dirty, analysis, model)
+    macs = macs_per_cell(nodes, geometry, analysis)
+    return PlannedSegment(
+        nodes, inputs, outputs, geometry, {k: v for k, v in terms.items() if v is not None}, macs, cost
+    )
+
+
+def _notes(analysis: Analysis, steps: Sequence[PlannedStep]) -> tuple[str, ...]:
+    notes = list(analysis.notes)
+    if not analysis.decisions:
+        notes.append("the program has no decisions: it is one dense segment")
+    elif not any(s.step.local for s in steps):
+        notes.append("no local segment lies behind a mask: every step is dense")
+    return tuple(notes)
+
+
+def plan_program(path: str | Path) -> Manifest:
+    """The manifest that a build of this program would have, without files; for `inspect`."""
+    from .assemble import assemble
+    from .build import plan_model
+    from .metadata import read_preprocess
+
+    preprocess = read_preprocess(path)
+    return assemble(plan_model(path, preprocess=preprocess), Path(path).stem, preprocess=preprocess).manifest

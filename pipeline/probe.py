@@ -1,0 +1,181 @@
+"""What every tensor's shape really is: the program is run at a few resolutions and asked.
+
+Shape arithmetic is not interpreted. Each probe keeps the shape of every tensor and the value of every small one that
+depends on constants and shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from ..runtime.errors import MissingExtraError, ProgramError
+from ..runtime.manifest import Pair
+from .graph import DATA, Graph
+from .symbols import BATCH, Sizes, resolve, symbols_of
+
+_KEPT_VALUES = 4096  # elements of a computed constant that are worth keeping
+_ALIGN = 64  # sizes that are multiples of it are whole cells for any usual stride
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One run. `sizes` are the values of the symbolic input dims."""
+
+    sizes: Sizes
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    values: Mapping[str, np.ndarray]
+    whole: bool  # height and width are multiples of 64
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The sample's run first. `fixed`: why batch or resolution cannot change, if so."""
+
+    runs: tuple[Probe, ...]
+    fixed: tuple[str, ...] = ()
+    min_size: Pair = (1, 1)
+
+    @property
+    def sample(self) -> Probe:
+        return self.runs[0]
+
+    @property
+    def whole(self) -> tuple[Probe, ...]:
+        """Runs at whole cells; of a program of one resolution its only one."""
+        return tuple(p for p in self.runs if p.whole) or self.runs[:1]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        return self.sample.shapes.get(name)
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of a tensor that has the same one in every run; None if it has not, or is large."""
+        values = [p.values.get(name) for p in self.runs]
+        first = values[0]
+        if first is None or any(v is None or not np.array_equal(v, first) for v in values[1:]):
+            return None
+        return first
+
+
+def probe(program: onnx.ModelProto, sample: Mapping[str, Sequence[int]]) -> Probes:
+    """Runs `program` (see normalize.to_program) at the sample's shapes and, where it can, at three others.
+
+    Raises ProgramError if it does not even run at the sample's shapes.
+    """
+    graph = Graph(program)
+    runner = _Runner(program, graph)
+    symbols = symbols_of(program, graph.inputs, sample)
+    runs = [runner.run(symbols)]
+    fixed: dict[str, None] = {}
+    for sizes in _candidates(symbols):
+        one_batch = sizes | {k: n for k, n in symbols.items() if k.startswith(BATCH)}
+        for attempt, what in ((sizes, ""), (one_batch, "batch")):
+            try:
+                runs.append(runner.run(attempt))
+            except ProgramError as error:
+                reason = error.got
+            else:
+                if what:
+                    fixed["the batch is fixed in the program"] = None
+                break
+        else:
+            whole = runner.is_whole(sizes)
+            if whole:
+                fixed[f"the program runs at the sample's resolution only: {reason}"] = None
+    return Probes(tuple(runs), tuple(fixed), _min_size(runner, symbols, len(runs) == 1))
+
+
+def _min_size(runner: _Runner, symbols: Sizes, fixed: bool) -> Pair:
+    """The smallest power of two at which the program runs as height and width; the sample's if it runs there only."""
+    own = symbols.get("height", 1), symbols.get("width", 1)
+    size = 1
+    while not fixed and size < min(own):
+        try:
+            runner.run({k: size if "height" in k or "width" in k else n for k, n in symbols.items()})
+        except ProgramError:
+            size *= 2
+        else:
+            return size, size
+    return own
+
+
+def _candidates(symbols: Sizes) -> list[Sizes]:
+    """Two sizes of whole cells in which height and width grow differently, and an odd one."""
+    steps = ((1, 64, 128), (1, 128, 64))
+    found = []
+    for batch, high, wide in steps:
+        grown = {}
+        for name, size in symbols.items():
+            aligned = -(-size // _ALIGN) * _ALIGN
+            more = high if "height" in name else wide
+            grown[name] = size + batch if name.startswith(BATCH) or name.endswith(BATCH) else aligned + more
+        found.append(grown)
+    odd = {"height": 5, "width": 3}
+    found.append({k: n + next((d for w, d in odd.items() if w in k), 2) for k, n in symbols.items()})
+    return found
+
+
+class _Runner:
+    """The program with every tensor as an output, in one session."""
+
+    def __init__(self, program: onnx.ModelProto, graph: Graph):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("onnxruntime", "cpu", "analysing a program") from error
+        self._program, self._graph = program, graph
+        model = onnx.ModelProto()
+        model.CopyFrom(program)
+        named = {o.name for o in model.graph.output}
+        self._outputs = [n for node in graph.nodes for n in node.output if n]
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in self._outputs if n not in named)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common root of their own
+            raise _refused(f"the program does not load: {error}") from error
+
+    def is_whole(self, sizes: Sizes) -> bool:
+        return all(n % _ALIGN == 0 for name, n in sizes.items() if "height" in name or "width" in name)
+
+    def run(self, sizes: Sizes) -> Probe:
+        feeds = {}
+        rng = np.random.default_rng(0)
+        for value in self._session.get_inputs():
+            spec = next(i for i in self._program.graph.input if i.name == value.name)
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(spec.type.tensor_type.elem_type))
+            noise = rng.standard_normal(resolve(spec, sizes))
+            feeds[value.name] = noise.astype(dtype)
+        try:
+            arrays = self._session.run(self._outputs, feeds)
+        except Exception as error:  # as above
+            raise _refused(_first_line(error)) from error
+        found = dict(zip(self._outputs, arrays, strict=True)) | feeds
+        found = {k: v for k, v in found.items() if isinstance(v, np.ndarray)}  # sequences have no shape
+        shapes = {k: v.shape for k, v in found.items()}
+        shapes |= {k: tuple(i.dims) for k, i in self._graph.initializers.items()}
+        depends = self._graph.depends
+        kept = {k: v for k, v in found.items() if depends[k] != DATA and v.size <= _KEPT_VALUES}
+        return Probe(sizes, shapes, {k: v.dtype.name for k, v in found.items()}, kept, self.is_whole(sizes))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def _refused(reason: str) -> ProgramError:
+    return ProgramError(
+        "running the program to learn its shapes",
+        got=reason,
+        expected="a program that stock onnxruntime runs at the sample's shape",
+        fix="Pass the shape it was exported for with --sample, or export it with dynamic height and width.",
+    )
