@@ -12,6 +12,7 @@ from .extras import needs
 
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint as load_checkpoint
+    from .checkpoint import read_config as read_config
     from .checkpoint import save_checkpoint as save_checkpoint
     from .energy_mask_layer import EnergyMaskLayer as EnergyMaskLayer
     from .energy_mask_layer import energy_regularizer as energy_regularizer
@@ -30,6 +31,7 @@ _PUBLIC = {
     "insert_energy_mask": "insert",
     "load_checkpoint": "checkpoint",
     "load_program": "program",
+    "read_config": "checkpoint",
     "resnet34_body": "models",
     "save_checkpoint": "checkpoint",
     "small_resnet": "models",
