@@ -15,7 +15,6 @@ import numpy as np
 from ..pipeline.data import Dataset, open_data
 from ..pipeline.dense import Dense
 from ..pipeline.masks import CLOSED, Mask, importance, threshold_for
-from ..runtime.bundle import hash_file
 from ..runtime.errors import DecisionError, InputError
 from ..runtime.manifest import Preprocess
 from .choices import Activity, Choices
@@ -76,7 +75,7 @@ def measure(
         activity[name] = Activity.of(_active(logits, reachable, temperature, choices[mask.threshold]))
     values = {mask.threshold: float(choices[mask.threshold]) for mask in source.masks}
     first = activity[names[0]].mean if names else None
-    return Choices(hash_file(source.program), data.spec, images, values, activity, first)
+    return Choices(source.sha256, data.spec, images, values, activity, first)
 
 
 Maps = list[np.ndarray]  # one flat array of tokens an image

@@ -3,94 +3,106 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..pipeline.files import write_text
 from ..pipeline.masks import Mask
-from ..runtime.bundle import open_bundle
-from ..runtime.errors import MissingExtraError, ProgramError
+from ..pipeline.metadata import read_preprocess
+from ..runtime.bundle import hash_file, open_bundle
 from ..runtime.manifest import Decision, Manifest, Preprocess
 from .choices import Choices
 
-DOMAIN = "ai.foveate"
-SCALARS = (3, 4, 5, 6)  # the node's inputs threshold, temperature, lambda, gamma
+if TYPE_CHECKING:
+    import onnx
+
+THRESHOLD, TEMPERATURE = 3, 4  # of the node's inputs
 
 
 @dataclass(frozen=True)
 class Source:
-    """`choices` by name; `earlier`: decision name -> the keep tensor, pooled to its resolution, that narrows it."""
+    """`program` is what stock onnxruntime runs, `sha256` that of the file given; `choices` are values by name;
+    `earlier` maps a decision to the keep tensor, pooled to its resolution, that narrows it."""
 
     path: Path
     program: Path
+    sha256: str
     masks: tuple[Mask, ...]
     choices: dict[str, Any]
     earlier: dict[str, str]
     preprocess: Preprocess | None
     manifest: Manifest | None = None  # of a bundle
+    folder: Any = field(default=None, repr=False, compare=False)  # keeps `program` while this lives
 
 
 def open_source(path: Path) -> Source:
     """Raises BundleError or ProgramError."""
+    from ..export.program import load_program, save_program
+
     if path.is_dir():
         bundle = open_bundle(path, verify=False)
         program = bundle.file(bundle.manifest.program)
+        source = _source(path, program, hash_file(program), load_program(program))
         values = {choice.name: choice.value for choice in bundle.manifest.choices}
-        source = _read(path, program)
-        choices = {**source.choices, **values}
         return dataclasses.replace(
-            source, choices=choices, preprocess=bundle.manifest.preprocess, manifest=bundle.manifest
+            source,
+            choices={**source.choices, **values},
+            preprocess=bundle.manifest.preprocess,
+            manifest=bundle.manifest,
         )
-    return _read(path, path)
+    model = load_program(path)
+    folder = tempfile.TemporaryDirectory(prefix="foveate-")
+    program = save_program(model, Path(folder.name) / "program.onnx")  # in form, whoever made the file
+    source = _source(path, program, hash_file(path), model)
+    return dataclasses.replace(source, preprocess=read_preprocess(path), folder=folder)
 
 
-def _read(path: Path, program: Path) -> Source:
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingExtraError("onnx", "export", "reading a program") from error
-    try:
-        graph = onnx.load(program, load_external_data=False).graph
-    except Exception as error:  # protobuf's errors have no root that onnx exports
-        raise ProgramError(
-            f"program {program}",
-            got=f"{type(error).__name__}: {error}",
-            expected="an ONNX file or a bundle",
-            fix="Export it with `foveate export`.",
-        ) from error
-    initial = {i.name: i for i in graph.initializer}
+def _source(path: Path, program: Path, sha256: str, model: onnx.ModelProto) -> Source:
+    from onnx import numpy_helper
+
+    from ..export.normalize import decisions
+
+    initial = {i.name: i for i in model.graph.initializer}
+    nodes = [(node, op) for node, op in decisions(model) if op.kind == "energy_mask"]
     masks, choices, earlier = [], {}, {}
-    for node in graph.node:
-        if node.domain != DOMAIN or node.op_type != "EnergyMask":
-            continue
+    for node, op in nodes:
+        keeps = {mask.decision.keep for mask in masks}
         patch = next((int(a.i) for a in node.attribute if a.name == "patch"), 1)
-        decision = Decision(node.name or node.output[0].rpartition(".")[0], "energy_mask", *node.output[:3])
-        masks.append(Mask(decision, node.input[3], node.input[4], patch))
-        for name in (node.input[i] for i in SCALARS if node.input[i] in initial):
-            choices[name] = float(np.asarray(onnx.numpy_helper.to_array(initial[name])).reshape(()))
-        if narrower := _narrower(graph.node, node):
-            earlier[decision.name] = narrower
-    return Source(path, program, tuple(masks), choices, earlier, _preprocess(program))
+        decision = Decision(node.name, op.kind, *node.output[:3])
+        masks.append(Mask(decision, node.input[THRESHOLD], node.input[TEMPERATURE], patch))
+        for name in (node.input[index] for index in op.choices if node.input[index] in initial):
+            choices[name] = float(np.asarray(numpy_helper.to_array(initial[name])).reshape(()))
+        if narrower := _narrower(model.graph, node, keeps):
+            earlier[node.name] = narrower
+    return Source(path, program, sha256, tuple(masks), choices, earlier, None)
 
 
-def _narrower(nodes: Any, mask: Any) -> str | None:
-    """The other factor where keep is multiplied by an earlier mask's keep rather than by the features."""
-    for node in nodes:
+def _narrower(graph: onnx.GraphProto, mask: onnx.NodeProto, earlier: set[str]) -> str | None:
+    """The other factor where keep is multiplied by one of the `earlier` keeps rather than by features."""
+    mask_tensors = _mask_tensors(graph, earlier)
+    for node in graph.node:
         if node.op_type == "Mul" and mask.output[0] in node.input:
             other = next((name for name in node.input if name != mask.output[0]), None)
-            if other != mask.input[0]:
+            if other in mask_tensors:
                 return other
     return None
 
 
-def _preprocess(program: Path) -> Preprocess | None:
-    from ..pipeline.metadata import read_preprocess
+def _mask_tensors(graph: onnx.GraphProto, keeps: set[str]) -> set[str]:
+    """`keeps` and what is computed from them alone, at other resolutions."""
+    from ..pipeline.analyze.walk import ZERO_PRESERVING
 
-    return read_preprocess(program)
+    found = set(keeps)
+    for node in graph.node:
+        read = node.input if node.op_type in ("Mul", "Min", "Max") else node.input[:1]
+        if node.op_type in ZERO_PRESERVING and read and found.issuperset(read):
+            found.update(node.output)
+    return found
 
 
 def store(source: Source, found: Choices, out: Path | None = None) -> Path:

@@ -24,9 +24,19 @@ def inspect(path: str | Path) -> Facts:
     path = Path(path)
     if path.is_dir():
         return describe(open_bundle(path, verify=False).manifest, "bundle", path)
-    from .plan import plan_program
+    return describe(_planned(path), "program", path)
 
-    return describe(plan_program(path), "program", path)
+
+def _planned(program: Path) -> Manifest:
+    """What `build` would write, without its files."""
+    from .assemble import assemble
+    from .build import plan_model
+    from .metadata import read_preprocess
+
+    preprocess = read_preprocess(program)
+    planned = plan_model(program, preprocess=preprocess)
+    facts = {"backend": "ort", "active_fraction": None, "labels": (), "created_by": ""}
+    return assemble(planned, program.stem, preprocess=preprocess, **facts).manifest
 
 
 def describe(manifest: Manifest, kind: str, path: Path) -> Facts:

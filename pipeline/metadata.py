@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,6 @@ from ..runtime.errors import MissingExtraError, ProgramError
 from ..runtime.manifest import Preprocess
 
 PREPROCESS = "foveate.preprocess"
-
-
-def preprocess_text(preprocess: Preprocess) -> str:
-    """The value of the metadata key PREPROCESS."""
-    return json.dumps(dataclasses.asdict(preprocess))
 
 
 def read_preprocess(program: str | Path) -> Preprocess | None:

@@ -106,3 +106,74 @@ def tiny_bundle(build_tiny_bundle: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def tiny_program(tiny_bundle: Path) -> Path:
     return tiny_bundle.parent / "tiny.onnx"
+
+
+def make_masked_program(path: Path, *, masks: int = 1, seed: int = 0) -> Path:
+    """images [batch, 3, height, width] -> stem, `masks` (0 to 2) masks before persistent convs of stride 1, pooling,
+    `output` [batch, 4]. A second mask's keep is multiplied by the first's: "narrowed1". Masks differ, weights do not."""
+    onnx = pytest.importorskip("onnx")
+    from foveate.export.program import load_program, save_program
+
+    helper, nodes, weights = onnx.helper, [], []
+
+    def weight(name: str, *shape: int, value: float | None = None) -> str:
+        rng = np.random.default_rng([seed, *name.encode()])
+        array = rng.standard_normal(shape) * 0.3 if value is None else np.full(shape, value)
+        weights.append(onnx.numpy_helper.from_array(np.asarray(array, np.float32), name))
+        return name
+
+    def add(op: str, inputs: list[str], output: str, **attributes) -> str:
+        nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+        return output
+
+    def mask(number: int, x: str, earlier: str | None) -> str:
+        name = f"mask{number}"
+        inputs = [x, weight(f"{name}.weight", 1, 32, 1, 1), weight(f"{name}.bias", 1, value=0)]
+        choices = {"threshold": 0.5, "temperature": 1.0, "lambda": 1e-3, "gamma": 1e-3}
+        inputs += [weight(f"{name}.{key}", value=value) for key, value in choices.items()]
+        outputs = [f"{name}.{output}" for output in ("keep", "logits", "energy")]
+        nodes.append(
+            helper.make_node("EnergyMask", inputs, outputs, name=name, domain="ai.foveate", patch=2, soft=0)
+        )
+        return outputs[0] if earlier is None else add("Mul", [outputs[0], earlier], f"narrowed{number}")
+
+    x = add("Conv", ["images", weight("stem.weight", 8, 3, 3, 3)], "stem", pads=[1] * 4)
+    x, keep = add("Relu", [x], "features"), None
+    for number in range(2):
+        if number < masks:
+            keep = mask(number, x, keep)
+            x = add("Mul", [x, keep], f"masked{number}")
+        conv = add("Conv", [x, weight(f"body{number}.weight", 8, 8, 3, 3)], f"conv{number}", pads=[1] * 4)
+        x = add("Relu", [conv], f"relu{number}")
+        x = x if keep is None else add("Mul", [x, keep], f"persistent{number}")
+    pooled = add("Flatten", [add("GlobalAveragePool", [x], "pooled")], "flat")
+    add("Gemm", [pooled, weight("head.weight", 8, 4)], "output")
+    image = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    output = helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", 4])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.foveate", 1)]
+    graph = helper.make_graph(nodes, "masked", [image], [output], weights)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    return save_program(load_program(path), path)
+
+
+@pytest.fixture
+def make_program(tmp_path: Path) -> Callable[..., Path]:
+    """`make_program(masks=1, seed=0, name="program.onnx")` -> a path in the test's folder."""
+
+    def make(masks: int = 1, seed: int = 0, name: str = "program.onnx") -> Path:
+        return make_masked_program(tmp_path / name, masks=masks, seed=seed)
+
+    return make
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """An npz of 6 images uint8 [6, 24, 24, 3], dark noise with one bright blob each, and their labels (0 to 3)."""
+    random = np.random.default_rng(7)
+    images = np.full((6, 24, 24, 3), 60, np.uint8) + random.integers(0, 20, (6, 24, 24, 3), np.uint8)
+    for number, image in enumerate(images):
+        top, left = random.integers(0, 16, 2)
+        image[top : top + 6 + number, left : left + 8] = random.integers(150, 255, 3)
+    path = tmp_path / "scenes.npz"
+    np.savez(path, images=images, labels=random.integers(0, 4, 6))
+    return path

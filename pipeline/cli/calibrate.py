@@ -74,9 +74,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, activity in found.activity.items():
         low, high = activity.quantiles["5"], activity.quantiles["95"]
-        print(
-            f"{name}: {activity.mean:.1%} active in the mean over {found.images} images, {low:.1%} to {high:.1%} in most"
-        )
+        spread = f"{low:.1%} to {high:.1%} in nine of ten"
+        print(f"{name}: {activity.mean:.1%} active in the mean over {found.images} images, {spread}")
     for name, value in found.choices.items():
         print(f"{name} = {value:.6g}")
     return 0
