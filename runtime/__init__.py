@@ -1,0 +1,39 @@
+"""bundle -> answers: engines, the selective executor over a reference state, decisions and measured break-even.
+
+Importing this needs numpy alone; running a bundle needs the onnxruntime of the extra `cpu` or `gpu`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .breakeven import measure as measure
+    from .costs import DeviceCosts as DeviceCosts
+    from .engine import NullConfig as NullConfig
+    from .engine import OrtConfig as OrtConfig
+    from .errors import FoveateError as FoveateError
+    from .model import Model as Model
+    from .model import load as load
+    from .result import DecisionResult as DecisionResult
+    from .result import Result as Result
+
+_PUBLIC = {
+    "load": "model",
+    "Model": "model",
+    "Result": "result",
+    "DecisionResult": "result",
+    "OrtConfig": "engine",
+    "NullConfig": "engine",
+    "FoveateError": "errors",
+    "DeviceCosts": "costs",
+    "measure": "breakeven",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public: {', '.join(__all__)}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -125,7 +125,9 @@ class LocalSegment:
     strategy: str = "rects"
     reason: str = ""
     macs_per_cell: float = 0.0
-    whole_cells: bool = False  # True: exact only where every tensor's size is a multiple of its positions a cell
+    whole_cells: bool = (
+        False  # True: exact only where every tensor's size is a multiple of its positions a cell
+    )
     nodes: tuple[str, ...] = ()
     kind: str = "local"
 

@@ -1,0 +1,222 @@
+"""Measuring this device: what calls of each local segment and each region's fallback cost, and where they break even.
+
+Everything is timed interleaved, round after round, within a budget, on the bundle's own engines and through the same
+gather and scatter as a request. The least time of each probe counts: what a busy machine adds is no property of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .costs import DeviceCosts, SegmentCost, guesses
+from .costs import fingerprint as fingerprint
+from .dims import read_symbols
+from .executor import Executor, Tensors, last_uses
+from .grid import RegionGrid, SegmentGrid
+from .manifest import DenseSegment, Region
+from .result import new_timing
+from .selective import choice_feeds, plan_region, run_windows
+from .state import Reference
+from .windows import Windows
+
+if TYPE_CHECKING:
+    from .model import Model
+
+BUDGET_MS = 1600.0  # leaves room for the first runs within two seconds
+_SIDES = (8, 4, 2)  # windows of 1/8, 1/4 and 1/2 of the map's sides
+_FRACTIONS = np.linspace(0, 1, 21)
+
+
+def measure(model: Model, shape: Sequence[int] | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
+    """The costs of a model's bundle on this device, at `shape` [N, C, H, W] (the plan's sample shape if left out).
+
+    A region whose fallback alone is beyond the budget stays unmeasured, and so dense."""
+    return model.measure(shape, budget_ms=budget_ms)
+
+
+@dataclass
+class _Probe:
+    run: Callable[[], object]
+    cells: int = 0  # of its window; 0 for a fallback
+    ms: float = math.inf
+
+
+@dataclass
+class _RegionProbes:
+    region: Region
+    grid: RegionGrid | None
+    fallback: _Probe
+    segments: dict[str, list[_Probe]] = field(default_factory=dict)
+
+
+def measure_executor(
+    executor: Executor,
+    shapes: Mapping[str, Sequence[int]],
+    choices: Mapping[str, np.ndarray],
+    fingerprint: dict[str, str],
+    budget_ms: float = BUDGET_MS,
+) -> DeviceCosts:
+    """Costs at these input shapes (one image each). Serves no requests meanwhile: the caller holds them back."""
+    deadline = perf_counter() + budget_ms / 1e3
+    regions = _prepare(executor, shapes, choices)
+    _time([probe for region in regions for probe in _in_order(region)], deadline)
+    first = tuple(int(n) for n in next(iter(shapes.values())))
+    costs = DeviceCosts(
+        fingerprint,
+        first,
+        _fit_segments(regions),
+        {r.region.name: r.fallback.ms for r in regions if math.isfinite(r.fallback.ms)},
+        guesses=guesses(executor.manifest),
+    )
+    return dataclasses.replace(costs, break_even=break_even(regions_at(regions, costs), costs))
+
+
+def regions_at(regions: Iterable[_RegionProbes], costs: DeviceCosts) -> list[RegionGrid]:
+    """The regions' grids priced by these costs; those that cannot run selectively are left out."""
+    return [r.grid.priced(costs) for r in regions if r.grid is not None and not r.grid.refusal]
+
+
+def break_even(grids: Sequence[RegionGrid], costs: DeviceCosts) -> float:
+    """The active fraction of an ellipse in the middle at which windows are predicted to cost what the fallbacks do."""
+    dense = math.fsum(costs.regions.get(grid.region.name, 0.0) for grid in grids)
+    before = 0.0
+    if not grids or dense == 0.0:
+        return 0.0
+    for index, fraction in enumerate(_FRACTIONS):
+        selective = math.fsum(_predict(grid, float(fraction)) for grid in grids)
+        if selective >= dense:
+            step = (dense - before) / (selective - before) if index and selective > before else 0.0
+            return float(max(0.0, fraction - (1 - step) * _FRACTIONS[1]))
+        before = selective
+    return 1.0
+
+
+def ellipse(size: tuple[int, int], fraction: float) -> np.ndarray:
+    """bool [h, w] with that fraction of the positions active: those nearest to the centre, relative to the sides."""
+    y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in size)
+    distance = (y**2)[:, None] + (x**2)[None]
+    active = np.zeros(distance.size, bool)
+    active[np.argsort(distance, axis=None, kind="stable")[: round(fraction * distance.size)]] = True
+    return active.reshape(size)
+
+
+def _predict(grid: RegionGrid, fraction: float) -> float:
+    masks = {name: ellipse(grid.sizes[name], fraction) for name in grid.region.masks}
+    plan = plan_region(grid, masks)
+    return plan.predicted_ms if plan else math.inf
+
+
+def _prepare(
+    executor: Executor, shapes: Mapping[str, Sequence[int]], choices: Mapping[str, np.ndarray]
+) -> list[_RegionProbes]:
+    """Runs the steps densely once, for real tensors to probe with, and sets up the probes of every region."""
+    random = np.random.default_rng(0)
+    specs = {spec.name: spec for spec in executor.manifest.inputs}
+    tensors: Tensors = {n: random.random(shape).astype(specs[n].dtype) for n, shape in shapes.items()}
+    symbols = read_symbols(executor.manifest.inputs, {n: t.shape for n, t in tensors.items()})
+    regions = []
+    for step, drops in zip(executor.manifest.steps, last_uses(executor.manifest), strict=True):
+        engine = executor.engines[step.file if isinstance(step, DenseSegment) else step.fallback]
+        feeds = {**choice_feeds(engine, choices), **{name: tensors[name] for name in step.inputs}}
+        tensors.update(zip(engine.outputs, engine.run(feeds), strict=True))
+        if isinstance(step, Region):
+            probes = _RegionProbes(step, None, _Probe(lambda engine=engine, feeds=feeds: engine.run(feeds)))
+            found = executor.reference(step, tensors, choices, symbols)
+            if found is not None:
+                probes.grid = found[1]
+                probes.segments = _segment_probes(executor, step, *found, tensors, choices)
+            regions.append(probes)
+        for name in drops:
+            tensors.pop(name, None)
+    return regions
+
+
+def _segment_probes(
+    executor: Executor,
+    region: Region,
+    reference: Reference,
+    grid: RegionGrid,
+    tensors: Tensors,
+    choices: Mapping[str, np.ndarray],
+) -> dict[str, list[_Probe]]:
+    state = reference.new_scratch()
+    inside = {**{name: tensors[name] for name in region.inputs}, **state.arrays}
+    timing = new_timing()
+
+    def probe(segment: SegmentGrid, windows: Windows) -> _Probe:
+        engine = executor.engines[segment.segment.file]
+        args = grid, segment.segment, engine, windows, inside, state, choices, timing
+        return _Probe(lambda: run_windows(*args), windows.area)
+
+    return {
+        segment.segment.name: [probe(segment, windows) for windows in _probe_windows(segment)]
+        for segment in grid.segments
+    }
+
+
+def _probe_windows(segment: SegmentGrid) -> list[Windows]:
+    """Squares in the middle, of growing size."""
+    height, width = segment.cells
+    found: dict[int, Windows] = {}
+    for part in _SIDES:
+        h, w = max(1, height // part), max(1, width // part)
+        y, x = (height - h) // 2, (width - w) // 2
+        windows = Windows(np.array([[y, x, y + h, x + w]]), segment.halo, segment.cells)
+        found.setdefault(windows.area, windows)
+    return list(found.values())
+
+
+def _in_order(probes: _RegionProbes) -> list[_Probe]:
+    """The fallback first, then the small windows of all segments, so that a short budget still knows something."""
+    sizes = max((len(p) for p in probes.segments.values()), default=0)
+    rest = [p[size] for size in range(sizes) for p in probes.segments.values() if size < len(p)]
+    return [probes.fallback, *rest]
+
+
+def _time(probes: Sequence[_Probe], deadline: float) -> None:
+    while probes:
+        for probe in probes:
+            start = perf_counter()
+            if start >= deadline:
+                return
+            probe.run()
+            probe.ms = min(probe.ms, (perf_counter() - start) * 1e3)
+
+
+def _fit_segments(regions: Sequence[_RegionProbes]) -> dict[str, SegmentCost]:
+    """Segments that the budget did not reach are priced by their multiply-accumulates like the others."""
+    fitted: dict[str, SegmentCost] = {}
+    ratios: list[float] = []
+    for probes in regions:
+        for segment in probes.region.segments:
+            points = [(p.cells, p.ms) for p in probes.segments.get(segment.name, ()) if math.isfinite(p.ms)]
+            if points:
+                fitted[segment.name] = fit(points)
+                ratios.append(fitted[segment.name].ms_per_cell / max(segment.macs_per_cell, 1.0))
+    for probes in regions:
+        for segment in probes.region.segments:
+            if segment.name not in fitted and ratios:
+                per_cell = float(np.median(ratios)) * max(segment.macs_per_cell, 1.0)
+                fixed = float(np.median([cost.fixed_ms for cost in fitted.values()]))
+                fitted[segment.name] = SegmentCost(fixed, per_cell)
+    return fitted
+
+
+def fit(points: Sequence[tuple[int, float]]) -> SegmentCost:
+    """fixed + per_cell × cells through (cells, ms) points, by least squares of the relative error, neither negative."""
+    cells, ms = (np.array(column, float) for column in zip(*points, strict=True))
+    if len(points) > 1:
+        (fixed, per_cell), *_ = np.linalg.lstsq(
+            np.stack([1 / ms, cells / ms], 1), np.ones(len(ms)), rcond=None
+        )
+        if fixed >= 0 and per_cell > 0:
+            return SegmentCost(float(fixed), float(per_cell))
+    largest = int(cells.argmax())
+    return SegmentCost(0.0, float(ms[largest] / cells[largest]))

@@ -1,0 +1,39 @@
+"""Decisions as results, after a check that they are decisions at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .errors import DecisionError
+from .manifest import Decision, Manifest
+from .result import DecisionResult
+
+
+def read_decisions(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> dict[str, DecisionResult]:
+    """Every decision of a request. Raises DecisionError naming the decision and the image where one is not finite."""
+    return {decision.name: _read(decision, tensors) for decision in manifest.decisions}
+
+
+def check_decision(decision: Decision, tensors: Mapping[str, np.ndarray]) -> None:
+    """A mask compares a score with a threshold, and NaN compares false: it would silently mask the image out."""
+    scores = tensors[decision.logits or decision.keep]
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = scores.reshape(len(scores), -1).sum(axis=1)
+    for index in np.flatnonzero(~np.isfinite(sums)):
+        bad = int(np.count_nonzero(~np.isfinite(scores[index])))
+        if bad:
+            raise DecisionError(
+                f"decision {decision.name!r} of image {index}",
+                got=f"{bad} of {scores[index].size} logits NaN or infinite",
+                expected="finite logits",
+                fix="Check the image's preprocessing and the checkpoint's weights.",
+            )
+
+
+def _read(decision: Decision, tensors: Mapping[str, np.ndarray]) -> DecisionResult:
+    keep = tensors[decision.keep]
+    active = np.count_nonzero(keep.reshape(len(keep), -1), axis=1) / max(1, keep[0].size)
+    logits, energy = (tensors[name] if name else None for name in (decision.logits, decision.energy))
+    return DecisionResult(decision.name, keep, logits, energy, active)

@@ -1,0 +1,67 @@
+"""Symbolic dims of the manifest: a name ("height"), or a fraction of one, rounded up ("height/4", "width*2/3")."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from .errors import BundleError
+from .manifest import TensorSpec
+
+_DIM = re.compile(r"^(?P<name>.+?)(\*(?P<times>\d+))?(/(?P<over>\d+))?$")
+
+Symbols = dict[str, Fraction]
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_dim(dim: str) -> tuple[str, Fraction]:
+    """The symbol and the factor of a dim. Raises BundleError for a dim that is neither a name nor a fraction of one."""
+    match = _DIM.match(dim.replace(" ", ""))
+    if match is None or match["over"] == "0":
+        raise BundleError(
+            "a tensor's dim in the manifest",
+            got=repr(dim),
+            expected="a name, or a fraction of one such as 'height/4'",
+            fix="Build the bundle again with `foveate build`.",
+        )
+    return match["name"], Fraction(int(match["times"] or 1), int(match["over"] or 1))
+
+
+def resolve_dim(dim: int | str, symbols: Mapping[str, Fraction]) -> int:
+    """The size of a dim. Raises KeyError for a symbol without a value."""
+    if isinstance(dim, int):
+        return dim
+    name, factor = parse_dim(dim)
+    return math.ceil(symbols[name] * factor)
+
+
+def resolve_shape(shape: Sequence[int | str], symbols: Mapping[str, Fraction]) -> tuple[int, ...]:
+    return tuple(resolve_dim(dim, symbols) for dim in shape)
+
+
+def read_symbols(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]]) -> Symbols:
+    """The largest value of every symbol that gives these shapes: "height/4" = 3 says that height is at most 12."""
+    symbols: Symbols = {}
+    for spec in specs:
+        for dim, size in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
+            if isinstance(dim, str):
+                name, factor = parse_dim(dim)
+                value = size / factor
+                symbols[name] = min(symbols.get(name, value), value)
+    return symbols
+
+
+def count_bytes(specs: Sequence[TensorSpec], symbols: Mapping[str, Fraction]) -> int:
+    """Bytes of all these tensors together; one with an unknown symbol counts as nothing."""
+    total = 0
+    for spec in specs:
+        try:
+            total += math.prod(resolve_shape(spec.shape, symbols)) * np.dtype(spec.dtype).itemsize
+        except KeyError:
+            continue
+    return total

@@ -1,0 +1,113 @@
+"""Engines: one segment compiled for one backend, chosen by the type of its config.
+
+A backend is a file in `backends/` that registers an opener for its config. It is imported when its config is first
+used, so that a runtime without onnxruntime still imports.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from .errors import InputError, InternalError
+from .manifest import TensorSpec
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What the manifest knows of an engine's border: the tensors it reads and the ones it is asked for, in order.
+    `extras` are asked for where the engine has them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    extras: tuple[TensorSpec, ...] = ()
+
+
+class Engine(Protocol):
+    """Runs one segment. Safe for concurrent callers. `optional` are inputs with a default: the choices."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def optional(self) -> tuple[str, ...]: ...
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs in order, as fresh arrays that the caller owns. Feeds are C-contiguous and only read."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class OrtConfig:
+    """onnxruntime on the CPU. `threads` of each engine's own pool; 0 takes one per physical core."""
+
+    backend: ClassVar[str] = "ort"
+    threads: int = 0
+    log_severity: int = 3
+
+
+@dataclass(frozen=True)
+class NullConfig:
+    """No device: every output is `fill` in the right shape. With `fill` 1 every mask is fully active, with 0 empty."""
+
+    backend: ClassVar[str] = "null"
+    threads: int = 0
+    fill: float = 0.0
+
+
+Config = OrtConfig | NullConfig
+Opener = Callable[[Path, "Config", Ports], Engine]
+
+CONFIGS: dict[str, type[Config]] = {config.backend: config for config in (OrtConfig, NullConfig)}
+_OPENERS: dict[type, Opener] = {}
+
+
+def register(config: type) -> Callable[[Opener], Opener]:
+    """Decorates the function that opens engines of this config's type."""
+
+    def add(opener: Opener) -> Opener:
+        if config in _OPENERS:
+            raise InternalError(f"two openers for engines of {config.__name__}")
+        _OPENERS[config] = opener
+        return opener
+
+    return add
+
+
+def config_for(backend: str, threads: int | None) -> Config:
+    """The config of a backend's name. Raises InputError for an unknown name or a negative number of threads."""
+    if backend not in CONFIGS:
+        near = difflib.get_close_matches(backend, CONFIGS, n=1)
+        raise InputError(
+            "backend",
+            got=repr(backend),
+            expected=f"one of {', '.join(CONFIGS)}",
+            fix=f"Did you mean {near[0]!r}?" if near else "Pass backend='ort' to foveate.load.",
+        )
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 0):
+        raise InputError(
+            "threads",
+            got=repr(threads),
+            expected="an integer ≥ 0",
+            fix="Leave it out, or pass 0, for one thread per physical core.",
+        )
+    return CONFIGS[backend](threads=threads or 0)
+
+
+def open_engine(path: Path, config: Config, ports: Ports) -> Engine:
+    """Opens the engine of one ONNX file. Raises MissingExtraError, EngineError."""
+    kind = type(config)
+    if kind not in _OPENERS:
+        importlib.import_module(f".backends.{config.backend}", __package__)
+    if kind not in _OPENERS:
+        raise InternalError(f"runtime/backends/{config.backend}.py registers no opener for {kind.__name__}")
+    return _OPENERS[kind](path, config, ports)

@@ -1,0 +1,66 @@
+"""The engines of one bundle, opened together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from .bundle import Bundle
+from .engine import Config, Engine, Ports, open_engine
+from .manifest import DenseSegment, Manifest, TensorSpec
+
+
+class Engines:
+    """By file name. Those that every request may need are open from the start; the whole program is opened when it
+    is first asked for, for it holds all the weights again."""
+
+    def __init__(self, bundle: Bundle, config: Config):
+        self._bundle, self._config = bundle, config
+        self._open: dict[str, Engine] = {}
+        self._program: Engine | None = None
+        self._lock = threading.Lock()
+        for file, ports in _ports(bundle.manifest).items():
+            self._open[file] = open_engine(bundle.file(file), config, ports)
+
+    def __getitem__(self, file: str) -> Engine:
+        return self._open[file]
+
+    @property
+    def program(self) -> Engine:
+        """The dense reference. Its outputs are the program's, then those tensors of decisions that it gives."""
+        with self._lock:
+            if self._program is None:
+                manifest = self._bundle.manifest
+                ports = Ports(manifest.inputs, manifest.outputs, decision_tensors(manifest))
+                self._program = open_engine(self._bundle.file(manifest.program), self._config, ports)
+            return self._program
+
+    def close(self) -> None:
+        for engine in self._open.values():
+            engine.close()
+        if self._program is not None:
+            self._program.close()
+
+
+def decision_tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """The specs of what decisions compute, less those that are outputs of the program anyway."""
+    known = {t.name: t for t in manifest.tensors}
+    names = [n for d in manifest.decisions for n in (d.keep, d.logits, d.energy) if n is not None]
+    outputs = {t.name for t in manifest.outputs}
+    return tuple(known[n] for n in dict.fromkeys(names) if n in known and n not in outputs)
+
+
+def _ports(manifest: Manifest) -> dict[str, Ports]:
+    specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs, *manifest.inputs)}
+
+    def pick(names: Iterable[str]) -> tuple[TensorSpec, ...]:
+        return tuple(specs[name] for name in names)
+
+    ports: dict[str, Ports] = {}
+    for step in manifest.steps:
+        file = step.file if isinstance(step, DenseSegment) else step.fallback
+        ports[file] = Ports(pick(step.inputs), pick(step.outputs))
+        for segment in () if isinstance(step, DenseSegment) else step.segments:
+            inputs, outputs = (pick(t.name for t in side) for side in (segment.inputs, segment.outputs))
+            ports[segment.file] = Ports(inputs, outputs)
+    return ports

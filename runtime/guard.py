@@ -1,0 +1,103 @@
+"""The online guard: experience against prediction, so that a strategy that keeps losing is not kept.
+
+Per region it follows how measured times compare with predicted ones, for the selective path and for the fallback, as
+exponentially weighted means. A region whose selective path loses several times in a row is demoted to its fallback for
+a number of requests that doubles with every losing probe.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+_LOG = logging.getLogger("foveate")
+
+_WEIGHT = 0.15  # of a new measurement
+_CLIP = 4.0  # one measurement cannot say more than this factor: a preempted call is no evidence
+_FORGET = 0.98  # per request that ran dense for experience alone, so that the selective path is tried again
+_LOSSES = 4  # in a row, until demotion
+_FIRST_PAUSE, _LONGEST_PAUSE = 32, 1024  # requests
+_NEAR = 0.6  # selective above this share of dense: the dense time itself is worth checking …
+_PROBE_DENSE = 64  # … once in so many requests
+
+
+@dataclass
+class _Experience:
+    selective: float = 1.0  # measured ÷ predicted
+    dense: float = 1.0
+    losses: int = 0
+    pause: int = _FIRST_PAUSE
+    remaining: int = 0
+    close_calls: int = 0
+    demotions: int = 0
+
+
+class Guard:
+    """Experience of every region of one model. Safe for concurrent callers."""
+
+    def __init__(self, regions: tuple[str, ...]):
+        self._regions = {name: _Experience() for name in regions}
+        self._lock = threading.Lock()
+
+    def demoted(self, region: str) -> bool:
+        return self._regions[region].remaining > 0
+
+    @property
+    def all_demoted(self) -> bool:
+        """Every region is: the whole program run densely is then the best there is."""
+        return bool(self._regions) and all(e.remaining > 0 for e in self._regions.values())
+
+    @property
+    def demotions(self) -> int:
+        return sum(e.demotions for e in self._regions.values())
+
+    def pass_by(self, region: str) -> None:
+        """A demoted region ran its fallback once more."""
+        with self._lock:
+            experience = self._regions[region]
+            experience.remaining = max(0, experience.remaining - 1)
+
+    def budget(self, region: str, dense_ms: float) -> float:
+        """The predicted selective ms above which the fallback is expected to win; 0 asks for a dense probe."""
+        with self._lock:
+            e = self._regions[region]
+            if e.close_calls >= _PROBE_DENSE:
+                e.close_calls = 0
+                return 0.0
+            return dense_ms * e.dense / e.selective
+
+    def saw_selective(self, region: str, predicted_ms: float, measured_ms: float, dense_ms: float) -> None:
+        with self._lock:
+            e = self._regions[region]
+            e.selective = _follow(e.selective, measured_ms, predicted_ms)
+            expected = dense_ms * e.dense
+            e.close_calls += measured_ms > _NEAR * expected
+            if measured_ms <= expected:
+                e.losses, e.pause = 0, _FIRST_PAUSE
+                return
+            e.losses += 1
+            if e.losses < _LOSSES:
+                return
+            # One more loss after the pause demotes again.
+            e.losses, e.remaining, e.demotions = _LOSSES - 1, e.pause, e.demotions + 1
+            e.pause = min(2 * e.pause, _LONGEST_PAUSE)
+            pause = e.remaining
+        _LOG.info(
+            "%s demoted for %d requests: selective %.2f ms, dense %.2f ms",
+            region,
+            pause,
+            measured_ms,
+            expected,
+        )
+
+    def saw_dense(self, region: str, predicted_ms: float, measured_ms: float) -> None:
+        with self._lock:
+            e = self._regions[region]
+            e.dense = _follow(e.dense, measured_ms, predicted_ms)
+            e.selective = 1.0 + (e.selective - 1.0) * _FORGET
+
+
+def _follow(mean: float, measured: float, predicted: float) -> float:
+    ratio = measured / predicted if predicted > 0 else 1.0
+    return mean + _WEIGHT * (min(max(ratio, 1 / _CLIP), _CLIP) - mean)

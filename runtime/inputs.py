@@ -1,0 +1,195 @@
+"""What a caller passes becomes feeds, or an InputError that says what was got and what to do, before anything runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .dims import Symbols, count_bytes, read_symbols
+from .errors import InputError
+from .manifest import Manifest, Pair, TensorSpec
+from .preprocess import preprocess
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Checked feeds. `symbols` are the symbolic dims' values for one image, `torch` says that tensors came in."""
+
+    feeds: dict[str, np.ndarray]
+    images: int
+    symbols: Symbols
+    torch: bool
+
+
+def read_images(images: Any, manifest: Manifest, memory_bytes: int | None) -> Batch:
+    """`images`: float32 [N, C, H, W], uint8 [H, W, C] or [N, H, W, C], a list of uint8 images, a torch tensor, or a
+    dict of arrays by input name. Raises InputError on anything that the program cannot run on."""
+    given = dict(images) if isinstance(images, Mapping) else {_only_input(manifest).name: images}
+    names = {spec.name for spec in manifest.inputs}
+    if set(given) != names:
+        raise InputError(
+            "inputs",
+            got=f"{sorted(given)}",
+            expected=f"{sorted(names)}",
+            fix="Pass a dict with one array for each.",
+        )
+    torch = any(_is_torch(value) for value in given.values())
+    feeds = {spec.name: _as_array(given[spec.name], spec, manifest) for spec in manifest.inputs}
+    for spec in manifest.inputs:
+        _check_shape(spec, feeds[spec.name], manifest)
+    count = _check_batch(manifest, feeds)
+    symbols = _check_symbols(manifest, feeds)
+    _check_memory(manifest, feeds, symbols, memory_bytes)
+    for spec in manifest.inputs:
+        _check_finite(spec, feeds[spec.name])
+    batch = manifest.inputs[0].shape[0]
+    if isinstance(batch, str):
+        symbols[batch] = symbols[batch] / count
+    return Batch(feeds, count, symbols, torch)
+
+
+def to_torch(array: Any) -> Any:
+    """A numpy array as a torch tensor over the same memory. Only called where a torch tensor came in."""
+    return sys.modules["torch"].from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def _only_input(manifest: Manifest) -> TensorSpec:
+    if len(manifest.inputs) != 1:
+        names = ", ".join(spec.name for spec in manifest.inputs)
+        raise InputError(
+            "images", got="one array", expected=f"a dict with {names}", fix="Pass a dict by input name."
+        )
+    return manifest.inputs[0]
+
+
+def _is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _as_array(value: Any, spec: TensorSpec, manifest: Manifest) -> np.ndarray:
+    if _is_torch(value):
+        value = np.from_dlpack(value.detach().cpu().contiguous())
+    is_list = isinstance(value, (list, tuple)) and all(isinstance(v, np.ndarray) for v in value)
+    kind = value[0].dtype if is_list and value else getattr(value, "dtype", None)
+    if kind == np.uint8 and spec.dtype != "uint8":
+        return preprocess(value, manifest.preprocess)
+    if not isinstance(value, np.ndarray):
+        raise InputError(
+            f"input {spec.name!r}",
+            got=f"a {type(value).__name__}" + (" without images" if is_list else ""),
+            expected=f"a numpy array or torch tensor {_describe(spec)}, or uint8 images [H, W, 3]",
+            fix="Convert it, for example with numpy.asarray.",
+        )
+    if value.dtype != np.dtype(spec.dtype):
+        raise InputError(
+            f"input {spec.name!r}",
+            got=f"{value.dtype} {list(value.shape)}",
+            expected=f"{_describe(spec)}, or uint8 images [H, W, 3]",
+            fix=f"Cast to {spec.dtype}: images.astype({spec.dtype!r}).",
+        )
+    return np.ascontiguousarray(value)
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.dtype} [{', '.join(str(dim) for dim in spec.shape)}]"
+
+
+def _check_shape(spec: TensorSpec, value: np.ndarray, manifest: Manifest) -> None:
+    def refuse(fix: str, expected: str = _describe(spec)) -> InputError:
+        got = f"{value.dtype} {list(value.shape)}"
+        return InputError(f"input {spec.name!r}", got=got, expected=expected, fix=fix)
+
+    if value.ndim != len(spec.shape):
+        one_less = value.ndim == len(spec.shape) - 1
+        raise refuse("Add the batch axis: images[None]." if one_less else "Reshape it.")
+    for axis, (size, dim) in enumerate(zip(value.shape, spec.shape, strict=True)):
+        if isinstance(dim, int) and size != dim:
+            raise refuse(f"Axis {axis} is {size}, the program takes {dim}.")
+    if value.shape[0] == 0:
+        raise refuse("The batch is empty: skip the call where there are no images.", "at least one image")
+    least = _least_size(manifest)
+    size = _image_size(value, manifest)
+    if size is not None and (size[0] < least[0] or size[1] < least[1]):
+        raise refuse("Enlarge or pad the image.", f"height and width of at least {least[0]}×{least[1]}")
+
+
+def _least_size(manifest: Manifest) -> Pair:
+    return max(1, manifest.min_size[0]), max(1, manifest.min_size[1])
+
+
+def _image_size(value: np.ndarray, manifest: Manifest) -> Pair | None:
+    if value.ndim != 4:
+        return None
+    return value.shape[2:4] if manifest.preprocess.layout == "nchw" else value.shape[1:3]
+
+
+def _check_batch(manifest: Manifest, feeds: Mapping[str, np.ndarray]) -> int:
+    counts = {spec.name: feeds[spec.name].shape[0] for spec in manifest.inputs}
+    if len(set(counts.values())) > 1:
+        raise InputError(
+            "inputs", got=f"batches of {counts}", expected="one batch size", fix="Pass equal batches."
+        )
+    return next(iter(counts.values()))
+
+
+def _check_symbols(manifest: Manifest, feeds: Mapping[str, np.ndarray]) -> Symbols:
+    """Inputs that share a symbolic dim must agree on it."""
+    symbols = read_symbols(manifest.inputs, {name: value.shape for name, value in feeds.items()})
+    for spec in manifest.inputs:
+        for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True):
+            if isinstance(dim, str) and dim in symbols and symbols[dim] != size:
+                raise InputError(
+                    f"input {spec.name!r}",
+                    got=f"{dim} = {size}",
+                    expected=f"{dim} = {math.floor(symbols[dim])}, as in the other inputs",
+                    fix="Pass inputs of one size.",
+                )
+    return symbols
+
+
+def _check_memory(
+    manifest: Manifest, feeds: Mapping[str, np.ndarray], symbols: Symbols, limit: int | None
+) -> None:
+    """Refuses what would not fit: the tensors between segments, which are a part of what a run holds."""
+    need = count_bytes(manifest.tensors, symbols) + sum(value.nbytes for value in feeds.values())
+    allowed = limit if limit is not None else _physical_bytes()
+    if need <= allowed:
+        return
+    spec = manifest.inputs[0]
+    raise InputError(
+        f"input {spec.name!r}",
+        got=f"{list(feeds[spec.name].shape)}, which needs about {need / 2**20:.0f} MiB",
+        expected=f"at most {allowed / 2**20:.0f} MiB",
+        fix="Split the batch, pass a smaller image, or load with a larger memory_bytes.",
+    )
+
+
+def _physical_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
+
+
+def _check_finite(spec: TensorSpec, value: np.ndarray) -> None:
+    """NaN and infinity survive a sum, so one sum an image finds them; only a suspect image is looked at closely."""
+    if not np.issubdtype(value.dtype, np.floating):
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = value.reshape(len(value), -1).sum(axis=1)
+    for index in np.flatnonzero(~np.isfinite(sums)):
+        bad = int(np.count_nonzero(~np.isfinite(value[index])))
+        if bad:
+            raise InputError(
+                f"image {index} of input {spec.name!r}",
+                got=f"{bad} values that are NaN or infinite",
+                expected="finite values",
+                fix="Check how the image was read and normalised.",
+            )

@@ -1,0 +1,369 @@
+"""A loaded bundle: images in, answers out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .breakeven import BUDGET_MS, measure_executor
+from .bundle import Bundle, open_bundle
+from .choices import change_choices, default_choices
+from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_costs
+from .decisions import check_decision, read_decisions
+from .engine import Config, NullConfig, config_for
+from .engines import Engines, decision_tensors
+from .errors import EngineError, InputError
+from .executor import Executor, Request
+from .inputs import Batch, read_images, to_torch
+from .manifest import Manifest
+from .result import Result
+from .selective import choice_feeds
+from .stats import Stats
+
+STRATEGIES = ("auto", "dense", "rects")
+CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bundle was loaded; with its path, all that a copy in another process needs."""
+
+    config: Config
+    strategy: str
+    choices: Mapping[str, Any]
+    cache_bytes: int
+    memory_bytes: int | None
+    verify: bool
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    backend: str | Config | None = None,
+    strategy: str = "auto",
+    choices: Mapping[str, Any] | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    memory_bytes: int | None = None,
+    verify: bool = True,
+) -> Model:
+    """Opens a bundle.
+
+    threads: of each engine; None or 0 takes one per physical core.
+    backend: "ort", "null" or a config; None takes the bundle's.
+    strategy: "auto" takes windows or the fallback for each image by measured costs, "rects" takes windows wherever
+        they are exact, "dense" never does.
+    choices: values other than the bundle's, by name.
+    cache_bytes: bound of the reference states with their scratch. A resolution above it runs dense.
+    memory_bytes: inputs that would need more are refused; None takes the machine's memory.
+    verify: check every file's sha256; sizes are always checked.
+
+    Raises BundleError, InputError, EngineError, MissingExtraError.
+    """
+    bundle = open_bundle(path, verify=verify)
+    _check_options(strategy, cache_bytes, memory_bytes)
+    named = backend if backend is not None else bundle.manifest.backend
+    config = config_for(named, threads) if isinstance(named, str) else named
+    if threads is not None and not isinstance(named, str):
+        config = replace(config, threads=config_for(config.backend, threads).threads)
+    return Model(bundle, Options(config, strategy, choices or {}, cache_bytes, memory_bytes, verify))
+
+
+class Model:
+    """A bundle with its engines open; made by `load`. A context manager. Safe for concurrent callers.
+
+    In a forked child the engines are opened anew at first use (sessions do not survive a fork); a pickled model
+    opens its bundle again where it is unpickled.
+    """
+
+    def __init__(self, bundle: Bundle, options: Options):
+        self._bundle, self._options = bundle, options
+        self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
+        self._closed = False
+        self._forget()
+        self._live()
+        _LIVE.add(self)
+
+    def __call__(self, images: Any) -> Result:
+        """Runs a batch: float32 [N, C, H, W], a dict of arrays by input name, uint8 images ([H, W, 3], [N, H, W, 3]
+        or a list, through the bundle's preprocess), or torch tensors. The answer's arrays belong to the caller.
+
+        Raises InputError before anything is computed, DecisionError where a decision is not finite.
+        """
+        with self._counted() as alone:
+            start = perf_counter()
+            executor = self._live()
+            batch = read_images(images, self.manifest, self._options.memory_bytes)
+            if self._options.strategy == "auto" and not executor.costs.measured:
+                self._measure_once(executor, batch)
+                start = perf_counter()
+            whole = self._prefers_whole_program(executor)
+            request = self._request(
+                batch, self._options.strategy, observe=alone and self._options.strategy == "auto"
+            )
+            if whole:
+                self._run_whole_program(executor, request)
+                for region in executor.selective:
+                    executor.guard.pass_by(region)
+            else:
+                executor.run(request)
+            result = self._answer(batch, request, start)
+            self._stats.add(result, batch.images, whole)
+            return result
+
+    def dense(self, images: Any) -> Result:
+        """Runs the whole program in one engine: the dense reference. Decisions are there if the program gives them."""
+        start = perf_counter()
+        batch = read_images(images, self.manifest, self._options.memory_bytes)
+        request = self._request(batch, "dense", observe=False)
+        self._run_whole_program(self._live(), request)
+        return self._answer(batch, request, start)
+
+    def warmup(self, shapes: Sequence[int] | Sequence[Sequence[int]] | None = None) -> None:
+        """Pays first-run costs now: measures the device if need be, and computes the reference states of these
+        input shapes ([N, C, H, W] each; None takes the shape the plan was made at)."""
+        executor = self._live()
+        for shape in self._shapes(shapes):
+            noise = np.random.default_rng(0).random(shape, np.float32)
+            spec = self.manifest.inputs[0]
+            batch = read_images(
+                {spec.name: noise.astype(spec.dtype)}, self.manifest, self._options.memory_bytes
+            )
+            if self._options.strategy == "auto" and not executor.costs.measured:
+                self._measure_once(executor, batch)
+            for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", "rects"):
+                request = self._request(batch, strategy, observe=False)
+                request.checked = False  # noise may decide what it likes
+                executor.run(request)
+
+    def measure(self, shape: Sequence[int] | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
+        """Measures this device anew, within about two seconds, and keeps the costs (see `breakeven.measure`)."""
+        executor = self._live()
+        shapes = self._sample_shapes() if shape is None else {self.manifest.inputs[0].name: (1, *shape[1:])}
+        with self._measuring:
+            return self._measure(executor, shapes, budget_ms)
+
+    def set_choices(self, changes: Mapping[str, Any]) -> None:
+        """Changes choices by name, for requests that start from now on. Raises InputError."""
+        with self._lock:
+            self._choices = change_choices(self._choices, changes, self.manifest)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since loading: requests, images, errors, strategies per region, mean active fraction per decision,
+        latency, references held, demotions, and what is known of this device."""
+        executor = self._live()
+        references = executor.references
+        return {
+            **self._stats.summary(),
+            "references": {
+                "count": len(references),
+                "bytes": references.nbytes,
+                "limit": references.limit,
+                "built": references.built,
+                "evicted": references.evicted,
+                "too_large": references.refused,
+            },
+            "demotions": executor.guard.demotions,
+            "device": {
+                "measured": executor.costs.measured,
+                "break_even": executor.costs.break_even if executor.costs.measured else None,
+                **executor.costs.fingerprint,
+            },
+            "strategy": self._options.strategy,
+        }
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._bundle.manifest
+
+    @property
+    def path(self) -> Path:
+        return self._bundle.path
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Current values by name."""
+        return {name: value.tolist() for name, value in self._choices.items()}
+
+    @property
+    def executor(self) -> Executor:
+        """The steps themselves, for measurements."""
+        return self._live()
+
+    def close(self) -> None:
+        """Closes the engines. Calls after it raise EngineError."""
+        self._closed = True
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.references.clear()
+            executor.engines.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = replace(self._options, choices=self.choices)
+        return _reopen, (os.fspath(self.path.absolute()), options)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._options.strategy
+        return f"Model({self.manifest.name!r}, {self._options.config}, {state})"
+
+    def _forget(self) -> None:
+        """The state of a model that has not started in this process."""
+        self._lock, self._measuring = threading.Lock(), threading.Lock()
+        self._executor: Executor | None = None
+        self._stats = Stats()
+        self._in_flight = 0
+
+    def _live(self) -> Executor:
+        executor = self._executor
+        if executor is not None:
+            return executor
+        with self._lock:
+            if self._closed:
+                raise EngineError(
+                    f"model {self.manifest.name!r}",
+                    got="a call after close()",
+                    expected="an open model",
+                    fix="Load the bundle again with foveate.load.",
+                )
+            if self._executor is None:
+                self._executor = self._start()
+            return self._executor
+
+    def _start(self) -> Executor:
+        config = self._options.config
+        engines = Engines(self._bundle, config)
+        device = fingerprint(config.threads, config.backend)
+        costs = read_costs(self.path / "device.json", device, self.manifest)
+        return Executor(
+            self.manifest, engines, costs or guess_costs(self.manifest, device), self._options.cache_bytes
+        )
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[bool]:
+        """Counts requests in flight; yields whether this one is alone, so that its times say something."""
+        with self._lock:
+            self._in_flight += 1
+            alone = self._in_flight == 1
+        try:
+            yield alone
+        except Exception:
+            self._stats.add_error()
+            raise
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+    def _request(self, batch: Batch, strategy: str, *, observe: bool) -> Request:
+        first = batch.feeds[self.manifest.inputs[0].name]
+        elements = first.size // len(first)
+        tensors = dict(batch.feeds)
+        return Request(
+            tensors, batch.images, elements, strategy, self._choices, symbols=batch.symbols, observe=observe
+        )
+
+    def _answer(self, batch: Batch, request: Request, start: float) -> Result:
+        tensors = request.tensors
+        outputs: dict[str, Any] = {spec.name: tensors[spec.name] for spec in self.manifest.outputs}
+        known = all(d.keep in tensors for d in self.manifest.decisions)
+        decisions = read_decisions(self.manifest, tensors) if known else {}
+        if batch.torch:
+            outputs = {name: to_torch(value) for name, value in outputs.items()}
+            decisions = {
+                name: replace(d, keep=to_torch(d.keep), logits=to_torch(d.logits), energy=to_torch(d.energy))
+                for name, d in decisions.items()
+            }
+        request.timing["total"] = (perf_counter() - start) * 1e3
+        return Result(outputs, decisions, request.timing, request.strategies)
+
+    def _prefers_whole_program(self, executor: Executor) -> bool:
+        """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
+        strategy = self._options.strategy
+        if strategy == "rects" or (strategy == "auto" and not executor.guard.all_demoted):
+            return False
+        given = set(executor.engines.program.outputs)
+        return all(spec.name in given for spec in decision_tensors(self.manifest))
+
+    def _run_whole_program(self, executor: Executor, request: Request) -> None:
+        start = perf_counter()
+        engine = executor.engines.program
+        feeds = {**choice_feeds(engine, request.choices), **request.tensors}
+        request.tensors.update(zip(engine.outputs, engine.run(feeds), strict=True))
+        for decision in self.manifest.decisions:
+            if (decision.logits or decision.keep) in engine.outputs:
+                check_decision(decision, request.tensors)
+        request.timing["dense"] += (perf_counter() - start) * 1e3
+        request.strategies.update((region, ("dense",) * request.batch) for region in executor.selective)
+
+    def _measure_once(self, executor: Executor, batch: Batch) -> None:
+        with self._measuring:
+            if executor.costs.measured:
+                return
+            shapes = self._sample_shapes() or {n: (1, *value.shape[1:]) for n, value in batch.feeds.items()}
+            self._measure(executor, shapes, BUDGET_MS)
+
+    def _measure(
+        self, executor: Executor, shapes: Mapping[str, Sequence[int]], budget_ms: float
+    ) -> DeviceCosts:
+        config = self._options.config
+        device = fingerprint(config.threads, config.backend)
+        executor.costs = measure_executor(executor, shapes, self._choices, device, budget_ms)
+        if not isinstance(config, NullConfig):
+            write_costs(self.path / "device.json", executor.costs)
+        return executor.costs
+
+    def _sample_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: (1, *shape[1:]) for name, shape in self.manifest.sample.items()}
+
+    def _shapes(self, shapes: Any) -> list[tuple[int, ...]]:
+        if shapes is None:
+            return [tuple(shape) for shape in list(self.manifest.sample.values())[:1]]
+        listed = [shapes] if shapes and isinstance(shapes[0], int) else shapes
+        return [tuple(shape) for shape in listed]
+
+
+def _reopen(path: str, options: Options) -> Model:
+    return Model(open_bundle(path, verify=options.verify), options)
+
+
+def _check_options(strategy: str, cache_bytes: int, memory_bytes: int | None) -> None:
+    if strategy not in STRATEGIES:
+        raise InputError(
+            "strategy",
+            got=repr(strategy),
+            expected=f"one of {', '.join(STRATEGIES)}",
+            fix="Leave it out for auto.",
+        )
+    for name, value in (("cache_bytes", cache_bytes), ("memory_bytes", memory_bytes)):
+        if value is not None and value < 0:
+            raise InputError(name, got=repr(value), expected="a number of bytes ≥ 0", fix="Leave it out.")
+
+
+_LIVE: weakref.WeakSet[Model] = weakref.WeakSet()
+_ABANDONED: list[
+    object
+] = []  # of a parent process: destroying a session would wait for threads that are not here
+
+
+def _after_fork() -> None:
+    for model in list(_LIVE):
+        _ABANDONED.append(model._executor)
+        model._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,61 @@
+"""What a request answers: the program's outputs, its decisions, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+PHASES = ("dense", "plan", "gather", "compute", "scatter", "restore", "fallback", "total")
+
+Timing = dict[str, float]
+
+
+def new_timing() -> Timing:
+    """Milliseconds of a request by phase: `dense` segments (with the decisions), `plan` (dirty positions, rectangles
+    and the choice of strategy), `gather`, `compute` and `scatter` of windows, `restore` of scratch, `fallback` of
+    regions that ran densely, and `total`, which also holds checking the input and handing out the answer."""
+    return dict.fromkeys(PHASES, 0.0)
+
+
+@dataclass(frozen=True)
+class DecisionResult:
+    """What one node decided. keep [N, 1, H, W], 0 where inactive; logits and energy [N, 1, ⌈H/p⌉, ⌈W/p⌉];
+    active_fraction float64 [N], the share of positions with keep ≠ 0."""
+
+    name: str
+    keep: Any
+    logits: Any
+    energy: Any
+    active_fraction: np.ndarray
+
+
+@dataclass(frozen=True)
+class Result(Mapping[str, Any]):
+    """A mapping from output name to array (numpy, or torch where a torch tensor went in), owned by the caller.
+
+    `strategies`: region name → "rects" or "dense" for each image. `timing`: milliseconds by phase.
+    """
+
+    outputs: dict[str, Any]
+    decisions: dict[str, DecisionResult] = field(default_factory=dict)
+    timing: Timing = field(default_factory=dict)
+    strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.outputs[name]
+        except KeyError:
+            raise KeyError(f"no output {name!r}; outputs: {', '.join(self.outputs)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in self.outputs.items())
+        return f"Result({shapes}; {self.timing.get('total', 0.0):.2f} ms)"
