@@ -94,7 +94,8 @@ def plan_model(
     program = load_program(program_path)
     _set_choices(program, choices or {})
     analysis = analyze(program, sample_shapes(program, sample, preprocess))
-    model = model or CostModel(**({} if active is None else {"active": min(max(active, 0.01), 1.0)}))
+    if model is None:
+        model = CostModel() if active is None else CostModel(active=min(max(active, 0.01), 1.0))
     kept_dense: dict[str, str] = {}
     while True:
         planned = plan(analysis, model=model, keep_dense=kept_dense)

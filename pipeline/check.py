@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,16 @@ def failing_segments(plan: Plan) -> dict[str, str]:
 def _why_not(segment: PlannedSegment, analysis: Analysis) -> str:
     specs = [[_spec(t, analysis) for t in names] for names in (segment.inputs, segment.outputs)]
     model = extract(analysis.local, [n.name for n in segment.nodes], specs[0], specs[1], "check")
-    session = open_session(model)
+    run = open_session(model)
     names = list(segment.outputs)
     rng = np.random.default_rng(0)
     feeds = {t: _random(t, segment, analysis, rng) for t in segment.inputs}
     try:
-        whole = dict(zip(names, session.run(names, feeds), strict=True))
+        whole = run(names, feeds)
         sizes = {t: _size(a, t, analysis) for t, a in (feeds | whole).items()}
         for window in _windows(segment, sizes):
             cut = {t: _crop(a, t, _outer(window, segment), segment, analysis) for t, a in feeds.items()}
-            got = dict(zip(names, session.run(names, cut), strict=True))
+            got = run(names, cut)
             for name in names:
                 error = _window_error(got[name], whole[name], name, window, segment, analysis)
                 if error > TOLERANCE:
@@ -137,21 +137,21 @@ def check_chain(folder: Path, manifest: Manifest, analysis: Analysis) -> None:
     for spec in manifest.inputs:
         known[spec.name] = rng.standard_normal(analysis.probes.sample.shapes[spec.name]).astype(spec.dtype)
     names = [spec.name for spec in manifest.outputs]
-    session = open_session(str(folder / manifest.program))
-    expected = session.run(names, {spec.name: known[spec.name] for spec in manifest.inputs})
-    del session
+    expected = open_session(str(folder / manifest.program))(names, dict(known))
     for step in manifest.steps:
         file = step.fallback if isinstance(step, Region) else step.file
-        outputs = open_session(str(folder / file)).run(step.outputs, {t: known[t] for t in step.inputs})
-        known.update(zip(step.outputs, outputs, strict=True))
-    for name, value in zip(names, expected, strict=True):
+        known |= open_session(str(folder / file))(step.outputs, {t: known[t] for t in step.inputs})
+    for name, value in expected.items():
         error = max_error(known[name], value)
         if not error <= TOLERANCE:
             raise InternalError(f"output {name} of the steps differs from the program's by {error:.1e}")
 
 
-def open_session(model: onnx.ModelProto | str):
-    """An onnxruntime session of a model or a file."""
+Run = Callable[[Sequence[str], Arrays], Arrays]
+
+
+def open_session(model: onnx.ModelProto | str) -> Run:
+    """Runs a model or a file in onnxruntime: names of outputs and the inputs -> the outputs by name."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -160,4 +160,10 @@ def open_session(model: onnx.ModelProto | str):
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")
     source = model if isinstance(model, str) else model.SerializeToString()
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    def run(outputs: Sequence[str], feeds: Arrays) -> Arrays:
+        arrays = session.run(list(outputs), feeds)
+        return {name: np.asarray(value) for name, value in zip(outputs, arrays, strict=True)}
+
+    return run

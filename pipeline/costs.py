@@ -47,7 +47,9 @@ def group_ms(
 ) -> float:
     """Estimated ms of the group for one image at the sample's resolution."""
     macs = macs_per_cell(nodes, geometry, analysis)
-    moved = sum(per_position(n, n.bytes, analysis) * _area(geometry, n.outputs[0]) for n in nodes)
+    moved = sum(
+        per_position(n, n.bytes - n.weight_bytes, analysis) * _area(geometry, n.outputs[0]) for n in nodes
+    )
     cell_ms = macs / (model.gmacs * 1e6) + moved / (model.gbytes * 1e6)
     window = 1.0
     whole = 1.0

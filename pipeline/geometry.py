@@ -84,7 +84,7 @@ def _spread(edges: dict[str, list[tuple[str, Fraction]]], start: str) -> dict[st
 
 def _halo(nodes: Sequence[NodeInfo], outputs: Sequence[str], positions: dict[str, int], axis: int) -> Pair:
     """Cells needed below and above. Every tensor, inner ones too, must exist in the window where it is read."""
-    need = dict.fromkeys(outputs, (0, 0))
+    need: dict[str, Pair] = dict.fromkeys(outputs, (0, 0))
     for node in reversed(nodes):
         below = max((need[o][0] for o in node.outputs if o in need), default=0)
         above = max((need[o][1] for o in node.outputs if o in need), default=0)

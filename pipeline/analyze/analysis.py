@@ -35,6 +35,7 @@ class NodeInfo:
     reason: str = ""
     macs: float = 0.0
     bytes: float = 0.0
+    weight_bytes: float = 0.0
     whole_cells: bool = False
 
 
@@ -66,6 +67,12 @@ class Analysis:
     @property
     def macs(self) -> float:
         return sum(node.macs for node in self.nodes)
+
+    @property
+    def batch(self) -> int:
+        """Images in the sample."""
+        sizes = self.probes.sample.sizes
+        return next((n for name, n in sizes.items() if name.endswith("batch")), 1)
 
     @property
     def weight_bytes(self) -> int:

@@ -30,12 +30,9 @@ def space_to_depth(view: NodeView) -> Local | Barrier:
 
 
 def _blocks(view: NodeView, block: Field) -> Local | Barrier:
-    axes = view.axes()
-    return (
-        Local({0: (block, block)}, axes)
-        if axes == (2, 3)
-        else Barrier("height and width are not its last axes")
-    )
+    if view.axes() != (2, 3):
+        return Barrier("height and width are not its last axes")
+    return Local({0: (block, block)}, (2, 3))
 
 
 @rule("Pad")

@@ -61,7 +61,7 @@ class Walk:
         plain = op_key(node) == ("", node.op_type) and node.op_type in ZERO_PRESERVING
         if not (plain and data and all(name in self.masks for name in data)):
             return False
-        others = [n for n in node.input if n and self.graph.depends.get(n) != DATA]
+        others = [n for n in node.input if n and self._is_free(n)]
         return not others or node.op_type not in ("Max", "Min") or not self._nonzero(others)
 
     def _nonzero(self, names: list[str]) -> bool:
@@ -102,8 +102,12 @@ class Walk:
             outputs,
             macs=count_macs(node, sample),
             bytes=4.0 * sum(math.prod(sample.shapes[n]) for n in touched),
+            weight_bytes=4.0 * sum(math.prod(sample.shapes[n]) for n in touched if self._is_free(n)),
         )
         self.nodes.append(dataclasses.replace(info, **more))
+
+    def _is_free(self, name: str) -> bool:
+        return self.graph.depends.get(name) != DATA
 
     def _inherit_axes(self, node: onnx.NodeProto) -> None:
         """Mask tensors and decisions keep the layout of what they read, unless they transpose it."""
