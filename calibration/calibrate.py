@@ -22,6 +22,8 @@ from .source import Source, open_source, store
 
 PerDecision = float | Mapping[str, float] | None  # one value for all decisions, or by decision name
 
+MISSED = 0.02  # an active fraction this far from the wanted one is worth a note
+
 
 def calibrate(
     source: str | Path,
@@ -73,9 +75,10 @@ def measure(
         elif name in fractions:
             choices[mask.threshold] = _threshold(logits, reachable, temperature, fractions[name])
         activity[name] = Activity.of(_active(logits, reachable, temperature, choices[mask.threshold]))
+    notes = _missed(fractions, activity)
     values = {mask.threshold: float(choices[mask.threshold]) for mask in source.masks}
     first = activity[names[0]].mean if names else None
-    return Choices(source.sha256, data.spec, images, values, activity, first)
+    return Choices(source.sha256, data.spec, images, values, activity, first, notes)
 
 
 Maps = list[np.ndarray]  # one flat array of tokens an image
@@ -146,6 +149,15 @@ def _threshold(logits: Maps, reachable: Maps, temperature: float, fraction: floa
         else:
             high = middle
     return high
+
+
+def _missed(wanted: Mapping[str, float], reached: Mapping[str, Activity]) -> list[str]:
+    """Where tokens of equal m leave no threshold in between, as in a mask that was never trained."""
+    return [
+        f"{name}: {reached[name].mean:.1%} active instead of {fraction:.1%}; too many tokens score alike to part them"
+        for name, fraction in wanted.items()
+        if abs(reached[name].mean - fraction) > MISSED
+    ]
 
 
 def _by_decision(values: PerDecision, names: list[str], what: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 {"schema_version": 1, "program_sha256": "…", "data": "scenes.npz", "images": 300,
  "choices": {"mask0.threshold": 0.41},
  "activity": {"mask0": {"mean": 0.25, "quantiles": {"0": 0.11, …, "100": 0.62}, "histogram": [0, 3, …]}},
- "active_fraction": 0.25, "created_by": "foveate 0.1.0"}
+ "active_fraction": 0.25, "notes": [], "created_by": "foveate 0.1.0"}
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Choices:
     choices: dict[str, float]
     activity: dict[str, Activity]
     active_fraction: float | None
+    notes: list[str] = field(default_factory=list)
     created_by: str = field(default_factory=lambda: f"foveate {versions().get('foveate')}")
     schema_version: int = SCHEMA_VERSION
 

@@ -1,39 +1,50 @@
-"""What a program says of itself beside its graph, as metadata of the ONNX file."""
+"""What a program or a checkpoint says of itself beside its graph and tensors."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import MissingExtraError, ProgramError
 from ..runtime.manifest import Preprocess
 
-PREPROCESS = "foveate.preprocess"
+PREPROCESS = "foveate.preprocess"  # a metadata key of the ONNX file
 
 
 def read_preprocess(program: str | Path) -> Preprocess | None:
     """None where the program does not say how its images are prepared. Raises ProgramError for nonsense."""
+    found = _entry(program, PREPROCESS)
+    return None if found is None else preprocess_of(found, f"metadata {PREPROCESS} of {program}")
+
+
+def preprocess_of(facts: Mapping[str, Any], what: str) -> Preprocess:
+    """From the fields of `Preprocess` as JSON holds them. Raises ProgramError that names `what`."""
+    try:
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
+        return Preprocess(**values)
+    except (TypeError, AttributeError) as error:
+        raise ProgramError(
+            what,
+            got=f"{error}",
+            expected="the fields of foveate.runtime.manifest.Preprocess as JSON",
+            fix="Export it again with `foveate export`.",
+        ) from error
+
+
+def _entry(program: str | Path, key: str) -> Any:
     try:
         import onnx
     except ImportError as error:
         raise MissingExtraError("onnx", "export", "reading a program") from error
-    for entry in onnx.load(program, load_external_data=False).metadata_props:
-        if entry.key == PREPROCESS:
-            return _decode(entry.value, Path(program))
-    return None
-
-
-def _decode(text: str, program: Path) -> Preprocess:
+    entries = {e.key: e.value for e in onnx.load(program, load_external_data=False).metadata_props}
     try:
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()
-        }
-        return Preprocess(**values)
-    except (ValueError, TypeError, AttributeError) as error:
+        return json.loads(entries[key]) if key in entries else None
+    except ValueError as error:
         raise ProgramError(
-            f"metadata {PREPROCESS} of {program}",
+            f"metadata {key} of {program}",
             got=f"{error}",
-            expected="the fields of foveate.runtime.manifest.Preprocess as JSON",
-            fix="Export the program again with `foveate export`.",
+            expected="JSON",
+            fix="Export it again with `foveate export`.",
         ) from error

@@ -29,17 +29,17 @@ class Ledger:
     def __init__(self, recorded: Mapping[str, str] | None = None, force: bool = False):
         self.entries = dict(recorded or {})
         self._force = force
-        self._ran: list[str] = []
+        self._would_run: list[str] = []
 
     def why(self, stage: str, inputs: Inputs, present: bool, after: tuple[str, ...] = ()) -> str | None:
         """Why the stage must run, in words; None if its result still holds.
 
-        `present`: whether its result exists. `after`: stages whose result it reads."""
+        `present`: whether its result exists. `after`: stages whose result it reads, if that is not known yet."""
         if self._force:
             return "forced"
         for earlier in after:
-            if earlier in self._ran:
-                return f"{earlier} runs"
+            if earlier in self._would_run:
+                return f"after {earlier}"
         known = {
             key.partition(".")[2]: value for key, value in self.entries.items() if key.startswith(f"{stage}.")
         }
@@ -49,9 +49,8 @@ class Ledger:
         changed = [name for name in {**known, **now} if known.get(name) != now.get(name)]
         return f"changed: {', '.join(changed)}" if changed else None
 
-    def ran(self, stage: str) -> None:
-        """The stage runs (or would): what reads its result runs too."""
-        self._ran.append(stage)
+    def would_run(self, stage: str) -> None:
+        self._would_run.append(stage)
 
     def record(self, stage: str, inputs: Inputs) -> None:
         kept = {key: value for key, value in self.entries.items() if not key.startswith(f"{stage}.")}

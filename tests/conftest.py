@@ -110,7 +110,7 @@ def tiny_program(tiny_bundle: Path) -> Path:
 
 def make_masked_program(path: Path, *, masks: int = 1, seed: int = 0) -> Path:
     """images [batch, 3, height, width] -> stem, `masks` (0 to 2) masks before persistent convs of stride 1, pooling,
-    `output` [batch, 4]. A second mask's keep is multiplied by the first's: "narrowed1". Masks differ, weights do not."""
+    `output` [batch, 4]. A second mask's keep is multiplied by the first's: "narrowed1". Other weights do not differ."""
     onnx = pytest.importorskip("onnx")
     from foveate.export.program import load_program, save_program
 

@@ -6,12 +6,10 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...runtime.errors import InputError, MissingExtraError
 from ...runtime.manifest import Preprocess
 from ..progress import Progress
 
@@ -52,31 +50,15 @@ def preprocess_of(args: argparse.Namespace, default: Preprocess | None) -> Prepr
     return dataclasses.replace(default or Preprocess(), **given) if given else default
 
 
-def add_module(parser: argparse.ArgumentParser) -> None:
-    """What turns a checkpoint into a torch module."""
-    group = parser.add_argument_group("module", "what a checkpoint's tensors are loaded into")
-    group.add_argument(
-        "--model", metavar="MODULE:FUNCTION", help="a function without arguments that gives the module"
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """For checkpoints that do not say what they belong to."""
+    group = parser.add_argument_group(
+        "checkpoint", "not needed if foveate.export.save_checkpoint wrote its config"
     )
-
-
-def load_module(checkpoint: Path, model: str | None, option: str) -> Any:
-    """The torch module of `option` with the checkpoint's tensors. Raises InputError."""
-    from ..names import import_function
-
-    if model is None:
-        raise InputError(
-            f"checkpoint {checkpoint}",
-            got=f"no {option}",
-            expected="what its tensors are loaded into",
-            fix=f"Add {option} MODULE:FUNCTION, a function without arguments that returns the torch module.",
-        )
-    function = import_function(model, "model")
-    try:
-        from ...export.checkpoint import load_checkpoint
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "export", "reading a checkpoint") from error
-    return load_checkpoint(checkpoint, function)
+    about = "what its tensors are loaded into: timm:NAME, or a function that returns the torch module"
+    group.add_argument("--model", metavar="timm:NAME | MODULE:FUNCTION", help=about)
+    about = "insert an open energy mask behind this module, e.g. layer1"
+    group.add_argument("--mask-after", metavar="MODULE", help=about)
 
 
 def add_sample(parser: argparse.ArgumentParser) -> None:

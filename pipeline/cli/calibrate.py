@@ -51,10 +51,10 @@ def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None
 
 def run(args: argparse.Namespace) -> int:
     from ...calibration.calibrate import measure
-    from ...calibration.choices import read_choices
     from ...calibration.source import open_source, store
 
-    with progress_of(args).stage("calibrate") as stage:
+    progress = progress_of(args)
+    with progress.stage("calibrate") as stage:
         source = open_source(args.source)
         found = measure(
             source,
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         )
         path = store(source, found, args.out)
         stage.note = str(path)
-    found = read_choices(path)
+    for note in found.notes:
+        progress.note(note)
     if args.json:
         print(path.read_text(), end="")
         return 0

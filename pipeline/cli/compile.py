@@ -1,7 +1,7 @@
 """Compile a program or a checkpoint into a bundle: export, calibrate, build, verify, bench.
 
     foveate compile model.onnx --out build/x --data photos/ --active 0.25
-    foveate compile model.safetensors --model mynet:build --size 224 --out build/x --data photos/ --baseline plain.onnx
+    foveate compile model.safetensors --out build/x --data photos/ --baseline plain.safetensors
 
 A stage whose inputs have not changed is skipped; --dry-run says what would run, and why.
 """
@@ -15,12 +15,11 @@ from typing import Any
 from .arguments import (
     add_data,
     add_json,
-    add_module,
+    add_model,
     add_preprocess,
     add_sample,
     add_target,
     add_threads,
-    load_module,
     preprocess_of,
     progress_of,
 )
@@ -30,16 +29,16 @@ HELP = "program or checkpoint -> bundle, verified and measured"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("program", type=Path, help="program (.onnx), or a checkpoint with --model")
+    parser.add_argument("program", help="program (.onnx), checkpoint (.safetensors, .pt) or timm:NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the bundle")
-    parser.add_argument(
-        "--baseline", type=Path, metavar="FILE", help="the network without masks, to compare with"
-    )
+    about = "the network without masks (program or checkpoint), which the report compares with"
+    parser.add_argument("--baseline", metavar="FILE", help=about)
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and do nothing")
     parser.add_argument("--force", action="store_true", help="run every stage")
-    add_module(parser)
-    about = "the same for a --baseline that is a checkpoint"
-    parser.add_argument("--baseline-model", metavar="MODULE:FUNCTION", help=about)
+    add_model(parser)
+    parser.add_argument(
+        "--baseline-model", metavar="MODEL", help="--model of a baseline that is a checkpoint"
+    )
     add_sample(parser)
     add_target(parser)
     add_choices(parser)
@@ -52,31 +51,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..compile import compile
 
-    progress = progress_of(args)
+    program = _program(args.program, args.model, args.mask_after)
     out = compile(
-        _program(args.program, args.model, "--model"),
+        program,
         args.out,
         target=args.target,
         data=args.data,
+        baseline=_program(args.baseline, args.baseline_model) if args.baseline else None,
         sample=args.sample,
-        baseline=_program(args.baseline, args.baseline_model, "--baseline-model"),
         threshold=choices_of(args.threshold),
         active=choices_of(args.active),
-        preprocess=preprocess_of(args, None),
+        preprocess=preprocess_of(args, _preprocess(program)),
         limit=args.limit,
         threads=args.threads,
         dry_run=args.dry_run,
         force=args.force,
-        progress=progress,
+        progress=progress_of(args),
     )
     if not args.dry_run:
         _print_result(out, args)
     return 0
 
 
-def _program(path: Path | None, model: str | None, option: str) -> Any:
-    """An ONNX file as it is; a checkpoint as its torch module."""
-    return path if path is None or path.suffix == ".onnx" else load_module(path, model, option)
+def _program(source: str, model: str | None, after: str | None = None) -> Any:
+    """With --model or --mask-after it must be a checkpoint."""
+    from ..driver import as_program
+    from ..network import open_network
+
+    return open_network(source, model, after) if model or after else as_program(source)
+
+
+def _preprocess(program: Any) -> Any:
+    """What the program or the checkpoint says, for single flags to change."""
+    from ..metadata import read_preprocess
+
+    return read_preprocess(program) if isinstance(program, Path) else program.preprocess
 
 
 def _print_result(out: Path, args: argparse.Namespace) -> None:

@@ -4,14 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from foveate.calibration import calibrate, read_choices
 from foveate.calibration.calibrate import _active, _threshold
 from foveate.pipeline.data import open_data
 from foveate.pipeline.dense import Dense
 from foveate.runtime.errors import InputError
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def active_fractions(program, data, choices, mask="mask0"):
