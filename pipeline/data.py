@@ -15,6 +15,8 @@ uint8 images are preprocessed, float32 ones are taken as they are. What a label 
 from __future__ import annotations
 
 import itertools
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +173,7 @@ def _npz(path: Path, settings: Preprocess, limit: int | None) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in ("images", "labels") if key in archive}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"data {path}",
             got=f"a file that cannot be read ({error})",

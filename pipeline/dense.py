@@ -63,9 +63,16 @@ class Dense:
         return dict(zip(self.outputs, values, strict=True))
 
 
-def tune(path: Path, threads: int, image: np.ndarray, choices: Mapping[str, Any] | None = None) -> Dense:
-    """The fastest of `CANDIDATES` on `image`, measured interleaved."""
-    engines = {s.words(): Dense(path, threads, s, shape=image.shape) for s in CANDIDATES}
+def tune(
+    path: Path,
+    threads: int,
+    image: np.ndarray,
+    static: bool = True,
+    choices: Mapping[str, Any] | None = None,
+) -> Dense:
+    """The fastest of `CANDIDATES` on `image`, measured interleaved. `static`: all images have its shape."""
+    candidates = [s for s in CANDIDATES if static or not s.static]
+    engines = {s.words(): Dense(path, threads, s, shape=image.shape) for s in candidates}
     contenders = {name: partial(engine, choices=choices) for name, engine in engines.items()}
     times = interleave(contenders, [image], rounds=5)
     return engines[min(engines, key=times.ms)]

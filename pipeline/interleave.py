@@ -13,6 +13,9 @@ import numpy as np
 Contender = Callable[[np.ndarray], object]  # one inference of one image
 
 
+FEW_IMAGES = 16  # an interval over fewer says little
+
+
 @dataclass(frozen=True)
 class Times:
     """Times of each contender, ms, [images, rounds]. CPU time is the whole process's, all its threads."""
@@ -23,6 +26,11 @@ class Times:
     def per_image(self, name: str) -> np.ndarray:
         """[images]: the median over rounds, so that one interruption by another process does not count."""
         return np.median(self.wall[name], axis=1)
+
+    def samples(self, name: str) -> np.ndarray:
+        """Paired samples for a confidence interval: per image; of few images, every call."""
+        each = self.per_image(name)
+        return each if len(each) >= FEW_IMAGES else self.wall[name].ravel()
 
     def ms(self, name: str) -> float:
         return float(self.per_image(name).mean())
@@ -36,19 +44,22 @@ def interleave(
     images: Sequence[np.ndarray],
     rounds: int = 4,
     tick: Callable[[], None] = lambda: None,
+    prepare: Callable[[int], None] = lambda number: None,
 ) -> Times:
     """Time every contender on every image `rounds` times, the order of contenders reversed at every step.
 
-    Everything runs once untimed first; answers are dropped. `tick` is called after each image of each round.
+    Everything runs once untimed first; answers are dropped. `tick` is called after each image of each round,
+    `prepare` with the image's number before its calls, untimed.
     """
     names = list(contenders)
     shape = (len(images), rounds)
     wall = {name: np.zeros(shape) for name in names}
     cpu = {name: np.zeros(shape) for name in names}
-    _warm_up(contenders, images)
+    _warm_up(contenders, images, prepare)
     with _no_garbage_collection():
         for turn in range(rounds):
             for number, image in enumerate(images):
+                prepare(number)
                 for name in names if (turn + number) % 2 == 0 else reversed(names):
                     wall_start, cpu_start = time.perf_counter(), time.process_time()
                     contenders[name](image)
@@ -58,12 +69,15 @@ def interleave(
     return Times(wall, cpu)
 
 
-def _warm_up(contenders: Mapping[str, Contender], images: Sequence[np.ndarray]) -> None:
+def _warm_up(
+    contenders: Mapping[str, Contender], images: Sequence[np.ndarray], prepare: Callable[[int], None]
+) -> None:
     """One call on the first image of each shape: engines allocate, reference states are computed."""
-    firsts = {image.shape: image for image in reversed(images)}
-    for image in firsts.values():
+    firsts = {image.shape: number for number, image in reversed(list(enumerate(images)))}
+    for number in sorted(firsts.values()):
+        prepare(number)
         for contender in contenders.values():
-            contender(image)
+            contender(images[number])
 
 
 @contextmanager

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `top1`, `top5` | int: the class | first: scores [1, K] | share of images with the label among the best |
 | `agreement` | none | first: scores [1, K] or [1, K, H, W] | share of argmax equal to the dense reference's |
-| `mean_iou` | int map [H, W]; < 0, 255: ignored | first: scores [1, K, H, W] or logits [1, 1, H, W] | mean over classes |
+| `mean_iou` | int map [H, W]; < 0, 255: ignored | first: scores [1, K, H, W], logits [1, 1, H, W] | mean over classes |
 | `module:function` | what the function takes | all: function(outputs by name, label) -> float | mean over images |
 """
 

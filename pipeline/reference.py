@@ -45,6 +45,11 @@ class Reference:
             keeps.append(Keep(keep, margin))
         return Expected({spec.name: values[spec.name] for spec in self.manifest.outputs}, keeps)
 
+    def logits(self, image: np.ndarray) -> list[np.ndarray]:
+        """The masks' logits [1, 1, h, w], under the bundle's choices."""
+        values = self._dense(image, self.choices)
+        return [values[mask.decision.logits or ""] for mask in self.masks]
+
     def forced(self, image: np.ndarray, fraction: float) -> dict[str, Any]:
         """The bundle's choices, but with thresholds that leave `fraction` of this image's tokens active."""
         return {**self.choices, **force(self.masks, self._dense(image, self.choices), self.choices, fraction)}

@@ -196,7 +196,7 @@ def test_a_result_that_does_not_follow_the_schema_is_refused(tmp_path, change, m
 
 
 def test_a_missing_report_names_the_file(tmp_path):
-    with pytest.raises(InputError, match="report.json"):
+    with pytest.raises(InputError, match=r"report\.json"):
         read_report(tmp_path)
 
 

@@ -1,0 +1,103 @@
+"""Who is timed against whom: the baseline and the masked program in stock onnxruntime, and the bundle."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime import Model, Result, load
+from ..runtime.errors import InputError
+from ..runtime.manifest import Manifest
+from .dense import Dense, tune
+from .interleave import Contender, Times, interleave
+from .reference import Reference
+
+Choices = Mapping[str, Any]
+
+
+@dataclass
+class Contenders:
+    """Open engines of one benchmark. `choices` are those that `use` set last, for all of them."""
+
+    manifest: Manifest
+    bundle: Path
+    baseline: Path | None
+    threads: int
+    dense: Dense  # the baseline, tuned; the masked program if there is none
+    masked: Dense  # the masked program, tuned
+    auto: Model
+    rects: Model
+    reference: Reference
+    choices: Choices
+
+    @property
+    def baseline_file(self) -> Path:
+        return self.baseline or self.bundle / self.manifest.program
+
+    def use(self, choices: Choices) -> None:
+        if choices != self.choices:
+            self.choices = choices
+            self.auto.set_choices(dict(choices))
+            self.rects.set_choices(dict(choices))
+
+    def run(self, name: str, record: Callable[[Result], None] | None = None) -> Contender:
+        """The contender of report.json's name; `record` gets the bundle's results."""
+        if name in ("dense", "masked_dense"):
+            engine = self.dense if name == "dense" else self.masked
+            return lambda image: engine(image, self.choices)
+        model = self.rects if name == "rects" else self.auto
+        return model if record is None else lambda image: record(model(image))
+
+    def time(
+        self,
+        names: Sequence[str],
+        images: Sequence[np.ndarray],
+        rounds: int,
+        tick: Callable[[], None],
+        choices: Sequence[Choices] | None = None,
+        record: Callable[[Result], None] | None = None,
+    ) -> Times:
+        """Interleaved times; `choices` are one for each image (default: those in use)."""
+        prepare = (lambda number: None) if choices is None else (lambda number: self.use(choices[number]))
+        return interleave({n: self.run(n, record) for n in names}, images, rounds, tick, prepare)
+
+
+@contextlib.contextmanager
+def open_contenders(
+    bundle: Path, baseline: Path | None, threads: int, images: Sequence[np.ndarray]
+) -> Iterator[Contenders]:
+    """Opens and tunes everything; `threads` is every engine's number. Raises BundleError, InputError."""
+    with contextlib.ExitStack() as stack:
+        auto, rects = (
+            stack.enter_context(load(bundle, threads=threads, strategy=strategy))
+            for strategy in ("auto", "rects")
+        )
+        manifest = auto.manifest
+        reference = Reference(bundle, manifest, threads)
+        same_shape = len({image.shape for image in images}) == 1
+        tuned = partial(tune, threads=threads, image=images[0], static=same_shape, choices=reference.choices)
+        masked = tuned(bundle / manifest.program)
+        dense = masked if baseline is None else tuned(baseline)
+        if baseline is not None:
+            _check_outputs(dense(images[0]), masked(images[0]), baseline)
+        yield Contenders(
+            manifest, bundle, baseline, threads, dense, masked, auto, rects, reference, reference.choices
+        )
+
+
+def _check_outputs(ours: dict[str, np.ndarray], program: dict[str, np.ndarray], baseline: Path) -> None:
+    """A baseline answers the same question: its first output has the program's shape."""
+    theirs, wanted = next(iter(ours.values())), next(iter(program.values()))
+    if theirs.shape != wanted.shape:
+        raise InputError(
+            f"baseline {baseline}",
+            got=f"a first output of shape {list(theirs.shape)}",
+            expected=f"{list(wanted.shape)}, the program's",
+            fix="Give the same architecture exported without masks.",
+        )

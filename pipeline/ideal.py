@@ -1,0 +1,125 @@
+"""The ideal time: T_dense × active work ÷ dense work, work from MACs and bytes of every layer.
+
+A layer's work is the larger of its MACs and its bytes × `balance`, the MACs that this device does in the time of one
+byte: a roofline. Elementwise layers have no MACs, so bytes alone would make them free without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.errors import MissingExtraError
+from ..runtime.manifest import Manifest, Region
+from .activity import Work, active_macs
+from .dense import Dense
+
+
+@dataclass(frozen=True)
+class ImageWork:
+    """One image, all layers, in the units of report.json's `work`; `dense` and `active` are the roofline's MACs."""
+
+    dense_macs: float
+    active_macs: float
+    dense_bytes: float
+    active_bytes: float
+    dense: float
+    active: float
+
+    @property
+    def share(self) -> float:
+        return self.active / self.dense if self.dense else 1.0
+
+
+def image_work(work: Work, balance: float) -> ImageWork:
+    """`balance`: MACs a byte, see `measure_balance`."""
+    return ImageWork(
+        work.dense_macs,
+        work.active_macs,
+        work.dense_bytes,
+        work.active_bytes,
+        sum(max(layer.macs, layer.bytes * balance) for layer in work.layers),
+        sum(max(layer.active_macs, layer.active_bytes * balance) for layer in work.layers),
+    )
+
+
+def mean_work(works: Iterable[ImageWork]) -> ImageWork:
+    found = [dataclasses.astuple(work) for work in works]
+    return ImageWork(*np.mean(found, axis=0).tolist())
+
+
+class WorkMeter:
+    """`meter(image, choices) -> ImageWork`: the masks come from the program run densely."""
+
+    def __init__(self, program: Path, manifest: Manifest, threads: int):
+        from ..export.program import load_program
+        from .analyze import analyze
+        from .partition import partition
+
+        self.balance = measure_balance(threads)
+        self.nhwc = manifest.preprocess.layout == "nhwc"
+        shapes = {name: tuple(shape) for name, shape in manifest.sample.items()}
+        self._analysis = analyze(load_program(program), shapes)
+        self._steps = partition(self._analysis)
+        masks = {name for step in manifest.steps if isinstance(step, Region) for name in step.masks}
+        self._masks = sorted(masks)
+        self._dense = Dense(program, threads, tensors=self._masks)
+
+    def __call__(self, image: np.ndarray, choices: Mapping[str, Any]) -> ImageWork:
+        values = self._dense(image, choices)
+        size = image.shape[1:3] if self.nhwc else image.shape[2:4]
+        masks = {name: values[name] for name in self._masks}
+        work = active_macs(self._analysis, masks, size=(size[0], size[1]), steps=self._steps)
+        return image_work(work, self.balance)
+
+
+def measure_balance(threads: int) -> float:
+    """MACs that a 3×3 convolution does in the time in which a Relu moves one byte, both in onnxruntime."""
+    image = np.ones((1, 64, 64, 64), np.float32)
+    macs = 9 * 64 * image.size
+    big = np.ones((1, 64, 256, 256), np.float32)
+    conv, relu = _session("Conv", 64, threads), _session("Relu", 64, threads)
+    seconds_mac = _fastest(conv, image) / macs
+    seconds_byte = _fastest(relu, big) / (2 * big.nbytes)  # reads one, writes one
+    return seconds_byte / seconds_mac
+
+
+def _session(op: str, channels: int, threads: int):
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx", "export", "measuring this device's balance") from error
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    shape = [1, channels, "h", "w"]
+    inputs = [helper.make_tensor_value_info("x", kind, shape)]
+    weight = onnx.numpy_helper.from_array(np.ones((channels, channels, 3, 3), np.float32), "weight")
+    conv = op == "Conv"
+    node = helper.make_node(
+        op, ["x", *(["weight"] if conv else [])], ["y"], **({"pads": [1] * 4} if conv else {})
+    )
+    outputs = [helper.make_tensor_value_info("y", kind, shape)]
+    graph = helper.make_graph([node], op, inputs, outputs, [weight] if conv else [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _fastest(session, image: np.ndarray, calls: int = 7) -> float:
+    """Seconds of the fastest call."""
+    found = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        session.run(None, {"x": image})
+        found.append(time.perf_counter() - start)
+    return min(found)

@@ -1,0 +1,66 @@
+"""Pictures of what masks kept: the image, and beside it the image with inactive positions dimmed."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+
+from ..runtime.errors import MissingExtraError
+from ..runtime.manifest import Preprocess
+
+WIDTH = 280  # px of each half
+_DIM = 0.22  # of the brightness of what was dropped
+_EDGE = (63, 193, 176)  # the colour of the border between kept and dropped
+
+
+def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> str:
+    """PNG, base64. `image`: the program's input [1, C, H, W] (or nhwc by `settings`); keep [1, 1, h, w], 0 where
+    inactive, any size. Raises MissingExtraError without Pillow."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("PIL", "report", "pictures of the masks") from error
+    picture = Image.fromarray(visible(image, settings))
+    size = (WIDTH, max(1, round(WIDTH * picture.height / picture.width)))
+    shown = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+    small = Image.fromarray((keep[0, 0] != 0).astype(np.uint8) * 255)
+    active = np.asarray(small.resize(size, Image.Resampling.NEAREST)) > 0
+    gap = np.zeros((size[1], 6, 3), np.uint8)
+    alpha = np.concatenate(
+        [np.full(active.shape, 255), np.zeros(gap.shape[:2]), np.full(active.shape, 255)], axis=1
+    )
+    both = np.concatenate([shown, gap, dimmed(shown, active)], axis=1)
+    out = io.BytesIO()
+    Image.fromarray(np.dstack([both, alpha.astype(np.uint8)])).save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def visible(image: np.ndarray, settings: Preprocess) -> np.ndarray:
+    """uint8 [H, W, 3]: `preprocess` undone as far as colours go."""
+    hwc = image[0] if settings.layout == "nhwc" else image[0].transpose(1, 2, 0)
+    channels = hwc.shape[-1]
+    if channels == len(settings.mean):
+        hwc = hwc * np.asarray(settings.std, np.float32) + np.asarray(settings.mean, np.float32)
+    values = hwc / settings.scale
+    if settings.color == "bgr":
+        values = values[..., ::-1]
+    if channels not in (1, 3):
+        values = values[..., :1]
+    if not settings.scale or values.min() < -64 or values.max() > 319:  # not made by these settings: stretch
+        low, high = float(values.min()), float(values.max())
+        values = (values - low) * (255 / max(high - low, 1e-6))
+    pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def dimmed(picture: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: grey and dark where not `active` (bool [H, W]), with a line between."""
+    grey = picture.mean(axis=2, keepdims=True) * _DIM
+    out = np.where(active[..., None], picture, grey).astype(np.uint8)
+    edge = np.zeros_like(active)
+    edge[1:] |= active[1:] != active[:-1]
+    edge[:, 1:] |= active[:, 1:] != active[:, :-1]
+    out[edge] = _EDGE
+    return out

@@ -1,0 +1,101 @@
+"""What a benchmark varies: the active fraction (sweep) and one threshold for all images (trade-off)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .contenders import Choices, Contenders
+from .ideal import ImageWork
+from .masks import threshold_for
+from .statistics import bootstrap_ratio, break_even, realization
+
+FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
+THRESHOLD_FRACTIONS = (0.03, 0.08, 0.15, 0.25, 0.4, 0.6, 0.9)
+NAMES = ("dense", "masked_dense", "adaptive", "rects")
+
+Measure = Callable[
+    [np.ndarray, Choices], tuple[float, ImageWork]
+]  # (image, choices) -> active fraction, work
+
+
+def sweep(
+    contenders: Contenders,
+    images: Sequence[np.ndarray],
+    rounds: int,
+    measure: Measure,
+    tick: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """report.json's `sweep`: real images, thresholds forced image by image. Empty without a mask."""
+    if not contenders.reference.masks:
+        return []
+    points = []
+    for fraction in FRACTIONS:
+        choices = [contenders.reference.forced(image, fraction) for image in images]
+        times = contenders.time(NAMES, images, rounds, tick, choices)
+        found = [measure(image, chosen) for image, chosen in zip(images, choices, strict=True)]
+        share = float(np.mean([work.share for _, work in found]))
+        dense, adaptive = times.ms("dense"), times.ms("adaptive")
+        ratio = bootstrap_ratio(times.samples("dense"), times.samples("adaptive"))
+        points.append(
+            {
+                "target": fraction,
+                "active_fraction": float(np.mean([active for active, _ in found])),
+                **{f"{name}_ms": times.ms(name) for name in NAMES},
+                "speedup": ratio.value,
+                "speedup_interval": [ratio.low, ratio.high],
+                "ideal_speedup": 1 / share,
+                "realization": realization(dense, adaptive, share),
+            }
+        )
+    contenders.use(contenders.reference.choices)
+    return points
+
+
+def sweep_break_even(points: Sequence[dict[str, Any]]) -> float | None:
+    """Of strategy rects with the baseline: auto turns to dense there, so its own curve has no crossing."""
+    if not points:
+        return None
+    return break_even(*([p[key] for p in points] for key in ("active_fraction", "dense_ms", "rects_ms")))
+
+
+def worst_case(points: Sequence[dict[str, Any]], otherwise: dict[str, float]) -> dict[str, float]:
+    """The sweep's fully active end; without a mask the bundle is dense anyway (`otherwise`)."""
+    times = points[-1] if points else otherwise
+    kept = {key: times[key] for key in ("adaptive_ms", "dense_ms", "masked_dense_ms")}
+    ratios = {key: kept["adaptive_ms"] / kept[of] for key, of in _RATIOS.items()}
+    return {**kept, **ratios}
+
+
+_RATIOS = {"ratio": "masked_dense_ms", "ratio_to_dense": "dense_ms"}
+
+
+def thresholds(contenders: Contenders, images: Sequence[np.ndarray]) -> list[Choices]:
+    """Choices with one threshold for all images: quantiles of the logits of all of them. Empty without a mask."""
+    reference = contenders.reference
+    if not reference.masks:
+        return []
+    first = reference.masks[0]
+    logits = np.concatenate([reference.logits(image)[0].ravel() for image in images])
+    temperature = float(reference.choices[first.temperature])
+    values = {threshold_for(logits, temperature, fraction) for fraction in THRESHOLD_FRACTIONS}
+    return [{**reference.choices, first.threshold: value} for value in sorted(values)]
+
+
+def tradeoff_times(
+    contenders: Contenders,
+    images: Sequence[np.ndarray],
+    rounds: int,
+    chosen: Sequence[Choices],
+    dense_ms: float,
+    tick: Callable[[], None],
+) -> list[float]:
+    """ms of each of `chosen`: its ratio to the baseline, from the same rounds, × `dense_ms`."""
+    found = []
+    for choices in chosen:
+        times = contenders.time(("dense", "adaptive"), images, rounds, tick, [choices] * len(images))
+        found.append(dense_ms * times.ms("adaptive") / times.ms("dense"))
+    contenders.use(contenders.reference.choices)
+    return found
