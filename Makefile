@@ -4,10 +4,12 @@ VENV ?= .venv
 # What pip is told to install for torch, e.g. make test TORCH="torch==2.14.1 --index-url URL"; constraints.txt by default.
 TORCH ?= torch
 OUT ?= build/demo
-DATA ?= examples/ersm/scenes.npz
+DATA ?= examples/ersm/scenes
 TARGET ?= cpu
 ARGS ?=
 SHELL := /bin/bash
+
+need = $(or $($(1)),$(error $(1) is missing: make $(MAKECMDGOALS) $(1)=…))
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -18,6 +20,7 @@ FOVEATE := $(BIN)/foveate
 .PHONY: help demo test test-slow lint types links export calibrate build verify bench report clean
 
 help:  ## list the targets
+	@echo "make demo and make test need nothing but Python 3.10 to 3.13 and do all the set-up. Targets:"
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## create $(VENV) and install Foveate with all that demo and tests need
@@ -31,6 +34,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) -c $(VENV)/constraints.txt $(TORCH)
 	@$(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,report,dev]'
 	@touch $@
+
+demo: $(INSTALLED)  ## compile the trained example, verify and measure it, write its report (in OUT)
+	@$(FOVEATE) compile examples/ersm/masked.safetensors --baseline examples/ersm/baseline.safetensors \
+	  --data $(DATA) --out $(OUT) $(if $(IMAGES),--limit $(IMAGES)) $(ARGS)
 
 test: $(INSTALLED)  ## run the tests
 	@$(BIN)/pytest $(ARGS)
@@ -49,6 +56,25 @@ links:
 	@mkdir -p build/types/foveate
 	@for folder in export runtime pipeline calibration; do ln -sfn ../../../$$folder build/types/foveate/$$folder; done
 	@for file in __init__.py py.typed; do ln -sfn ../../../foveate/$$file build/types/foveate/$$file; done
+
+export: $(INSTALLED)  ## CKPT=… OUT=….onnx: checkpoint -> program
+	@$(FOVEATE) export $(call need,CKPT) $(ARGS) \
+	  --out $(if $(filter file,$(origin OUT)),build/$(basename $(notdir $(CKPT))).onnx,$(OUT))
+
+calibrate: $(INSTALLED)  ## choose thresholds of the bundle OUT from DATA: ARGS="--active 0.25"
+	@$(FOVEATE) calibrate $(OUT) --data $(DATA) $(ARGS)
+
+build: $(INSTALLED)  ## PROGRAM=… TARGET=cpu OUT=…: program -> bundle; without PROGRAM: the bundle OUT anew
+	@$(FOVEATE) build $(or $(PROGRAM),$(OUT)) --target $(TARGET) --out $(OUT) $(ARGS)
+
+verify: $(INSTALLED)  ## compare the bundle OUT with its dense reference on DATA
+	@$(FOVEATE) verify $(OUT) --data $(DATA) $(ARGS)
+
+bench: $(INSTALLED)  ## measure the bundle OUT on DATA
+	@$(FOVEATE) bench $(OUT) --data $(DATA) $(if $(BASELINE),--baseline $(BASELINE)) $(ARGS)
+
+report: $(INSTALLED)  ## print the result table of OUT and put it into the README
+	@$(BIN)/python benchmarks/readme_table.py $(OUT)/report/report.json
 
 clean:  ## remove what was built (keeps $(VENV))
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
