@@ -67,7 +67,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "waterfall[]": ("object", "one part"),
     "waterfall[].part": (
         "text",
-        "stem, decide, plan, gather, compute, scatter, restore, fallback, tail, other",
+        "stem (with the decisions that it makes), plan, gather, compute, scatter, restore, fallback, tail, other",
     ),
     "waterfall[].ms": ("number", "mean over the timed calls"),
     "strategies": ("object", "share of region runs by strategy, over the timed images"),

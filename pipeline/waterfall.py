@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..runtime import Result
-from ..runtime.manifest import Manifest
+from ..runtime.manifest import DenseSegment, Manifest, Region
 
-# The runtime's phases (runtime/result.py) in the order of the work, and what they are called in the report.
-PARTS = {
-    "dense": "stem, decision, tail",
-    "plan": "plan",
-    "gather": "gather",
-    "compute": "compute",
-    "scatter": "scatter",
-    "restore": "restore",
-    "fallback": "fallback",
-}
+WHOLE = "whole program"  # one engine ran all of it
+PARTS = ("plan", "gather", "compute", "scatter", "restore", "fallback")  # the runtime's phases of regions
 
 
 class Waterfall:
     """Collects results of timed calls."""
 
     def __init__(self, manifest: Manifest):
-        self.manifest = manifest
-        self.timings: list[dict[str, float]] = []
-        self.runs: list[str] = []  # strategy of every run of a region
+        self._places = _places(manifest)
+        self._calls: list[dict[str, float]] = []
+        self._totals: list[float] = []
+        self._runs: list[str] = []  # strategy of every run of a region
 
     def record(self, result: Result) -> None:
-        self.timings.append(dict(result.timing))
-        self.runs.extend(used for images in result.strategies.values() for used in images)
+        self._calls.append(self._parts_of(result))
+        self._totals.append(result.timing["total"])
+        self._runs.extend(used for images in result.strategies.values() for used in images)
 
     def parts(self, total_ms: float) -> list[dict[str, Any]]:
-        """Means over the calls, scaled so that with `other` they add up to `total_ms`."""
-        totals = np.array([timing["total"] for timing in self.timings])
-        scale = total_ms / totals.mean()
+        """Means over the calls in the order of the work, scaled so that with `other` they add up to `total_ms`."""
+        scale = total_ms / float(np.mean(self._totals))
+        before = [name for name in dict.fromkeys(self._places.values()) if name != "tail"]
         found = {
-            name: scale * float(np.mean([timing.get(phase, 0.0) for timing in self.timings]))
-            for phase, name in PARTS.items()
+            name: scale * float(np.mean([call.get(name, 0.0) for call in self._calls]))
+            for name in (WHOLE, *before, *PARTS, "tail")
         }
         found["other"] = max(0.0, total_ms - sum(found.values()))
         return [{"part": name, "ms": ms} for name, ms in found.items() if ms > 0]
 
     def strategies(self) -> dict[str, float]:
-        return {used: self.runs.count(used) / len(self.runs) for used in sorted(set(self.runs), reverse=True)}
+        return {
+            used: self._runs.count(used) / len(self._runs) for used in sorted(set(self._runs), reverse=True)
+        }
+
+    def _parts_of(self, result: Result) -> dict[str, float]:
+        parts = {name: result.timing[name] for name in PARTS}
+        for segment, ms in result.segments.items():
+            parts[self._places[segment]] = parts.get(self._places[segment], 0.0) + ms
+        return {WHOLE: result.timing["dense"] - sum(result.segments.values()), **parts}
+
+
+def _places(manifest: Manifest) -> Mapping[str, str]:
+    """Dense segment -> its part: stem before the first region, tail behind the last, with the decisions it makes."""
+    regions = [number for number, step in enumerate(manifest.steps) if isinstance(step, Region)]
+    places = {}
+    for number, step in enumerate(manifest.steps):
+        if isinstance(step, DenseSegment):
+            place = "between" if regions else "stem"
+            if regions and number < regions[0]:
+                place = "stem"
+            elif regions and number > regions[-1]:
+                place = "tail"
+            made = [d.name for d in manifest.decisions if d.keep in step.outputs]
+            places[step.name] = f"{place} and {', '.join(made)}" if made else place
+    return places

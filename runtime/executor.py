@@ -38,6 +38,7 @@ class Request:
     symbols: Symbols = field(default_factory=dict)
     observe: bool = False  # alone on the machine, as far as we know: its times are evidence for the guard
     timing: Timing = field(default_factory=new_timing)
+    segments: dict[str, float] = field(default_factory=dict)  # ms by dense segment
     strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     leases: list[tuple[Reference, Scratch]] = field(default_factory=list)
     checked: bool = True  # decisions that are not finite are refused
@@ -96,7 +97,9 @@ class Executor:
         for decision in self.manifest.decisions:
             if request.checked and decision.keep in engine.outputs:
                 check_decision(decision, request.tensors)
-        request.timing["dense"] += (perf_counter() - start) * 1e3
+        spent = (perf_counter() - start) * 1e3
+        request.timing["dense"] += spent
+        request.segments[step.name] = spent
 
     def _run_region(self, region: Region, request: Request) -> None:
         images = [self._image(region, request, index) for index in range(request.batch)]

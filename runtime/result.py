@@ -36,13 +36,15 @@ class DecisionResult:
 class Result(Mapping[str, Any]):
     """A mapping from output name to array (numpy, or torch where a torch tensor went in), owned by the caller.
 
-    `strategies`: region name → "rects" or "dense" for each image. `timing`: milliseconds by phase.
+    `strategies`: region name → "rects" or "dense" for each image. `timing`: milliseconds by phase; `segments`: those
+    of phase `dense` by segment, empty where the whole program ran in one engine.
     """
 
     outputs: dict[str, Any]
     decisions: dict[str, DecisionResult] = field(default_factory=dict)
     timing: Timing = field(default_factory=dict)
     strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    segments: dict[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         try:

@@ -22,7 +22,7 @@ DATA_HELP = "image folder, class folders, .npz (images, labels) or module:functi
 def add_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--data", metavar="SPEC", required=required, help=DATA_HELP)
-    group.add_argument("--limit", type=_positive, metavar="N", help="use the first N images only")
+    group.add_argument("--limit", type=positive, metavar="N", help="use the first N images only")
 
 
 def add_preprocess(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads of the engines (default: all cores)"
+        "--threads", type=positive, metavar="N", help="threads of the engines (default: all cores)"
     )
 
 
@@ -117,7 +117,7 @@ def _typed(about: str) -> Callable[[Callable[[str], Any]], Callable[[str], Any]]
 
 
 @_typed("positive whole number")
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError(text)
     return number
@@ -126,12 +126,12 @@ def _positive(text: str) -> int:
 @_typed("HxW")
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
-    return _positive(height), _positive(width or height)
+    return positive(height), positive(width or height)
 
 
 @_typed("NxCxHxW")
 def _shape(text: str) -> tuple[int, ...]:
-    shape = tuple(_positive(part) for part in text.lower().split("x"))
+    shape = tuple(positive(part) for part in text.lower().split("x"))
     if len(shape) != 4:
         raise ValueError(text)
     return shape

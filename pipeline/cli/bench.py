@@ -8,7 +8,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_data, add_json, add_preprocess, add_threads, data_of, print_json, progress_of
+from .arguments import (
+    add_data,
+    add_json,
+    add_preprocess,
+    add_threads,
+    data_of,
+    positive,
+    print_json,
+    progress_of,
+)
 
 HELP = "measure a bundle and write its report"
 
@@ -19,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where the report goes (default: BUNDLE/report)"
     )
+    metric = "top1, top5, agreement, mean_iou or module:function (default: what the labels allow)"
+    parser.add_argument("--metric", metavar="NAME", help=metric)
+    parser.add_argument(
+        "--images", type=positive, default=32, metavar="N", help="images to time (default: 32)"
+    )
+    parser.add_argument("--rounds", type=positive, default=4, metavar="N", help="calls of each (default: 4)")
     add_data(parser, required=True)
     add_preprocess(parser)
     add_threads(parser)
@@ -34,7 +49,15 @@ def run(args: argparse.Namespace) -> int:
     assert data is not None
     with progress_of(args).stage("bench") as stage:
         facts = bench(
-            args.bundle, data, baseline=args.baseline, limit=args.limit, threads=args.threads, tick=stage.tick
+            args.bundle,
+            data,
+            baseline=args.baseline,
+            metric=args.metric,
+            limit=args.limit,
+            threads=args.threads,
+            images=args.images,
+            rounds=args.rounds,
+            tick=stage.tick,
         )
         write_report(facts, out)
     print_report(out, args.json)

@@ -65,7 +65,7 @@ def sample_report() -> dict[str, Any]:
         },
         "waterfall": [
             {"part": part, "ms": ms}
-            for part, ms in (("stem", 3.1), ("decide", 0.2), ("plan", 0.4), ("gather", 0.6), ("compute", 4.6))
+            for part, ms in (("stem and mask0", 3.3), ("plan", 0.4), ("gather", 0.6), ("compute", 4.6))
         ]
         + [{"part": "scatter", "ms": 0.3}, {"part": "restore", "ms": 0.2}, {"part": "tail", "ms": 0.6}],
         "strategies": {"rects": 0.94, "dense": 0.06},
