@@ -18,7 +18,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CLASSES = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+CLASSES = (  # the label's number is part of its name: folders sort, and read, as labels do
+    "0_tshirt",
+    "1_trouser",
+    "2_pullover",
+    "3_dress",
+    "4_coat",
+    "5_sandal",
+    "6_shirt",
+    "7_sneaker",
+    "8_bag",
+    "9_boot",
+)
 SIZE = 192  # px, a scene's side
 OBJECT = (48, 88)  # px, shortest and longest side of a garment
 PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "rocket")
@@ -155,7 +166,7 @@ def write_scenes(scenes: Scenes, out: str | Path, count: int, quality: int = 90)
         image, label = scenes.scene(number)
         if missing[label]:
             missing[label] -= 1
-            path = Path(out) / f"{label}_{CLASSES[label]}" / f"{number:04d}.jpg"
+            path = Path(out) / CLASSES[label] / f"{number:04d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path, quality=quality)
             size += path.stat().st_size
