@@ -116,9 +116,14 @@ def own_parameters(model: onnx.ModelProto, decided: Decided) -> None:
 
 
 def add_bodies(model: onnx.ModelProto, decided: Decided) -> None:
-    """Each op that is used has this library's function body, and only those have one."""
+    """Each op that is used has this library's function body, and only those have one.
+
+    A body's stock opset must be the model's; its operators mean the same in every later version."""
     kept = [f for f in model.functions if f.domain != DOMAIN]
     bodies = [op.function() for op in {op.name: op for _, op in decided}.values()]
+    version = _stock_opset(model)
+    for stock in (o for body in bodies for o in body.opset_import if o.domain == ""):
+        stock.version = version
     del model.functions[:]
     model.functions.extend([*kept, *bodies])
     if bodies:
@@ -127,7 +132,7 @@ def add_bodies(model: onnx.ModelProto, decided: Decided) -> None:
 
 def check_stock_opset(model: onnx.ModelProto, decided: Decided) -> None:
     """A runtime that inlines a body reads it by the model's own stock opset."""
-    found = {o.domain: o.version for o in model.opset_import}.get("", STOCK_OPSET)
+    found = _stock_opset(model)
     if decided and found < STOCK_OPSET:
         raise ProgramError(
             "opset of the stock operators",
@@ -146,6 +151,11 @@ PASSES = (
     own_parameters,
     add_bodies,
 )
+
+
+def _stock_opset(model: onnx.ModelProto) -> int:
+    versions = {o.domain: o.version for o in model.opset_import}
+    return versions.get("", versions.get("ai.onnx", STOCK_OPSET))
 
 
 def _without_clashes(graph: onnx.GraphProto, wanted: dict[str, str]) -> dict[str, str]:

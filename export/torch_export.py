@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -18,6 +19,9 @@ from .domain import DOMAIN, STOCK_OPSET, translation_table
 
 _SPATIAL = {0: "batch", 2: "height", 3: "width"}
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_FIXED = re.compile(
+    r"static shape of (?P<size>\d+) for dimension inputs\['(?P<input>\w+)'\]\.shape\[(?P<axis>[023])\]"
+)
 
 
 def to_onnx(
@@ -67,6 +71,8 @@ def _export(
             )
     except Exception as error:  # torch's exporter and the module's own code raise anything
         cause = error.__cause__ or error
+        if fixed := _FIXED.search(str(cause)):
+            raise _not_free(fixed["input"], int(fixed["axis"]), f"fixed at {fixed['size']}") from error
         raise ProgramError(
             f"torch cannot export {type(module).__name__}",
             got=f"{type(cause).__name__}: {(str(cause).strip() or '-').splitlines()[0]}",
@@ -117,12 +123,19 @@ def _check_free(model: onnx.ModelProto, axes: list[dict[int, str]]) -> None:
         dims = value.type.tensor_type.shape.dim
         for axis, name in wanted.items():
             if dims[axis].dim_param != name:
-                raise ProgramError(
-                    f"axis {axis} ({name}) of input {value.name!r}",
-                    got=f"fixed at {dims[axis].dim_value}" if dims[axis].dim_value else dims[axis].dim_param,
-                    expected="free: the module's code must not depend on this size",
-                    fix=f"leave {name!r} out of dynamic=…, or take the size out of forward",
+                size = dims[axis].dim_value
+                raise _not_free(
+                    value.name, axis, f"fixed at {size}" if size else f"tied to {dims[axis].dim_param}"
                 )
+
+
+def _not_free(value: str, axis: int, got: str) -> ProgramError:
+    return ProgramError(
+        f"axis {axis} ({_SPATIAL[axis]}) of input {value!r}",
+        got=got,
+        expected="free: the module's code must not depend on this size",
+        fix=f"leave {_SPATIAL[axis]!r} out of dynamic=…, or take the size out of forward",
+    )
 
 
 def _name_after_layers(model: onnx.ModelProto) -> None:
