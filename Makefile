@@ -31,8 +31,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ "$(TORCH)" = torch ]; then cp constraints.txt $(VENV)/constraints.txt; \
 	  else grep -v '^torch' constraints.txt > $(VENV)/constraints.txt; fi
-	@$(PIP) -c $(VENV)/constraints.txt $(TORCH)
-	@$(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,report,dev]'
+	@{ $(PIP) -c $(VENV)/constraints.txt $(TORCH) && \
+	   $(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,report,dev]'; } > $(VENV)/install.log 2>&1 || \
+	  { cat $(VENV)/install.log; echo "error: installation failed; the lines above say why"; exit 3; }
 	@touch $@
 
 demo: $(INSTALLED)  ## compile the trained example, verify and measure it, write its report (in OUT)

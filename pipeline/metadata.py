@@ -38,7 +38,16 @@ def _entry(program: str | Path, key: str) -> Any:
         import onnx
     except ImportError as error:
         raise MissingExtraError("onnx", "export", "reading a program") from error
-    entries = {e.key: e.value for e in onnx.load(program, load_external_data=False).metadata_props}
+    try:
+        model = onnx.load(program, load_external_data=False)
+    except Exception as error:  # protobuf's errors have no root that onnx exports
+        raise ProgramError(
+            f"program {program}",
+            got=f"{type(error).__name__}: {error}",
+            expected="an ONNX file",
+            fix="Check the path, or export it again.",
+        ) from error
+    entries = {entry.key: entry.value for entry in model.metadata_props}
     try:
         return json.loads(entries[key]) if key in entries else None
     except ValueError as error:

@@ -50,7 +50,7 @@ def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...calibration.calibrate import measure
+    from ...calibration.thresholds import measure
     from ...calibration.source import open_source, store
 
     progress = progress_of(args)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from foveate.pipeline.cli import main
 from foveate.pipeline.cli.arguments import preprocess_of
 from foveate.pipeline.cli.main import COMMANDS, parser

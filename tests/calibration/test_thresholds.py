@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from foveate.calibration import calibrate, read_choices
-from foveate.calibration.calibrate import _active, _threshold
+from foveate.calibration.thresholds import _active, _threshold
 from foveate.pipeline.data import open_data
 from foveate.pipeline.dense import Dense
 from foveate.runtime.errors import InputError

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import functools
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foveate.pipeline.progress import Progress
+from foveate.pipeline.stages import Ledger, data_digest
+from foveate.pipeline.verify import verify
+from foveate.runtime.bundle import open_bundle
+from foveate.runtime.errors import CheckFailed, InputError
+
+import foveate
+
+
+class Lines(Progress):
+    """Keeps "sign stage" and what follows of every line."""
+
+    def __init__(self):
+        super().__init__(stream=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+        self.lines: list[tuple[str, str]] = []
+
+    def _line(self, sign: str, name: str, *parts: str) -> None:
+        self.lines.append((f"{sign} {name}", " ".join(parts)))
+
+    @property
+    def stages(self) -> list[str]:
+        return [stage for stage, _ in self.lines]
+
+
+@pytest.fixture
+def compile_once(make_program, scenes, tmp_path, monkeypatch):
+    """`compile_once(**options)` -> the lines it printed; bench is replaced, since its figures are not looked at."""
+    monkeypatch.setattr("foveate.pipeline.bench.bench", lambda *args, **options: {"options": str(options)})
+    monkeypatch.setattr("foveate.pipeline.report.write_report", write_plainly)
+    program = make_program()
+
+    def run(**options) -> Lines:
+        lines = Lines()
+        options = {"data": scenes, "sample": (1, 3, 24, 24), **options}
+        foveate.compile(options.pop("program", program), tmp_path / "bundle", progress=lines, **options)
+        return lines
+
+    return run
+
+
+def write_plainly(facts: dict, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(facts))
+
+
+def test_a_second_run_skips_everything_and_a_new_wish_runs_what_it_touches(compile_once, tmp_path):
+    done = ["✓ calibrate", "✓ build", "✓ verify", "✓ bench"]
+    assert compile_once(active=0.3).stages == done
+    assert compile_once(active=0.3).stages == [line.replace("✓", "·") for line in done]
+    assert compile_once(active=0.6).stages == ["✓ calibrate", "· build", "✓ verify", "✓ bench"]
+    assert open_bundle(tmp_path / "bundle").manifest.active_fraction == pytest.approx(0.6, abs=0.01)
+    assert compile_once(active=0.6, threads=1).stages[-2:] == ["· verify", "✓ bench"]
+    assert compile_once(active=0.6, threads=1, force=True).stages == done
+
+
+def test_a_dry_run_says_what_would_run_and_why_and_does_nothing(compile_once, make_program, tmp_path):
+    assert dict(compile_once(dry_run=True).lines) == {
+        "· calibrate": "would run (no result yet)",
+        "· build": "would run (no result yet)",
+        "· verify": "would run (after build)",
+        "· bench": "would run (after build)",
+    }
+    assert not (tmp_path / "bundle").exists()
+    compile_once()
+    before = {p: p.read_bytes() for p in (tmp_path / "bundle").rglob("*") if p.is_file()}
+    other = make_program(seed=1, name="other.onnx")
+    would = dict(compile_once(program=other, dry_run=True).lines)
+    assert would["· build"] == "would run (changed: program)"
+    assert {p: p.read_bytes() for p in (tmp_path / "bundle").rglob("*") if p.is_file()} == before
+
+
+def test_changed_images_are_noticed(compile_once, scenes, tmp_path):
+    compile_once()
+    with np.load(scenes) as archive:
+        np.savez(scenes, images=archive["images"][:4], labels=archive["labels"][:4])
+    assert compile_once().stages == ["✓ calibrate", "· build", "✓ verify", "✓ bench"]
+
+
+def test_an_interruption_leaves_the_earlier_bundle_intact(compile_once, make_program, tmp_path, monkeypatch):
+    compile_once(active=0.3)
+    before = open_bundle(tmp_path / "bundle").manifest
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    other = make_program(seed=1, name="other.onnx")
+    for place in ("calibration.thresholds.measure", "pipeline.build.check_chain"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"foveate.{place}", interrupted)
+            compile_once(program=other, active=0.3)
+        assert open_bundle(tmp_path / "bundle").manifest == before  # every hash checked
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_bundle_that_answers_otherwise_fails_and_is_verified_again(compile_once, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(CheckFailed):
+        patch.setattr("foveate.pipeline.verify.verify", functools.partial(verify, tolerance=-1.0))
+        compile_once()
+    assert compile_once().stages[-2:] == ["✓ verify", "✓ bench"]
+
+
+def test_a_broken_bundle_is_built_anew(compile_once, tmp_path):
+    compile_once()
+    (tmp_path / "bundle" / "programs" / "program.onnx").unlink()
+    assert "✓ build" in compile_once().stages
+    open_bundle(tmp_path / "bundle")
+
+
+def test_without_data_it_builds_and_verifies(make_program, tmp_path):
+    lines = Lines()
+    foveate.compile(make_program(), tmp_path / "x", sample=(1, 3, 24, 24), progress=lines)
+    assert lines.stages == ["✓ build", "✓ verify"]
+    with pytest.raises(InputError, match="no data"):
+        foveate.compile(make_program(), tmp_path / "x", active=0.5)
+
+
+def test_a_missing_program_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.onnx"):
+        foveate.compile(tmp_path / "nothing.onnx", tmp_path / "x")
+
+
+def test_the_ledger_names_the_input_that_changed():
+    ledger = Ledger()
+    assert ledger.why("build", {"program": "a"}, present=False) == "no result yet"
+    ledger.record("build", {"program": "a", "target": "cpu"})
+    assert ledger.why("build", {"program": "a", "target": "cpu"}, present=True) is None
+    assert ledger.why("build", {"program": "b", "target": "cpu"}, present=True) == "changed: program"
+    assert Ledger(ledger.entries).why("build", {"program": "a"}, present=True) == "changed: target"
+    assert Ledger(ledger.entries, force=True).why("build", {}, present=True) == "forced"
+
+
+def test_data_is_told_apart_by_contents_or_by_names_and_sizes(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"a")
+    first = data_digest(folder)
+    (folder / "notes.txt").write_text("no image")
+    assert data_digest(folder) == first
+    (folder / "b.png").write_bytes(b"b")
+    assert data_digest(folder) != first
+    assert data_digest(None) is None and data_digest("module:function") != data_digest("module:other")
+
+
+def test_progress_prints_one_line_a_stage():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    progress = Progress(stream=stream)
+    with progress.stage("build") as stage:
+        stage.tick()
+        stage.note = "42.1 MB"
+    with pytest.raises(ZeroDivisionError), progress.stage("verify"):
+        _ = 1 / 0
+    progress.skipped("bench")
+    stream.seek(0)
+    first, second, third = stream.read().splitlines()
+    assert re.fullmatch(r"✓ build +\d+\.\d s +42\.1 MB", first)
+    assert re.fullmatch(r"✗ verify +\d+\.\d s", second)
+    assert third == "· bench      unchanged"

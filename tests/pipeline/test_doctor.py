@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+from foveate.pipeline import doctor as module
+from foveate.pipeline.cli import main
+from foveate.pipeline.doctor import can_run, doctor, lines
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """`without("onnx")` makes importing it fail, as on a machine that lacks it."""
+    real = importlib.import_module
+
+    def hide(*names: str) -> None:
+        def import_module(name, *args):
+            if name in names:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return real(name, *args)
+
+        monkeypatch.setattr(module.importlib, "import_module", import_module)
+
+    return hide
+
+
+def test_here_everything_that_the_tests_need_is_found():
+    found = {check.name: check for check in doctor()}
+    assert can_run(list(found.values()))
+    assert all(found[name].ok for name in ("python", "numpy", "onnxruntime", "onnx", "torch"))
+    assert "CPU" in found["onnxruntime"].found
+
+
+def test_what_is_missing_comes_with_the_command_that_adds_it(without):
+    without("onnx", "matplotlib")
+    text = "\n".join(lines(doctor()))
+    assert "✗ onnx" in text and "pip install 'foveate[export]'" in text
+    assert "plots of the report: pip install 'foveate[report]'" in text
+
+
+def test_without_onnxruntime_nothing_runs_and_the_exit_code_is_3(without, capsys):
+    without("onnxruntime")
+    assert main(["doctor", "--json"]) == 3
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["can_run"] is False
+    assert {c["name"]: c["fix"] for c in facts["checks"]}["onnxruntime"] == "pip install 'foveate[cpu]'"
+
+
+def test_a_package_that_breaks_on_import_counts_as_missing():
+    def broken():
+        raise ImportError("libmissing.so: cannot open shared object file\nmore")
+
+    check = module._package("anything", "nothing", "reinstall", importing=broken)
+    assert not check.ok and "libmissing.so" in check.found and "more" not in check.found
+
+
+def test_both_onnxruntimes_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "_installed", lambda name: True)
+    check = next(c for c in doctor() if c.name == "onnxruntime")
+    assert not check.ok and "pip uninstall" in check.fix
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    check = doctor(tmp_path / "missing")[-1]
+    assert check.name == "folder" and not check.ok and "missing" in check.found

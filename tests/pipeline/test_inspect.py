@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from foveate.pipeline.inspect import inspect, lines
+from foveate.runtime.errors import BundleError, ProgramError
+from foveate.runtime.manifest import Region
+
+
+def test_a_bundle_and_its_program_are_cut_alike(make_program, tmp_path):
+    from foveate.pipeline.build import build
+
+    program = make_program(masks=2)
+    of_program, of_bundle = inspect(program), inspect(build(program, tmp_path / "bundle"))
+    for key in ("inputs", "outputs", "decisions", "steps", "macs", "dense_share", "barriers"):
+        assert of_program[key] == of_bundle[key], key
+    assert of_bundle["bytes"] > 0 and of_program["kind"] == "program"
+    json.dumps(of_bundle)
+
+
+def test_work_is_that_of_the_graph(make_program):
+    """stem 3 → 8 and two convs 8 → 8, 3 × 3, at 224 × 224; the head is 8 × 4."""
+    facts = inspect(make_program())
+    positions = 224 * 224
+    stem, body = 8 * 3 * 9 * positions, 8 * 8 * 9 * positions
+    local = sum(step["macs"] for step in facts["steps"] if step["kind"] == "region")
+    assert local == pytest.approx(2 * body)
+    assert facts["macs"] == pytest.approx(stem + 2 * body, rel=0.02)  # and the mask's own few
+    assert facts["dense_share"] == pytest.approx(1 - local / facts["macs"])
+
+
+def test_halos_and_barriers_are_shown(tiny_bundle):
+    from foveate.runtime.bundle import open_bundle
+
+    facts = inspect(tiny_bundle)
+    region = next(step for step in facts["steps"] if step["kind"] == "region")
+    manifest = open_bundle(tiny_bundle).manifest
+    segments = next(step for step in manifest.steps if isinstance(step, Region)).segments
+    assert [s["halo"] for s in region["segments"]] == [
+        [list(s.halo_low), list(s.halo_high)] for s in segments
+    ]
+    assert any("GlobalAveragePool" in line for line in lines(facts) if line.startswith("barrier"))
+
+
+def test_a_program_without_decisions_says_so(make_program):
+    facts = inspect(make_program(masks=0))
+    assert facts["dense_share"] == 1.0 and facts["notes"]
+
+
+def test_neither_program_nor_bundle(tmp_path):
+    (tmp_path / "text.onnx").write_text("no graph")
+    with pytest.raises(ProgramError):
+        inspect(tmp_path / "text.onnx")
+    with pytest.raises(ProgramError):
+        inspect(tmp_path / "missing.onnx")
+    with pytest.raises(BundleError):
+        inspect(tmp_path)

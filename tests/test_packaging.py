@@ -1,0 +1,90 @@
+"""The wheel holds every package, the base needs numpy alone, and the Makefile names every command's target."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("foveate", "export", "runtime", "pipeline", "calibration")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """Built from a copy of what a checkout holds, by the backend that is installed here."""
+    source = tmp_path_factory.mktemp("source")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "_native*"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, source)
+    if (ROOT / "setup.py").is_file():
+        shutil.copy(ROOT / "setup.py", source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(source / "dist")]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return zipfile.ZipFile(next((source / "dist").glob("*.whl")))
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(wheel):
+    expected = {"foveate/__init__.py", "foveate/py.typed"}
+    for folder in FOLDERS[1:]:
+        expected |= {f"foveate/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
+    found = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert found == expected
+
+
+def test_the_base_needs_numpy_alone_and_extras_choose_the_rest(wheel):
+    name = next(n for n in wheel.namelist() if n.endswith("METADATA"))
+    metadata = wheel.read(name).decode()
+    requires = re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)
+    assert [r for r in requires if "extra ==" not in r] == ["numpy>=1.24"]
+    extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
+    assert extras == {"cpu", "gpu", "export", "tensorrt", "report", "video", "dev"}
+    assert "License-Expression: Apache-2.0" in metadata
+    assert any(n.endswith("licenses/LICENSE") for n in wheel.namelist())
+
+
+def test_the_wheel_has_the_command(wheel):
+    name = next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))
+    assert "foveate = foveate.pipeline.cli:main" in wheel.read(name).decode()
+
+
+def test_importing_foveate_and_its_runtime_needs_numpy_alone():
+    allowed = "{'foveate', 'numpy'}"
+    code = (
+        "import sys; before = set(sys.modules); import foveate, foveate.runtime; "
+        "foveate.FoveateError, foveate.load; "
+        "new = {n.partition('.')[0] for n in set(sys.modules) - before}; "
+        f"print(sorted(new - set(sys.stdlib_module_names) - {allowed}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_exist():
+    import foveate
+
+    for name in foveate.__all__:
+        assert getattr(foveate, name) is not None
+    with pytest.raises(AttributeError, match="public names"):
+        foveate.nothing  # noqa: B018
+
+
+def test_version_is_said_once(wheel):
+    import foveate
+
+    assert f"foveate-{foveate.__version__}" in Path(wheel.filename or "").name
+    assert f"## {foveate.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_make_help_lists_every_target():
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = set(re.findall(r"^  make (\S+)", done.stdout, re.MULTILINE))
+    wanted = "demo test test-slow lint types export calibrate build bench verify report clean help"
+    assert set(wanted.split()) <= listed
