@@ -1,6 +1,6 @@
 """Accuracy of both networks, and what the mask keeps: on the shipped scenes and on thousands of generated ones.
 
-    python examples/ersm/evaluate.py --count 5000     # about ten minutes on two cores; writes results.json
+python examples/ersm/evaluate.py --count 5000     # about ten minutes on two cores; writes results.json
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def evaluate(networks: dict[str, nn.Module], pairs: Iterable[tuple[np.ndarray, i
     return {
         "scenes": len(expected),
         **{name: _accuracy(correct[name], expected) for name in networks},
-        "masked_minus_baseline": {"mean": round(difference.mean(), 4), "interval95": mean_interval(difference)},
+        "masked_minus_baseline": {
+            "mean": round(difference.mean(), 4),
+            "interval95": mean_interval(difference),
+        },
         "active_fraction": {
             "mean": round(float(active.mean()), 4),
             **{f"p{q}": round(float(np.percentile(active, q)), 4) for q in (10, 50, 90)},
@@ -59,7 +62,9 @@ def _per_class(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure both networks; writes results.json.")
     parser.add_argument("--checkpoints", default=HERE, type=Path, help="folder of both .safetensors files")
-    parser.add_argument("--count", default=5000, type=int, help="generated test scenes; 0: the shipped ones only")
+    parser.add_argument(
+        "--count", default=5000, type=int, help="generated test scenes; 0: the shipped ones only"
+    )
     parser.add_argument("--threads", default=2, type=int)
     parser.add_argument("--fashion-mnist", help="folder of the .gz files; default: Debian's package")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """A picture of what the mask keeps: one shipped scene of each class, and below it the same with dropped tokens dark.
 
-    python examples/ersm/overlay.py                   # writes overlay.png
+python examples/ersm/overlay.py                   # writes overlay.png
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ Every file is written whole: an interrupted run goes on behind the last finished
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import time
@@ -58,9 +57,13 @@ class Recipe:
     decay: float = 0.05
     warmup: int = 100  # steps
     active: float = 0.12
-    steer: float = 0.015
-    gamma: tuple[float, float] = (1e-3, 0.5)  # where it starts, and its bound
+    steer: float = 0.02
+    gamma: tuple[float, float] = (1e-2, 0.5)  # where it starts, and its bound
     seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.trunk.steps + sum(phase.steps for phase in self.phases)
 
 
 SHORT = Recipe(trunk=Phase(96, 900), phases=(Phase(128, 400), Phase(SIZE, 200)))
@@ -68,10 +71,18 @@ SHORT = Recipe(trunk=Phase(96, 900), phases=(Phase(128, 400), Phase(SIZE, 200)))
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, then a cosine to 0 over the trunk's and the network's own steps together."""
-    steps = recipe.trunk.steps + sum(phase.steps for phase in recipe.phases)
     if step < recipe.warmup:
         return recipe.rate * (step + 1) / recipe.warmup
-    return recipe.rate * (0.5 + 0.5 * cos(pi * (step - recipe.warmup) / (steps - recipe.warmup)))
+    return recipe.rate * _cosine((step - recipe.warmup) / (recipe.steps - recipe.warmup))
+
+
+def mask_learning_rate(recipe: Recipe, step: int) -> float:
+    """The mask starts with the trunk's end, when the network's rate has fallen: it has a whole cosine to itself."""
+    return recipe.rate * _cosine((step - recipe.trunk.steps) / (recipe.steps - recipe.trunk.steps))
+
+
+def _cosine(share: float) -> float:
+    return 0.5 + 0.5 * cos(pi * min(max(share, 0.0), 1.0))
 
 
 class Trainer:
@@ -80,10 +91,18 @@ class Trainer:
     def __init__(self, net: nn.Module, recipe: Recipe, step: int, fashion_mnist: str | None) -> None:
         self.net, self.recipe, self.step, self.path = net, recipe, step, fashion_mnist
         self.masks = list(getattr(net, "masks", []))
-        weights = [p for n, p in net.named_parameters() if p.ndim > 1 and not n.startswith("mask")]
-        others = [p for n, p in net.named_parameters() if p.ndim == 1 or n.startswith("mask")]
-        groups = [{"params": weights, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
+        of_masks = [p for mask in self.masks for p in mask.parameters()]
+        others = [p for p in net.parameters() if not any(p is q for q in of_masks)]
+        groups = [
+            {
+                "params": [p for p in others if p.ndim > 1],
+                "schedule": learning_rate,
+                "weight_decay": recipe.decay,
+            },
+            {"params": [p for p in others if p.ndim == 1], "schedule": learning_rate},
+            {"params": of_masks, "schedule": mask_learning_rate},
+        ]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0)
         self.log: list[dict] = []
 
     def run(self, phase: Phase) -> None:
@@ -99,7 +118,7 @@ class Trainer:
 
     def _update(self, x: Tensor, labels: Tensor, size: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
+            group["lr"] = group["schedule"](self.recipe, self.step)
         with torch.autocast("cpu", torch.bfloat16):
             scores = self.net(x).float()
         loss = F.cross_entropy(scores, labels)
@@ -146,7 +165,7 @@ def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None, resum
         step, phases = recipe.trunk.steps, recipe.phases
     if name == "masked":
         net = insert_energy_mask(net, sample=torch.zeros(CONFIG["sample"]), gamma=recipe.gamma[0], **MASK)
-    net.to(memory_format=torch.channels_last)
+    net = nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last)
     trainer, started = Trainer(net, recipe, step, fashion_mnist), time.time()
     for number, phase in enumerate(phases):
         saved = out / f"{name}-{number}.safetensors"
@@ -163,7 +182,9 @@ def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None, resum
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the example's networks.")
     parser.add_argument("--out", default=Path("build/ersm"), type=Path, help="folder of checkpoints and logs")
-    parser.add_argument("--only", choices=("trunk", "baseline", "masked"), help="default: all three, in this order")
+    parser.add_argument(
+        "--only", choices=("trunk", "baseline", "masked"), help="default: all three, in this order"
+    )
     parser.add_argument("--short", action="store_true", help="fewer steps")
     parser.add_argument("--resume", action="store_true", help="go on behind finished phases")
     parser.add_argument("--threads", default=2, type=int)

@@ -1,0 +1,124 @@
+"""The example's committed checkpoints and scenes are what its README says, and its scenes can be made again."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "ersm"
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The example's modules, importable as its scripts see them."""
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        return {name: import_module(name) for name in ("data", "deletion", "evaluate", "train")}
+    finally:
+        sys.path.remove(str(EXAMPLE))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    from foveate.export import load_checkpoint
+
+    return {name: load_checkpoint(EXAMPLE / f"{name}.safetensors") for name in ("baseline", "masked")}
+
+
+@pytest.fixture
+def garments(tmp_path, example):
+    """A Fashion-MNIST folder of 20 made-up garments a split: a bright box with a dark hole."""
+    grey = np.zeros((20, 28, 28), np.uint8)
+    grey[:, 6:22, 8:20] = np.linspace(60, 250, 20).astype(np.uint8)[:, None, None]
+    grey[:, 14, 14] = 0
+    for stem in ("train", "t10k"):
+        images, labels = bytes(16) + grey.tobytes(), bytes(8) + bytes(i % 10 for i in range(20))
+        (tmp_path / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (tmp_path / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    return tmp_path
+
+
+def test_shipped_scenes_are_complete_and_small(example):
+    labels = [label for _, label in example["data"].read_scenes(EXAMPLE / "scenes")]
+    assert np.bincount(labels).tolist() == [40] * 10
+    assert sum(p.stat().st_size for p in (EXAMPLE / "scenes").rglob("*.jpg")) <= 8e6
+
+
+@pytest.mark.parametrize("name", ["baseline", "masked"])
+def test_checkpoints_are_small(name):
+    assert (EXAMPLE / f"{name}.safetensors").stat().st_size <= 5e6
+
+
+def test_accuracy_and_active_fraction_on_shipped_scenes(example, networks):
+    pairs = list(islice(example["data"].read_scenes(EXAMPLE / "scenes"), 0, None, 4))
+    found = example["evaluate"].evaluate(networks, pairs)
+    assert found["scenes"] == 100
+    assert found["masked"]["accuracy"] >= 0.65
+    assert found["masked_minus_baseline"]["mean"] >= -0.08  # 100 scenes: the interval is wide
+    assert 0.02 <= found["active_fraction"]["mean"] <= 0.30
+
+
+def test_a_scene_depends_on_split_seed_and_number_alone(example, garments):
+    scenes = example["data"].Scenes("train", seed=3, path=garments)
+    again = example["data"].Scenes("train", seed=3, path=garments)
+    first, label = scenes.scene(5)
+    scenes.scene(6)
+    assert first.shape == (192, 192, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, again.scene(5)[0])
+    assert label == again.scene(5)[1]
+    assert not np.array_equal(first, scenes.scene(6)[0])
+    assert not np.array_equal(first, example["data"].Scenes("train", seed=4, path=garments).scene(5)[0])
+    assert not np.array_equal(first, example["data"].Scenes("test", seed=3, path=garments).scene(5)[0])
+
+
+def test_splits_share_no_columns_of_a_photograph(example):
+    train, test = (example["data"].load_photographs(split) for split in ("train", "test"))
+    assert all(a.shape[0] == b.shape[0] for a, b in zip(train, test, strict=True))
+    assert all(min(b.shape[:2]) >= 170 for b in test)
+
+
+def test_silhouettes_close_small_gaps(example, garments):
+    alpha = example["data"].load_garments("train", garments).alpha
+    assert set(np.unique(alpha)) == {0, 255}
+    assert alpha[:, 14, 14].min() == 255
+    assert alpha[:, :4].max() == 0
+
+
+def test_deletion_keeps_what_its_ranking_says(example):
+    from foveate.export import EnergyMaskLayer
+
+    mask = EnergyMaskLayer(2, patch=2)
+    torch.nn.init.normal_(mask.weight)
+    keep = example["deletion"].RankedKeep(mask)
+    x = torch.rand(3, 2, 8, 8)
+    for keep.ranking in example["deletion"].RANKINGS:
+        for keep.removed, kept in ((0.0, 64), (0.5, 32), (1.0, 0)):
+            assert keep(x).sum((1, 2, 3)).tolist() == [kept] * 3
+    keep.ranking, keep.removed = "learned", 0.75
+    chosen = keep(x)[:, 0, ::2, ::2].flatten(1).bool()
+    assert mask.logits is not None
+    z = mask.logits.flatten(1)
+    assert (z.masked_fill(~chosen, -1e9).amax(1) <= z.masked_fill(chosen, 1e9).amin(1)).all()
+
+
+def test_a_step_of_training_moves_the_mask(example, garments):
+    from foveate.export import insert_energy_mask, small_resnet
+
+    train = example["train"]
+    recipe = train.Recipe(batch=4, warmup=1)
+    net = small_resnet((8, 8, 8), (1, 1, 1), 10, stem=8)
+    net = insert_energy_mask(net, sample=torch.zeros(1, 3, 96, 96), gamma=1e-2, **train.MASK)
+    before = net.masks[0].weight.detach().clone()
+    trainer = train.Trainer(net, recipe, 0, str(garments))
+    trainer.run(train.Phase(96, 2))
+    assert trainer.step == 2
+    assert not torch.equal(before, net.masks[0].weight)
+    assert net.masks[0].gamma.item() > 1e-2  # all open: γ rises
