@@ -17,13 +17,14 @@ import numpy as np
 
 from .costs import DeviceCosts, SegmentCost, guesses
 from .costs import fingerprint as fingerprint
-from .dims import read_symbols
-from .executor import Executor, Tensors, last_uses
-from .grid import RegionGrid, SegmentGrid
-from .manifest import DenseSegment, Region
+from .dims import read_symbols, resolve_shape
+from .dirtiness import halo_of
+from .executor import Executor
+from .grid import RegionGrid, grid_of
+from .manifest import LocalSegment, Pair, Region
 from .result import new_timing
 from .selective import choice_feeds, plan_region, run_windows
-from .state import Reference
+from .state import Scratch
 from .windows import Windows
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class _Probe:
 @dataclass
 class _RegionProbes:
     region: Region
-    grid: RegionGrid | None
+    grid: RegionGrid
     fallback: _Probe
     segments: dict[str, list[_Probe]] = field(default_factory=dict)
 
@@ -80,7 +81,7 @@ def measure_executor(
 
 def regions_at(regions: Iterable[_RegionProbes], costs: DeviceCosts) -> list[RegionGrid]:
     """The regions' grids priced by these costs; those that cannot run selectively are left out."""
-    return [r.grid.priced(costs) for r in regions if r.grid is not None and not r.grid.refusal]
+    return [r.grid.priced(costs) for r in regions if not r.grid.refusal]
 
 
 def break_even(grids: Sequence[RegionGrid], costs: DeviceCosts) -> float:
@@ -116,59 +117,46 @@ def _predict(grid: RegionGrid, fraction: float) -> float:
 def _prepare(
     executor: Executor, shapes: Mapping[str, Sequence[int]], choices: Mapping[str, np.ndarray]
 ) -> list[_RegionProbes]:
-    """Runs the steps densely once, for real tensors to probe with, and sets up the probes of every region."""
-    random = np.random.default_rng(0)
-    specs = {spec.name: spec for spec in executor.manifest.inputs}
-    tensors: Tensors = {n: random.random(shape).astype(specs[n].dtype) for n, shape in shapes.items()}
-    symbols = read_symbols(executor.manifest.inputs, {n: t.shape for n, t in tensors.items()})
+    """The probes of every region. Nothing is run for it: what tensors hold does not matter for the time."""
+    symbols = read_symbols(executor.manifest.inputs, shapes)
+    manifest = executor.manifest
+    specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs, *manifest.inputs)}
+
+    def tensor(name: str) -> np.ndarray:
+        return np.full(resolve_shape(specs[name].shape, symbols), 0.5, specs[name].dtype)
+
     regions = []
-    for step, drops in zip(executor.manifest.steps, last_uses(executor.manifest), strict=True):
-        engine = executor.engines[step.file if isinstance(step, DenseSegment) else step.fallback]
-        feeds = {**choice_feeds(engine, choices), **{name: tensors[name] for name in step.inputs}}
-        tensors.update(zip(engine.outputs, engine.run(feeds), strict=True))
-        if isinstance(step, Region):
-            probes = _RegionProbes(step, None, _Probe(lambda engine=engine, feeds=feeds: engine.run(feeds)))
-            found = executor.reference(step, tensors, choices, symbols)
-            if found is not None:
-                probes.grid = found[1]
-                probes.segments = _segment_probes(executor, step, *found, tensors, choices)
-            regions.append(probes)
-        for name in drops:
-            tensors.pop(name, None)
+    for region in executor.regions:
+        inputs = {name: tensor(name) for name in region.inputs}
+        state = Scratch({t.name: tensor(t.name) for s in region.segments for t in s.outputs})
+        engine = executor.engines[region.fallback]
+        feeds = {**choice_feeds(engine, choices), **inputs}
+        inside = {**inputs, **state.arrays}
+        grid = grid_of(region, {name: value.shape for name, value in inside.items()}, executor.costs)
+        probes = _RegionProbes(region, grid, _Probe(lambda engine=engine, feeds=feeds: engine.run(feeds)))
+        for segment, cells in zip(region.segments, grid.cells, strict=True):
+            arguments = grid, segment, executor.engines[segment.file]
+            probes.segments[segment.name] = [
+                _Probe(
+                    lambda windows=windows, arguments=arguments, inside=inside, state=state: run_windows(
+                        *arguments, windows, inside, state, choices, new_timing()
+                    ),
+                    windows.area,
+                )
+                for windows in _probe_windows(segment, cells)
+            ]
+        regions.append(probes)
     return regions
 
 
-def _segment_probes(
-    executor: Executor,
-    region: Region,
-    reference: Reference,
-    grid: RegionGrid,
-    tensors: Tensors,
-    choices: Mapping[str, np.ndarray],
-) -> dict[str, list[_Probe]]:
-    state = reference.new_scratch()
-    inside = {**{name: tensors[name] for name in region.inputs}, **state.arrays}
-    timing = new_timing()
-
-    def probe(segment: SegmentGrid, windows: Windows) -> _Probe:
-        engine = executor.engines[segment.segment.file]
-        args = grid, segment.segment, engine, windows, inside, state, choices, timing
-        return _Probe(lambda: run_windows(*args), windows.area)
-
-    return {
-        segment.segment.name: [probe(segment, windows) for windows in _probe_windows(segment)]
-        for segment in grid.segments
-    }
-
-
-def _probe_windows(segment: SegmentGrid) -> list[Windows]:
+def _probe_windows(segment: LocalSegment, cells: Pair) -> list[Windows]:
     """Squares in the middle, of growing size."""
-    height, width = segment.cells
+    height, width = cells
     found: dict[int, Windows] = {}
     for part in _SIDES:
         h, w = max(1, height // part), max(1, width // part)
         y, x = (height - h) // 2, (width - w) // 2
-        windows = Windows(np.array([[y, x, y + h, x + w]]), segment.halo, segment.cells)
+        windows = Windows(np.array([[y, x, y + h, x + w]]), halo_of(segment), cells)
         found.setdefault(windows.area, windows)
     return list(found.values())
 

@@ -65,12 +65,12 @@ class Executor:
     def __init__(self, manifest: Manifest, engines: Engines, costs: DeviceCosts, cache_bytes: int):
         self.manifest, self.engines, self.costs = manifest, engines, costs
         self.references = ReferenceCache(cache_bytes)
-        regions = [step for step in manifest.steps if isinstance(step, Region)]
+        self.regions = regions = [step for step in manifest.steps if isinstance(step, Region)]
         self.guard = Guard(tuple(region.name for region in regions))
         files = {s.file: engines[s.file] for region in regions for s in region.segments}
         self.selective = {region.name: SelectiveExecutor(region, files) for region in regions}
-        self._drops = last_uses(manifest)
-        self._specs = {t.name: t for t in manifest.tensors}
+        self._drops = _last_uses(manifest)
+        self._specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs)}
 
     def run(self, request: Request) -> None:
         """Runs all steps; the request then holds the outputs, fresh, and the decisions' tensors."""
@@ -167,7 +167,6 @@ class Executor:
     ) -> tuple[Reference, RegionGrid] | None:
         """The reference state of a region for one image's inputs; None where it must run densely at this resolution."""
         shapes = {name: inputs[name].shape for name in region.inputs}
-        outputs = [self._specs[t.name] for s in region.segments for t in s.outputs if t.name in self._specs]
         selective = self.selective[region.name]
         key = (region.name, *shapes.values(), *selective.choice_key(choices))
 
@@ -175,8 +174,11 @@ class Executor:
             dtypes = {name: inputs[name].dtype for name in region.inputs}
             return Reference(selective.reference(shapes, dtypes, choices))
 
-        need = count_bytes(outputs, symbols)
-        reference = self.references.get(key, build, need)
+        def estimate() -> int:
+            names = [t.name for s in region.segments for t in s.outputs]
+            return count_bytes([self._specs[name] for name in names if name in self._specs], symbols)
+
+        reference = self.references.get(key, build, estimate)
         if reference is None:
             return None
         if reference.grid is None:
@@ -227,7 +229,7 @@ class Executor:
         request.timing["restore"] += (perf_counter() - start) * 1e3
 
 
-def last_uses(manifest: Manifest) -> list[tuple[str, ...]]:
+def _last_uses(manifest: Manifest) -> list[tuple[str, ...]]:
     """For each step, the tensors that nothing later reads: dropped then, so that memory holds what is alive."""
     kept = {t.name for t in manifest.outputs}
     kept |= {n for d in manifest.decisions for n in (d.keep, d.logits, d.energy) if n is not None}

@@ -5,7 +5,7 @@ A term reaches along height and width independently, so each is a box-any per ax
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,16 +37,10 @@ def reach_map(source: np.ndarray, term: Term, size: Pair) -> np.ndarray:
     return source
 
 
-def dirty_map(terms: Sequence[Term], maps: Mapping[str, np.ndarray], size: Pair) -> np.ndarray:
-    """The union of the terms, bool of `size`; `maps` holds each source's dirty positions."""
-    reached = [reach_map(maps[term.source], term, size) for term in terms]
-    if not reached:
-        return np.zeros(size, bool)
-    union = reached[0]
-    for other in reached[1:]:
-        if other is not union:
-            union = union | other
-    return union
+def dirty_map(terms: Sequence[tuple[np.ndarray, Term]], size: Pair) -> np.ndarray:
+    """The union of what the terms reach from their sources' dirty positions: bool of `size`."""
+    reached = [reach_map(source, term, size) for source, term in terms]
+    return reached[0] if len(reached) == 1 else np.logical_or.reduce(reached)
 
 
 def project_cells(positions: np.ndarray, per_cell: Pair, cells: Pair) -> np.ndarray:

@@ -16,6 +16,8 @@ from .errors import InputError
 from .manifest import Manifest, Pair, TensorSpec
 from .preprocess import preprocess
 
+_REMEMBERED = 1024
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -27,31 +29,57 @@ class Batch:
     torch: bool
 
 
-def read_images(images: Any, manifest: Manifest, memory_bytes: int | None) -> Batch:
-    """`images`: float32 [N, C, H, W], uint8 [H, W, C] or [N, H, W, C], a list of uint8 images, a torch tensor, or a
-    dict of arrays by input name. Raises InputError on anything that the program cannot run on."""
-    given = dict(images) if isinstance(images, Mapping) else {_only_input(manifest).name: images}
-    names = {spec.name for spec in manifest.inputs}
-    if set(given) != names:
-        raise InputError(
-            "inputs",
-            got=f"{sorted(given)}",
-            expected=f"{sorted(names)}",
-            fix="Pass a dict with one array for each.",
-        )
-    torch = any(_is_torch(value) for value in given.values())
-    feeds = {spec.name: _as_array(given[spec.name], spec, manifest) for spec in manifest.inputs}
-    for spec in manifest.inputs:
-        _check_shape(spec, feeds[spec.name], manifest)
-    count = _check_batch(manifest, feeds)
-    symbols = _check_symbols(manifest, feeds)
-    _check_memory(manifest, feeds, symbols, memory_bytes)
-    for spec in manifest.inputs:
-        _check_finite(spec, feeds[spec.name])
-    batch = manifest.inputs[0].shape[0]
-    if isinstance(batch, str):
-        symbols[batch] = symbols[batch] / count
-    return Batch(feeds, count, symbols, torch)
+class ImageReader:
+    """Reads what callers of one model pass. `memory_bytes`: more than that is refused; None is the machine's memory."""
+
+    def __init__(self, manifest: Manifest, memory_bytes: int | None):
+        self._manifest = manifest
+        self._limit = memory_bytes if memory_bytes is not None else _physical_bytes()
+        self._roomy: set[tuple] = set()  # shapes that are known to fit
+
+    def __call__(self, images: Any) -> Batch:
+        """`images`: float32 [N, C, H, W], uint8 [H, W, C] or [N, H, W, C], a list of uint8 images, a torch tensor, or
+        a dict of arrays by input name. Raises InputError on anything that the program cannot run on."""
+        manifest = self._manifest
+        given = dict(images) if isinstance(images, Mapping) else {_only_input(manifest).name: images}
+        names = {spec.name for spec in manifest.inputs}
+        if set(given) != names:
+            raise InputError(
+                "inputs",
+                got=f"{sorted(given)}",
+                expected=f"{sorted(names)}",
+                fix="Pass a dict with one array for each.",
+            )
+        torch = any(_is_torch(value) for value in given.values())
+        feeds = {spec.name: _as_array(given[spec.name], spec, manifest) for spec in manifest.inputs}
+        for spec in manifest.inputs:
+            _check_shape(spec, feeds[spec.name], manifest)
+        count = _check_batch(manifest, feeds)
+        symbols = _check_symbols(manifest, feeds)
+        self._check_memory(feeds, symbols)
+        for spec in manifest.inputs:
+            _check_finite(spec, feeds[spec.name])
+        batch = manifest.inputs[0].shape[0]
+        if isinstance(batch, str):
+            symbols[batch] = symbols[batch] / count
+        return Batch(feeds, count, symbols, torch)
+
+    def _check_memory(self, feeds: Mapping[str, np.ndarray], symbols: Symbols) -> None:
+        """Refuses what would not fit: the tensors between segments, which are a part of what a run holds."""
+        shapes = tuple(value.shape for value in feeds.values())
+        if shapes in self._roomy:
+            return
+        need = count_bytes(self._manifest.tensors, symbols) + sum(value.nbytes for value in feeds.values())
+        if need > self._limit:
+            spec = self._manifest.inputs[0]
+            raise InputError(
+                f"input {spec.name!r}",
+                got=f"{list(feeds[spec.name].shape)}, which needs about {need / 2**20:.0f} MiB",
+                expected=f"at most {self._limit / 2**20:.0f} MiB",
+                fix="Split the batch, pass a smaller image, or load with a larger memory_bytes.",
+            )
+        if len(self._roomy) < _REMEMBERED:
+            self._roomy.add(shapes)
 
 
 def to_torch(array: Any) -> Any:
@@ -152,23 +180,6 @@ def _check_symbols(manifest: Manifest, feeds: Mapping[str, np.ndarray]) -> Symbo
                     fix="Pass inputs of one size.",
                 )
     return symbols
-
-
-def _check_memory(
-    manifest: Manifest, feeds: Mapping[str, np.ndarray], symbols: Symbols, limit: int | None
-) -> None:
-    """Refuses what would not fit: the tensors between segments, which are a part of what a run holds."""
-    need = count_bytes(manifest.tensors, symbols) + sum(value.nbytes for value in feeds.values())
-    allowed = limit if limit is not None else _physical_bytes()
-    if need <= allowed:
-        return
-    spec = manifest.inputs[0]
-    raise InputError(
-        f"input {spec.name!r}",
-        got=f"{list(feeds[spec.name].shape)}, which needs about {need / 2**20:.0f} MiB",
-        expected=f"at most {allowed / 2**20:.0f} MiB",
-        fix="Split the batch, pass a smaller image, or load with a larger memory_bytes.",
-    )
 
 
 def _physical_bytes() -> int:

@@ -194,26 +194,16 @@ class Manifest:
 
 def _decode(kind: Any, value: Any) -> Any:
     """`value` (parsed JSON) as an instance of the annotation `kind`."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    origin: Any = typing.get_origin(kind)
+    args: tuple[Any, ...] = typing.get_args(kind)
+    if hasattr(kind, "__dataclass_fields__"):
         hints = typing.get_type_hints(kind)
         unknown = set(value) - set(hints)
         if unknown:
             raise ValueError(f"{kind.__name__} has no field {sorted(unknown)}")
         return kind(**{k: _decode(hints[k], v) for k, v in value.items()})
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        options = [a for a in args if a is not type(None)]
-        if all(dataclasses.is_dataclass(a) for a in options):
-            by_kind = {a.__dataclass_fields__["kind"].default: a for a in options}
-            return _decode(by_kind[value["kind"]], value)
-        for option in options:
-            if typing.get_origin(option) in (tuple, list) and isinstance(value, list):
-                return _decode(option, value)
-            if isinstance(option, type) and isinstance(value, option):
-                return value
-        return float(value) if float in options else value
+        return None if value is None and type(None) in args else _decode_union(args, value)
     if origin is tuple:
         if not isinstance(value, list):
             raise TypeError(f"expected a list, got {value!r}")
@@ -229,3 +219,16 @@ def _decode(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and not isinstance(value, kind):
         raise TypeError(f"expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _decode_union(args: tuple[Any, ...], value: Any) -> Any:
+    options = [a for a in args if a is not type(None)]
+    if all(dataclasses.is_dataclass(a) for a in options):
+        by_kind = {a.__dataclass_fields__["kind"].default: a for a in options}
+        return _decode(by_kind[value["kind"]], value)
+    for option in options:
+        if typing.get_origin(option) in (tuple, list) and isinstance(value, list):
+            return _decode(option, value)
+        if isinstance(option, type) and isinstance(value, option):
+            return value
+    return float(value) if float in options else value

@@ -23,7 +23,7 @@ from .engine import Config, NullConfig, config_for
 from .engines import Engines, decision_tensors
 from .errors import EngineError, InputError
 from .executor import Executor, Request
-from .inputs import Batch, read_images, to_torch
+from .inputs import Batch, ImageReader, to_torch
 from .manifest import Manifest
 from .result import Result
 from .selective import choice_feeds
@@ -88,6 +88,7 @@ class Model:
     def __init__(self, bundle: Bundle, options: Options):
         self._bundle, self._options = bundle, options
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
+        self._read = ImageReader(bundle.manifest, options.memory_bytes)
         self._closed = False
         self._forget()
         self._live()
@@ -102,7 +103,7 @@ class Model:
         with self._counted() as alone:
             start = perf_counter()
             executor = self._live()
-            batch = read_images(images, self.manifest, self._options.memory_bytes)
+            batch = self._read(images)
             if self._options.strategy == "auto" and not executor.costs.measured:
                 self._measure_once(executor, batch)
                 start = perf_counter()
@@ -123,7 +124,7 @@ class Model:
     def dense(self, images: Any) -> Result:
         """Runs the whole program in one engine: the dense reference. Decisions are there if the program gives them."""
         start = perf_counter()
-        batch = read_images(images, self.manifest, self._options.memory_bytes)
+        batch = self._read(images)
         request = self._request(batch, "dense", observe=False)
         self._run_whole_program(self._live(), request)
         return self._answer(batch, request, start)
@@ -135,9 +136,7 @@ class Model:
         for shape in self._shapes(shapes):
             noise = np.random.default_rng(0).random(shape, np.float32)
             spec = self.manifest.inputs[0]
-            batch = read_images(
-                {spec.name: noise.astype(spec.dtype)}, self.manifest, self._options.memory_bytes
-            )
+            batch = self._read({spec.name: noise.astype(spec.dtype)})
             if self._options.strategy == "auto" and not executor.costs.measured:
                 self._measure_once(executor, batch)
             for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", "rects"):

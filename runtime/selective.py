@@ -8,17 +8,17 @@ of a region; running computes those windows over a state that holds the referenc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
+from .dirtiness import CellRule, MapRule, WindowRule
 from .engine import Engine
-from .errors import InternalError
 from .geometry import dirty_map, project_cells
-from .grid import RegionGrid, SegmentGrid
-from .manifest import LocalSegment, Pair, Region, Term
+from .grid import RegionGrid
+from .manifest import LocalSegment, Region
 from .rectangles import cover
 from .result import Timing
 from .state import Scratch
@@ -41,73 +41,55 @@ def plan_region(
     None as soon as running them must cost `budget_ms` or more: on a mostly active image that is known from counting,
     before any rectangle is cut.
     """
-    maps = _DirtyMaps(grid, dirty)
-    cells = [maps.cells(segment) for segment in grid.segments]
-    least = 0.0
-    for segment, (_, count) in zip(grid.segments, cells, strict=True):
-        least += segment.cost.fixed_ms + segment.cost.ms_per_cell * count if count else 0.0
+    rules = grid.dirtiness
+    maps = _dirty_maps(rules.maps, dirty)
+    cells = [_dirty_cells(rule, maps) for rule in rules.cells]
+    counts = [int(np.count_nonzero(active)) for active in cells]
+    least = sum(
+        r.fixed_ms + r.ms_per_cell * counts[r.cell_rule] for r in rules.windows if counts[r.cell_rule]
+    )
     if least >= budget_ms:
         return None
-    windows = tuple(
-        maps.windows(segment, active) if count else None
-        for segment, (active, count) in zip(grid.segments, cells, strict=True)
-    )
-    predicted = math.fsum(
-        w.count * s.cost.fixed_ms + w.area * s.cost.ms_per_cell
-        for s, w in zip(grid.segments, windows, strict=True)
-        if w is not None
-    )
-    return RegionPlan(windows, predicted) if predicted < budget_ms else None
+    covers: dict[int, np.ndarray] = {}
+    windows: list[Windows | None] = []
+    predicted = 0.0
+    for rule in rules.windows:
+        found = _windows(rule, rules.cells[rule.cell_rule], cells[rule.cell_rule], covers)
+        windows.append(found)
+        if found is not None:
+            predicted += found.count * rule.fixed_ms + found.area * rule.ms_per_cell
+    if predicted >= budget_ms:
+        return None
+    return RegionPlan(tuple(windows[group] for group in rules.segments), predicted)
 
 
-class _DirtyMaps:
-    """Dirty positions of every tensor of a region, for one plan. Equal work is done once: segments whose dirty maps
-    are the same object share their cells, and those of equal halo share their windows."""
+def _dirty_maps(rules: Sequence[MapRule], dirty: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """bool [h, w] of every rule."""
+    maps: list[np.ndarray] = []
+    for rule in rules:
+        if rule.mask:
+            maps.append(dirty[rule.mask])
+        elif rule.terms:
+            maps.append(dirty_map([(maps[source], term) for source, term in rule.terms], rule.size))
+        else:
+            maps.append(np.ones(rule.size, bool))
+    return maps
 
-    def __init__(self, grid: RegionGrid, dirty: Mapping[str, np.ndarray]):
-        self._grid = grid
-        self._maps = dict(dirty)
-        self._reached: dict[tuple, np.ndarray] = {}
-        self._cells: dict[tuple, tuple[np.ndarray, int]] = {}
-        self._windows: dict[tuple, Windows] = {}
 
-    def cells(self, segment: SegmentGrid) -> tuple[np.ndarray, int]:
-        """The segment's dirty cells, bool [cy, cx], and how many they are."""
-        outputs = segment.segment.outputs
-        maps = [(self._dirty(t.dirty, self._grid.sizes[t.name]), t) for t in outputs]
-        for positions, tensor in maps:
-            self._maps[tensor.name] = positions
-        key = (segment.cells, *((id(positions), t.positions) for positions, t in maps))
-        if key not in self._cells:
-            active = [project_cells(positions, t.positions, segment.cells) for positions, t in maps]
-            union = active[0] if len(active) == 1 else np.logical_or.reduce(active)
-            self._cells[key] = union, int(np.count_nonzero(union))
-        return self._cells[key]
+def _dirty_cells(rule: CellRule, maps: Sequence[np.ndarray]) -> np.ndarray:
+    parts = [project_cells(maps[index], positions, rule.cells) for index, positions in rule.parts]
+    return parts[0] if len(parts) == 1 else np.logical_or.reduce(parts)
 
-    def windows(self, segment: SegmentGrid, active: np.ndarray) -> Windows:
-        if segment.segment.strategy == "dense":
-            return whole_map(segment.cells)
-        key = (id(active), segment.halo, segment.fixed_cells)
-        if key not in self._windows:
-            rects = cover(active, fixed=segment.fixed_cells, halo=segment.halo)
-            self._windows[key] = Windows(rects, segment.halo, segment.cells)
-        return self._windows[key]
 
-    def _dirty(self, terms: tuple[Term, ...], size: Pair) -> np.ndarray:
-        sources = {term.source: self._source(term.source) for term in terms}
-        key = (size, *((id(sources[t.source]), t.num, t.den, t.low, t.high) for t in terms))
-        if key not in self._reached:
-            self._reached[key] = dirty_map(terms, sources, size)
-        return self._reached[key]
-
-    def _source(self, name: str) -> np.ndarray:
-        if name not in self._maps:
-            if name not in self._grid.region.inputs:
-                raise InternalError(
-                    f"{self._grid.region.name}: dirtiness from {name}, which is computed later"
-                )
-            self._maps[name] = np.ones(self._grid.sizes[name], bool)
-        return self._maps[name]
+def _windows(
+    rule: WindowRule, cells: CellRule, active: np.ndarray, covers: dict[int, np.ndarray]
+) -> Windows | None:
+    if rule.cell_rule not in covers:
+        covers[rule.cell_rule] = cover(active, fixed=rule.fixed_cells, halo=rule.cover_halo)
+    rects = covers[rule.cell_rule]
+    if not len(rects):
+        return None
+    return Windows(rects, rule.halo, cells.cells) if rule.strategy == "rects" else whole_map(cells.cells)
 
 
 class SelectiveExecutor:

@@ -67,14 +67,17 @@ class ReferenceCache:
         self._entries: OrderedDict[Hashable, Reference] = OrderedDict()
         self._lock, self._building = threading.Lock(), threading.Lock()
 
-    def get(self, key: Hashable, build: Callable[[], Reference], estimate: int = 0) -> Reference | None:
+    def get(
+        self, key: Hashable, build: Callable[[], Reference], estimate: Callable[[], int] = int
+    ) -> Reference | None:
         """The reference of `key`, built where it is not cached; None where it alone is above the limit, for which an
         `estimate` of its bytes saves building it."""
         found = self._find(key)
         if found is not None or key in self._too_large:
             return found
-        if estimate > self.limit:
-            self._refuse(key, estimate)
+        need = estimate()
+        if need > self.limit:
+            self._refuse(key, need)
             return None
         with self._building:  # one at a time: two threads would each hold a full set of activations
             found = self._find(key)
