@@ -29,12 +29,13 @@ STOCK_OPSET = 18  # of the function bodies and of exported programs
 class DomainOp:
     """One op of the domain.
 
-    `function` gives its body, `choices` maps an input's index to the choice's name, `kind` is the manifest's
-    `Decision.kind`, `translate` turns a call of `torch_op` into one node when torch exports.
+    `function(nodes)` gives its body; it may suit those nodes alone, if they are all of a file. `choices` maps an
+    input's index to the choice's name, `kind` is the manifest's `Decision.kind`, and `translate` turns a call of
+    `torch_op` into one node when torch exports.
     """
 
     schema: onnx.defs.OpSchema
-    function: Callable[[], onnx.FunctionProto]
+    function: Callable[..., onnx.FunctionProto]
     kind: str
     prefix: str  # of the names given to unnamed decisions
     torch_op: str

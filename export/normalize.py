@@ -120,7 +120,8 @@ def add_bodies(model: onnx.ModelProto, decided: Decided) -> None:
 
     A body's stock opset must be the model's; its operators mean the same in every later version."""
     kept = [f for f in model.functions if f.domain != DOMAIN]
-    bodies = [op.function() for op in {op.name: op for _, op in decided}.values()]
+    ops = {op.name: op for _, op in decided}
+    bodies = [op.function([n for n, _ in decided if n.op_type == name]) for name, op in ops.items()]
     version = _stock_opset(model)
     for stock in (o for body in bodies for o in body.opset_import if o.domain == ""):
         stock.version = version

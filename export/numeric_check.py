@@ -32,8 +32,10 @@ def check_against_torch(
             batch = _images(samples, shapes, attempt)
             with torch.no_grad():
                 expected = pytree.tree_leaves(module(*batch))
-            got = session.run(names, dict(zip(inputs, [b.numpy() for b in batch], strict=True)))
-            errors.append(max(_error(np.asarray(g), e.numpy()) for g, e in zip(got, expected, strict=True)))
+            got = session.run(names, dict(zip(inputs, [b.cpu().numpy() for b in batch], strict=True)))
+            errors.append(
+                max(_error(np.asarray(g), e.cpu().numpy()) for g, e in zip(got, expected, strict=True))
+            )
             if errors[-1] <= TOLERANCE:
                 break
         else:
@@ -83,9 +85,11 @@ def _images(samples: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], attemp
     random = torch.Generator().manual_seed(attempt)
     found = []
     for sample, shape in zip(samples, shapes, strict=True):
-        spread = float(sample.std(correction=0)) or 1.0
-        noise = torch.randn(shape, generator=random, dtype=sample.dtype) * spread + sample.mean()
-        found.append(sample if attempt == 0 and tuple(sample.shape) == tuple(shape) else noise)
+        values = sample.float()
+        spread = float(values.std(correction=0)) or 1.0
+        noise = torch.randn(shape, generator=random) * spread + float(values.mean())
+        same = attempt == 0 and tuple(sample.shape) == tuple(shape)
+        found.append(sample if same else noise.to(sample))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def reference(x, weight, bias, threshold, temperature, lam, gamma, patch, soft):
+def reference(arrays, patch, soft):
     """Token by token, as the paper writes it."""
+    x, weight, bias, threshold, temperature, lam, gamma = arrays
     batch, channels, height, width = x.shape
     rows, columns = -(-height // patch), -(-width // patch)
     padded = np.zeros((batch, channels, rows * patch, columns * patch))
@@ -42,7 +44,7 @@ def reference(x, weight, bias, threshold, temperature, lam, gamma, patch, soft):
     return keep, logits, energy
 
 
-def arguments(seed, batch, channels, height, width, patch, dtype=torch.float64):
+def arguments(seed, batch, channels, height, width, patch, dtype=torch.float64) -> Any:
     """x, weight, bias, threshold, temperature, lam, gamma."""
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, channels, height, width, generator=random, dtype=dtype)
@@ -64,7 +66,7 @@ def arguments(seed, batch, channels, height, width, patch, dtype=torch.float64):
 def test_op_follows_the_paper(seed, batch, channels, height, width, patch, soft):
     given_ = arguments(seed, batch, channels, height, width, patch)
     got = energy_mask(*given_, patch, soft)
-    expected = reference(*(a.numpy() for a in given_), patch, soft)
+    expected = reference([a.numpy() for a in given_], patch, soft)
     for tensor, array in zip(got, expected, strict=True):
         np.testing.assert_allclose(tensor.numpy(), array, atol=1e-9)
 
@@ -107,7 +109,8 @@ def test_hard_threshold_has_the_gradient_of_the_probability():
 def test_zero_features_have_finite_gradients():
     values = arguments(1, 1, 2, 4, 4, 2, torch.float32)
     values[0].zero_().requires_grad_()
-    sum(out.sum() for out in energy_mask(*values, 2, False)).backward()
+    keep, logits, energy = energy_mask(*values, 2, False)
+    (keep.sum() + logits.sum() + energy.sum()).backward()
     assert values[0].grad.isfinite().all()
 
 

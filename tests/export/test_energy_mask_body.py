@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ CHANNELS = 3
 
 
 @cache
-def session(patch: int, soft: int, kind: int = TensorProto.FLOAT) -> onnxruntime.InferenceSession:
+def session(patch: int, soft: int, kind: int = TensorProto.FLOAT) -> Any:
     op = domain_op("EnergyMask")
     shapes = {
         "x": ["B", CHANNELS, "H", "W"],
@@ -39,7 +40,7 @@ def session(patch: int, soft: int, kind: int = TensorProto.FLOAT) -> onnxruntime
 
     graph = helper.make_graph([node], "one_mask", values(shapes), values(outputs))
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, VERSION)]
-    model = helper.make_model(graph, opset_imports=opsets, functions=[op.function()], ir_version=10)
+    model = helper.make_model(graph, opset_imports=opsets, functions=[op.function([node])], ir_version=10)
     onnx.checker.check_model(model)
     return onnxruntime.InferenceSession(model.SerializeToString())
 
@@ -49,7 +50,7 @@ def compare(seed, batch, height, width, patch, soft):
     x = random.standard_normal((batch, CHANNELS, height, width), np.float32)
     weight = random.standard_normal((1, CHANNELS * patch**2, 1, 1), np.float32)
     choices = [np.float32(v) for v in (0.4, 1.2, 0.5, 0.7)]
-    given_ = [x, weight, np.float32([0.1]), *map(np.asarray, choices)]
+    given_ = [x, weight, np.array([0.1], np.float32), *map(np.asarray, choices)]
     got = session(patch, int(soft)).run(None, dict(zip(domain_op("EnergyMask").inputs, given_, strict=True)))
     expected = [t.numpy() for t in energy_mask(*map(torch.as_tensor, given_), patch, soft)]
     m = 1 / (1 + np.exp(expected[1] / 1.2))

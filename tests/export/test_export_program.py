@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +41,7 @@ def exported(tmp_path_factory):
     return net, path
 
 
-def run(path, feeds):
+def run(path, feeds) -> Any:
     return onnxruntime.InferenceSession(str(path)).run(["output"], feeds)[0]
 
 

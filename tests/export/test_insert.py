@@ -72,7 +72,7 @@ def half_open(model, mask, image) -> None:
         mask.threshold.copy_(mask.probability().median())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet26d", "seresnext26d_32x4d"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_open_mask_changes_no_answer_and_no_key_of_a_timm_resnet(name):
     net = timm_net(name)
     keys, image = set(net.state_dict()), torch.randn(2, 3, 65, 97)
@@ -144,7 +144,8 @@ def test_functional_net_keeps_its_unused_state_and_its_training_switch():
     assert set(net.state_dict()) <= set(masked.state_dict())
     assert len(persistent_products(masked)) == 3
     image = torch.randn(1, 3, 33, 47)
-    masked.eval(), net.eval()
+    masked.eval()
+    net.eval()
     torch.testing.assert_close(masked(image), net(image))
     masked.train()
     first, second = masked(image.repeat(2, 1, 1, 1)), masked(image.repeat(2, 1, 1, 1))
@@ -155,7 +156,8 @@ def test_masks_learn_through_the_whole_network():
     masked = insert_energy_mask(small_resnet((8, 12), (1, 1), 3, stem=8), after="stem", sample=SAMPLE)
     loss = masked(torch.randn(2, 3, 64, 64)).square().sum() + energy_regularizer(masked)
     loss.backward()
-    assert masked.mask0.weight.grad.abs().sum() > 0 and masked.mask0.bias.grad.abs().sum() > 0
+    for parameter in masked.masks[0].parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0
 
 
 def test_tracing_leaves_batch_norm_and_modes_alone():

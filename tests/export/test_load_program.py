@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,8 +27,8 @@ def foreign(
 ):
     """Two masks in a row that share every constant; bare nodes, no function body, no node names."""
     constants = {
-        "w": np.float32([-1, 2, 0.5]).reshape(1, 3, 1, 1),
-        "b": np.float32([0.2]),
+        "w": np.array([-1, 2, 0.5], np.float32).reshape(1, 3, 1, 1),
+        "b": np.array([0.2], np.float32),
         "one_half": np.array(0.5, np.float32),
         "price": np.array([1e-3], np.float32),  # [1] instead of a scalar
     }
@@ -60,6 +62,10 @@ def load(tmp_path, model):
     return load_program(tmp_path / "foreign.onnx")
 
 
+def session_of(model) -> Any:
+    return onnxruntime.InferenceSession(model.SerializeToString())
+
+
 def masks(model):
     return [n for n in model.graph.node if n.domain == DOMAIN]
 
@@ -67,10 +73,10 @@ def masks(model):
 def test_bare_nodes_become_a_program_that_stock_onnxruntime_runs(tmp_path):
     model = load(tmp_path, foreign())
     x = np.random.default_rng(0).standard_normal((2, 3, 5, 7), np.float32)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = session_of(model)
     z, _ = session.run(None, {"x": x})
     unit = x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-6)
-    keep = np.tensordot(unit, np.float32([-1, 2, 0.5]), (1, 0))[:, None] + 0.2 < 0
+    keep = np.tensordot(unit, np.array([-1, 2, 0.5], np.float32), (1, 0))[:, None] + 0.2 < 0
     np.testing.assert_allclose(z[np.broadcast_to(keep, x.shape)], x[np.broadcast_to(keep, x.shape)])
     assert z[np.broadcast_to(~keep, x.shape)].any() == 0
     half = {f"mask0.{name}": np.array(value, np.float32) for name, value in CHOICES.items()}
@@ -107,7 +113,7 @@ def test_names_that_others_use_are_left_to_decisions(tmp_path):
     names = [o for n in loaded.graph.node for o in n.output]
     assert len(names) == len(set(names)) and "gate.logits" in names
     x = np.ones((1, 3, 2, 2), np.float32)
-    onnxruntime.InferenceSession(loaded.SerializeToString()).run(None, {"x": x})
+    session_of(loaded).run(None, {"x": x})
 
 
 @pytest.mark.parametrize("opset", [19, 20, 21, 22, 23])
@@ -116,7 +122,7 @@ def test_newer_stock_opsets_give_the_same_answers(tmp_path, opset):
     answers = []
     for version in (18, opset):
         model = load(tmp_path, foreign(opset=version))
-        answers.append(onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x}))
+        answers.append(session_of(model).run(None, {"x": x}))
     assert all(np.array_equal(older, newer) for older, newer in zip(*answers, strict=True))
 
 
