@@ -74,7 +74,7 @@ def _windows(segment: PlannedSegment, sizes: Mapping[str, Pair]) -> Iterator[Win
     cells = []
     for axis in (0, 1):
         per = segment.geometry.positions
-        cells.append(max(-(-size[axis] // per[name][axis]) for name, size in sizes.items()))
+        cells.append(max(-(-sizes[name][axis] // per[name][axis]) for name in segment.outputs))
     spans = []
     for n in cells:
         middle = n // 2
@@ -158,7 +158,7 @@ def open_session(model: onnx.ModelProto | str) -> Run:
         raise MissingExtraError("onnxruntime", "cpu", "checking a plan") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = model if isinstance(model, str) else model.SerializeToString()
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

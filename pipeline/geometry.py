@@ -30,6 +30,10 @@ def measure(nodes: Sequence[NodeInfo], outputs: Sequence[str]) -> Geometry | Non
     if high is None or wide is None:
         return None
     y, x = _halo(nodes, outputs, high, 0), _halo(nodes, outputs, wide, 1)
+    if any(node.shrinks for node in nodes):
+        # A window of 1 + high cells is enough for every node to have an output; so must be one clamped at the end,
+        # where the last cell may be cut short.
+        y, x = (max(y[0], y[1] + 1), y[1]), (max(x[0], x[1] + 1), x[1])
     return Geometry(
         {name: (high[name], wide[name]) for name in high},
         (y[0], x[0]),

@@ -105,7 +105,7 @@ def _min_size(runner: _Runner, symbols: Sizes, fixed: bool) -> Pair:
 
 def _candidates(symbols: Sizes) -> list[Sizes]:
     """Two sizes of whole cells in which height and width grow differently, and an odd one."""
-    steps = ((1, 64, 128), (1, 128, 64))
+    steps = ((1, 0, _ALIGN), (1, _ALIGN, 0))
     found = []
     for batch, high, wide in steps:
         grown = {}
@@ -136,7 +136,7 @@ class _Runner:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]

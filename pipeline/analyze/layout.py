@@ -54,9 +54,11 @@ def pad(view: NodeView) -> Local | Barrier:
         if mode != "constant" and (begin > 0 or end > 0):
             mirror = 2 if mode == "reflect" else 1
             low, high = -begin - mirror * max(end, 0), max(0, begin) * (mirror - 1)
-        return Field(Fraction(1), low, max(low, high))
+        # A negative pad cuts off; what is cut off at the end counts as read, as for Slice.
+        return Field(Fraction(1), low, max(low, high, -begin + max(-end, 0)))
 
-    return Local({0: (along(axes[0]), along(axes[1]))}, axes)
+    shrinks = any(begin + end < 0 for begin, end in by_axis.values())
+    return Local({0: (along(axes[0]), along(axes[1]))}, axes, shrinks)
 
 
 @rule("Reshape")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from .convolution import spans, window_axes
+from .convolution import loses_positions, spans, window_axes
 from .field import Field
 from .registry import Barrier, Local, NodeView, rule
 
@@ -26,7 +26,8 @@ def pool(view: NodeView) -> Local | Barrier:
         i = axis - 2
         return Field(Fraction(strides[i]), -pads[i], (kernel[i] - 1) * dilations[i] - pads[i])
 
-    return Local({0: (along(found[0]), along(found[1]))}, found)
+    shrinks = loses_positions(kernel, dilations, pads)
+    return Local({0: (along(found[0]), along(found[1]))}, found, shrinks)
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")

@@ -18,10 +18,13 @@ from .field import Fields
 
 @dataclass(frozen=True)
 class Local:
-    """The node reads a bounded neighbourhood: `fields` of each data input by its index, `axes` of its outputs."""
+    """The node reads a bounded neighbourhood: `fields` of each data input by its index, `axes` of its outputs.
+
+    `shrinks`: its output may have fewer cells than its input, as of a convolution without padding."""
 
     fields: dict[int, Fields]
     axes: Pair = (2, 3)
+    shrinks: bool = False
 
 
 @dataclass(frozen=True)

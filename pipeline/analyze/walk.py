@@ -87,7 +87,7 @@ class Walk:
             fields[name] = (
                 field if known is None else tuple(a.hull(b) for a, b in zip(known, field, strict=True))
             )
-        self._add(node, LOCAL, fields=fields, whole_cells=node.name in self._whole)
+        self._add(node, LOCAL, fields=fields, whole_cells=node.name in self._whole, shrinks=found.shrinks)
         self.axes.update({o: found.axes for o in node.output if o})
 
     def _add(self, node: onnx.NodeProto, kind: str, **more) -> None:

@@ -1,0 +1,231 @@
+"""Random programs: an energy mask on the image itself, and local nodes of every family behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+CHANNELS = (4, 8)
+
+
+class RandomProgram:
+    """Draws a graph. Every tensor has a key, the history of its size: tensors of one key have one size at every
+    resolution, so they may be added and joined. `s` halves rounding up, `u` doubles, `v` loses two positions."""
+
+    def __init__(self, draw: Callable[..., Any]):
+        import onnx
+
+        self.draw, self.onnx = draw, onnx
+        self.rng = np.random.default_rng(draw(st.integers(0, 1000)))
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.tensors: list[tuple[str, int, str]] = []  # name, channels, key
+        self.masks = {"": "mask0.keep"}
+
+    def weight(self, *shape: int) -> str:
+        value = self.rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:])))
+        return self.constant(value.astype(np.float32))
+
+    def constant(self, value: np.ndarray) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(self.onnx.numpy_helper.from_array(value, name))
+        return name
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(
+            self.onnx.helper.make_node(op, inputs, [name], name=f"n{len(self.nodes)}", **attributes)
+        )
+        return name
+
+    def conv(self, x: str, cin: int, cout: int, kernel: int, **attributes: Any) -> str:
+        groups = attributes.get("group", 1)
+        weight = self.weight(cout, cin // groups, kernel, kernel)
+        return self.add("Conv", x, weight, self.weight(cout), **attributes)
+
+    def step(self) -> None:
+        """One more node or two, on a tensor that is there."""
+        name, channels, key = self.draw(st.sampled_from(self.tensors[-3:]))
+        options = [
+            "same",
+            "same",
+            "dilated",
+            "depthwise",
+            "even",
+            "pool",
+            "act",
+            "remask",
+            "add",
+            "concat",
+            "pad",
+        ]
+        options += ["norm", "nhwc", "valid", "reflect", "softmax"]
+        options += ["down", "down", "ceil_pool"] if key.count("s") < 2 else []
+        options += ["up", "transposed", "shuffle"] if key.count("u") < 2 else []
+        made = getattr(self, f"_{self.draw(st.sampled_from(options))}")(name, channels, key)
+        if made is not None:
+            self.tensors.append(made)
+
+    def _same(self, x, c, key):
+        out = self.draw(st.sampled_from(CHANNELS))
+        return self.conv(x, c, out, 3, pads=[1] * 4, group=self.draw(st.sampled_from([1, 2]))), out, key
+
+    def _dilated(self, x, c, key):
+        return self.conv(x, c, c, 3, pads=[2] * 4, dilations=[2, 2]), c, key
+
+    def _depthwise(self, x, c, key):
+        return self.conv(x, c, c, 5, pads=[2] * 4, group=c), c, key
+
+    def _even(self, x, c, key):
+        return self.conv(x, c, c, 2, pads=self.draw(st.sampled_from([[0, 0, 1, 1], [1, 0, 0, 1]]))), c, key
+
+    def _pool(self, x, c, key):
+        op = self.draw(st.sampled_from(["MaxPool", "AveragePool"]))
+        more = {"count_include_pad": self.draw(st.integers(0, 1))} if op == "AveragePool" else {}
+        return self.add(op, x, kernel_shape=[3, 3], pads=[1] * 4, **more), c, key
+
+    def _act(self, x, c, key):
+        return self.add(self.draw(st.sampled_from(["Relu", "Sigmoid", "HardSwish", "Tanh"])), x), c, key
+
+    def _remask(self, x, c, key):
+        return (self.add("Mul", x, self.masks[key]), c, key) if key in self.masks else None
+
+    def _partner(self, x, c, key, same: bool):
+        fits = [n for n, d, k in self.tensors if k == key and (d == c or not same)]
+        return self.draw(st.sampled_from(fits))
+
+    def _add(self, x, c, key):
+        return self.add("Add", x, self._partner(x, c, key, True)), c, key
+
+    def _concat(self, x, c, key):
+        other = self._partner(x, c, key, True)
+        return self.conv(self.add("Concat", x, other, axis=1), 2 * c, c, 1), c, key
+
+    def _pad(self, x, c, key):
+        padded = self.add("Pad", x, self.constant(np.array([0, 0, 2, 1, 0, 0, 0, 1], np.int64)))
+        return self.conv(padded, c, c, 3, pads=[0, 0, 0, 0]), c, key
+
+    def _reflect(self, x, c, key):
+        mode = self.draw(st.sampled_from(["edge", "reflect"]))
+        padded = self.add("Pad", x, self.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)), mode=mode)
+        return self.conv(padded, c, c, 3), c, key
+
+    def _norm(self, x, c, key):
+        ones = [self.constant(np.abs(self.rng.standard_normal(c)).astype(np.float32) + 0.1) for _ in range(4)]
+        return self.add("BatchNormalization", x, *ones), c, key
+
+    def _nhwc(self, x, c, key):
+        turned = self.add("Transpose", x, perm=[0, 2, 3, 1])
+        normed = self.add("LayerNormalization", turned, self.weight(c), self.weight(c), axis=-1)
+        mixed = self.add("MatMul", normed, self.weight(c, c))
+        return self.add("Transpose", mixed, perm=[0, 3, 1, 2]), c, key
+
+    def _softmax(self, x, c, key):
+        return self.add("Softmax", x, axis=1), c, key
+
+    def _valid(self, x, c, key):
+        if key.count("v"):
+            return None
+        if self.draw(st.booleans()):
+            return self.conv(x, c, c, 3), c, key + "v"
+        bounds = [np.array(v, np.int64) for v in ([1, 1], [-1, -1], [2, 3])]
+        return self.add("Slice", x, *(self.constant(b) for b in bounds)), c, key + "v"
+
+    def _down(self, x, c, key):
+        kernel = self.draw(st.sampled_from([1, 3, 5]))
+        self._mask_of(key, "s")
+        return self.conv(x, c, c, kernel, strides=[2, 2], pads=[kernel // 2] * 4), c, key + "s"
+
+    def _ceil_pool(self, x, c, key):
+        op = self.draw(st.sampled_from(["MaxPool", "AveragePool"]))
+        self._mask_of(key, "s")
+        return self.add(op, x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), c, key + "s"
+
+    def _up(self, x, c, key):
+        where, mode = self.draw(st.sampled_from([
+            ("asymmetric", "nearest"), ("half_pixel", "nearest"), ("half_pixel", "linear"),
+            ("pytorch_half_pixel", "linear"), ("asymmetric", "linear"), ("half_pixel", "cubic"),
+        ]))  # fmt: skip
+        more = {"nearest_mode": "floor"} if mode == "nearest" else {}
+        scales = self.constant(np.array([1, 1, 2, 2], np.float32))
+        self._mask_of(key, "u")
+        attributes = {"coordinate_transformation_mode": where, "mode": mode, **more}
+        return self.add("Resize", x, "", scales, **attributes), c, key + "u"
+
+    def _transposed(self, x, c, key):
+        kernel, pads, more = self.draw(
+            st.sampled_from([(2, 0, {}), (4, 1, {}), (3, 1, {"output_padding": [1, 1]})])
+        )
+        name = self.add(
+            "ConvTranspose", x, self.weight(c, c, kernel, kernel), strides=[2, 2], pads=[pads] * 4, **more
+        )
+        self._mask_of(key, "u")
+        return name, c, key + "u"
+
+    def _shuffle(self, x, c, key):
+        self._mask_of(key, "u")
+        return self.conv(self.add("DepthToSpace", x, blocksize=2), c // 4, c, 1), c, key + "u"
+
+    def _mask_of(self, key: str, more: str) -> None:
+        if key not in self.masks or key + more in self.masks:
+            return
+        if more == "s":
+            pooled = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
+            self.masks[key + more] = self.add("MaxPool", self.masks[key], **pooled)
+        else:
+            scales = self.constant(np.array([1, 1, 2, 2], np.float32))
+            attributes = {"mode": "nearest", "nearest_mode": "floor"}
+            attributes["coordinate_transformation_mode"] = "asymmetric"
+            self.masks[key + more] = self.add("Resize", self.masks[key], "", scales, **attributes)
+
+    def model(self, steps: int):
+        """images [batch, 4, height, width] -> y. A position is active where channel 0 of the image is negative."""
+        from foveate.export.domain import DOMAIN, VERSION, domain_op
+
+        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        gate = self.constant(np.array([1, 0, 0, 0], np.float32).reshape(1, 4, 1, 1))
+        scalars = {"threshold": 0.5, "temperature": 1.0, "lambda": 1e-3, "gamma": 1e-3}
+        for name, value in scalars.items():
+            tensor = self.onnx.numpy_helper.from_array(np.asarray(value, np.float32), f"mask0.{name}")
+            self.weights.append(tensor)
+        inputs = ["images", gate, self.constant(np.zeros(1, np.float32)), *(f"mask0.{n}" for n in scalars)]
+        outputs = ["mask0.keep", "mask0.logits", "mask0.energy"]
+        self.nodes.append(
+            helper.make_node("EnergyMask", inputs, outputs, name="mask0", domain=DOMAIN, patch=1)
+        )
+        self.tensors.append((self.add("Mul", "images", "mask0.keep"), 4, ""))
+        self.tensors.append((self.conv(self.tensors[0][0], 4, 4, 3, pads=[1] * 4), 4, ""))
+        for _ in range(steps):
+            self.step()
+        self.nodes.append(helper.make_node("Relu", [self.tensors[-1][0]], ["y"], name="y"))
+        images = helper.make_tensor_value_info("images", kind, ["batch", 4, "height", "width"])
+        choices = [helper.make_tensor_value_info(f"mask0.{n}", kind, []) for n in scalars]
+        result = helper.make_tensor_value_info("y", kind, None)
+        graph = helper.make_graph(self.nodes, "random", [images, *choices], [result], self.weights)
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, VERSION)]
+        body = domain_op("EnergyMask").function()
+        return helper.make_model(graph, opset_imports=opsets, functions=[body], ir_version=9)
+
+
+@pytest.fixture(scope="session")
+def random_program() -> Callable[..., Any]:
+    """`random_program(draw, steps)` gives an onnx.ModelProto."""
+    return lambda draw, steps: RandomProgram(draw).model(steps)
+
+
+def image_of(mask: np.ndarray, seed: int = 0) -> np.ndarray:
+    """An image [1, 4, H, W] whose active positions are where `mask` [H, W] is true."""
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(-0.5, 0.5, (1, 4, *mask.shape)).astype(np.float32)
+    image[0, 0] = np.where(mask, -1, 1)
+    return image
+
+
+@pytest.fixture(scope="session")
+def masked_image() -> Callable[..., np.ndarray]:
+    """`masked_image(mask, seed=0)`: see image_of."""
+    return image_of
