@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-
 from foveate.runtime.manifest import (
     Choice,
     Decision,
@@ -32,6 +30,7 @@ from foveate.runtime.manifest import (
     TensorSpec,
     Term,
 )
+from onnx import TensorProto, helper, numpy_helper
 
 CHANNELS = 8
 SHAPES = {

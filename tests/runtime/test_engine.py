@@ -1,0 +1,101 @@
+"""Engines: the registry, and onnxruntime's errors in our words."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foveate.runtime import engine
+from foveate.runtime.engine import NullConfig, OrtConfig, Ports, config_for, open_engine, register
+from foveate.runtime.errors import EngineError, InputError, InternalError, MissingExtraError
+from foveate.runtime.manifest import TensorSpec
+
+A = TensorSpec("a", "float32", ("batch", 8, "height/2", "width/2"))
+KEEP2 = TensorSpec("keep2", "float32", ("batch", 1, "height/4", "width/4"))
+B = TensorSpec("b", "float32", ("batch", 8, "height/4", "width/4"))
+PORTS = Ports((A, KEEP2), (B,))
+
+
+def feeds(size: int = 8) -> dict[str, np.ndarray]:
+    return {
+        "a": np.ones((1, 8, size, size), np.float32),
+        "keep2": np.ones((1, 1, size // 2, size // 2), np.float32),
+    }
+
+
+def test_names_and_their_configs():
+    assert config_for("ort", 2) == OrtConfig(threads=2)
+    assert config_for("null", None) == NullConfig()
+
+
+def test_an_unknown_backend():
+    with pytest.raises(InputError, match=r"got 'orrt'.*\n.*Did you mean 'ort'\?"):
+        config_for("orrt", None)
+
+
+@pytest.mark.parametrize("threads", [-1, 1.5, True])
+def test_threads_that_are_none(threads: object):
+    with pytest.raises(InputError, match="threads"):
+        config_for("ort", threads)  # type: ignore[arg-type]
+
+
+def test_a_second_opener_is_refused(handmade: Path):
+    open_engine(handmade / "programs/b.onnx", OrtConfig(1), PORTS).close()
+    with pytest.raises(InternalError, match="two openers for engines of OrtConfig"):
+        register(OrtConfig)(engine._OPENERS[OrtConfig])
+
+
+def test_ort_runs(handmade: Path):
+    opened = open_engine(handmade / "programs/b.onnx", OrtConfig(1), PORTS)
+    assert (opened.inputs, opened.outputs) == (("a", "keep2"), ("b",))
+    (b,) = opened.run(feeds())
+    assert b.shape == (1, 8, 4, 4) and b.any()
+
+
+def test_choices_are_optional_inputs(handmade: Path):
+    c = TensorSpec("c", "float32", B.shape)
+    opened = open_engine(handmade / "programs/c.onnx", OrtConfig(1), Ports((B,), (c,)))
+    assert (opened.inputs, opened.optional) == (("b",), ("gain",))
+    b = np.ones((1, 8, 4, 4), np.float32)
+    (plain,), (scaled,) = opened.run({"b": b}), opened.run({"b": b, "gain": np.array(2, np.float32)})
+    np.testing.assert_allclose(scaled, 2 * plain, rtol=1e-6)
+
+
+def test_a_failing_run_says_what_was_fed(handmade: Path):
+    opened = open_engine(handmade / "programs/b.onnx", OrtConfig(1), PORTS)
+    with pytest.raises(EngineError, match=r"b\.onnx: got .*fed a float32 \[1, 8, 8, 8\]"):
+        opened.run({**feeds(), "keep2": np.ones((1, 1, 3, 3), np.float32)})
+
+
+def test_a_run_after_close(handmade: Path):
+    opened = open_engine(handmade / "programs/b.onnx", OrtConfig(1), PORTS)
+    opened.close()
+    with pytest.raises(EngineError, match=r"after close"):
+        opened.run(feeds())
+
+
+def test_a_file_that_is_no_program(tmp_path: Path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(EngineError, match=r"cannot open .*x\.onnx"):
+        open_engine(path, OrtConfig(1), PORTS)
+
+
+def test_a_program_with_another_border(handmade: Path):
+    with pytest.raises(EngineError, match=r"c\.onnx does not fit its manifest"):
+        open_engine(handmade / "programs/c.onnx", OrtConfig(1), PORTS)
+
+
+def test_onnxruntime_missing(handmade: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"foveate\[cpu\]"):
+        open_engine(handmade / "programs/b.onnx", OrtConfig(1), PORTS)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_null_answers_in_shape(fill: float):
+    opened = open_engine(Path("nowhere.onnx"), NullConfig(fill=fill), PORTS)
+    (b,) = opened.run(feeds(10))
+    assert b.shape == (1, 8, 5, 5) and b.dtype == np.float32 and (b == fill).all()

@@ -1,0 +1,99 @@
+"""The guard: what keeps losing is demoted, probed, and welcomed back."""
+
+from __future__ import annotations
+
+from foveate.runtime.guard import Guard
+
+REGIONS = ("one", "two")
+
+
+def lose(guard: Guard, region: str = "one", times: int = 4) -> None:
+    for _ in range(times):
+        guard.saw_selective(region, predicted_ms=1.0, measured_ms=12.0, dense_ms=10.0)
+
+
+def sit_out(guard: Guard, region: str = "one") -> int:
+    requests = 0
+    while guard.demoted(region):
+        guard.pass_by(region)
+        requests += 1
+    return requests
+
+
+def test_a_loss_or_two_is_forgiven():
+    guard = Guard(REGIONS)
+    lose(guard, times=3)
+    guard.saw_selective("one", 1.0, 1.0, 10.0)
+    lose(guard, times=3)
+    assert not guard.demoted("one")
+
+
+def test_a_losing_streak_demotes_that_region_alone():
+    guard = Guard(REGIONS)
+    lose(guard)
+    assert guard.demoted("one") and not guard.demoted("two") and not guard.all_demoted
+    lose(guard, "two")
+    assert guard.all_demoted and guard.demotions == 2
+
+
+def test_a_losing_probe_doubles_the_pause():
+    guard = Guard(REGIONS)
+    lose(guard)
+    first = sit_out(guard)
+    lose(guard, times=1)
+    second = sit_out(guard)
+    assert (first, second) == (32, 64)
+
+
+def test_a_winning_probe_ends_it():
+    guard = Guard(REGIONS)
+    lose(guard)
+    sit_out(guard)
+    guard.saw_selective("one", 1.0, 2.0, 10.0)
+    lose(guard, times=3)
+    assert not guard.demoted("one")
+    lose(guard, times=1)
+    assert sit_out(guard) == 32
+
+
+def test_predictions_are_corrected_by_experience():
+    guard = Guard(REGIONS)
+    assert guard.budget("one", 10.0) == 10.0
+    for _ in range(40):
+        guard.saw_selective("one", predicted_ms=2.0, measured_ms=4.0, dense_ms=10.0)
+    assert 5.0 <= guard.budget("one", 10.0) < 5.2
+    for _ in range(40):
+        guard.saw_dense("two", predicted_ms=10.0, measured_ms=5.0)
+    assert 5.0 <= guard.budget("two", 10.0) < 5.2
+
+
+def test_one_outlier_says_little():
+    guard = Guard(REGIONS)
+    guard.saw_selective("one", predicted_ms=1.0, measured_ms=1e6, dense_ms=10.0)
+    assert guard.budget("one", 10.0) > 6.0
+
+
+def test_experience_is_forgotten_where_only_it_keeps_the_region_dense():
+    guard = Guard(REGIONS)
+    for _ in range(3):
+        guard.saw_selective("one", predicted_ms=4.0, measured_ms=16.0, dense_ms=10.0)
+    before = guard.budget("one", 10.0)
+    for _ in range(200):
+        guard.saw_dense("one", predicted_ms=10.0, measured_ms=10.0)
+    assert before < guard.budget("one", 10.0) <= 10.0
+
+
+def test_close_calls_ask_for_a_dense_probe_now_and_then():
+    guard = Guard(REGIONS)
+    probes = 0
+    for _ in range(200):
+        probes += guard.budget("one", 10.0) == 0.0
+        guard.saw_selective("one", predicted_ms=9.0, measured_ms=9.0, dense_ms=10.0)
+    assert probes == 3
+
+
+def test_clear_wins_need_no_probe():
+    guard = Guard(REGIONS)
+    for _ in range(200):
+        assert guard.budget("one", 10.0) > 0
+        guard.saw_selective("one", predicted_ms=2.0, measured_ms=2.0, dense_ms=10.0)
