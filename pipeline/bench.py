@@ -34,6 +34,7 @@ TIMED_IMAGES, ROUNDS = 32, 4
 SWEEP_IMAGES = 4
 PARITY_IMAGES = 64
 OVERLAYS = 6
+NEVER_SLOWER = 1.05
 
 
 @dataclass(frozen=True)
@@ -225,10 +226,10 @@ def _overlays(contenders: Contenders, samples: Sequence[Sample]) -> tuple[list[d
         result = contenders.auto(sample.image)
         keep = np.asarray(result.decisions[contenders.manifest.decisions[0].name].keep)
         try:
-            png = overlay(sample.image, keep, contenders.manifest.preprocess)
+            pictures = overlay(sample.image, keep, contenders.manifest.preprocess)
         except MissingExtraError as error:
             return [], [f"Pictures of the masks are missing: {error.fix} to have them."]
-        found.append({"name": Path(sample.name).name, "active_fraction": active_fraction(result), "png": png})
+        found.append({"name": Path(sample.name).name, "active_fraction": active_fraction(result), **pictures})
     return found, []
 
 
@@ -255,6 +256,19 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append("More than 95 % of the work is active: there is no saving to realize.")
     if result["accuracy"]["metric"] == "agreement":
         notes.append("The data has no labels: the metric is agreement with the masked program run densely.")
-    if result["environment"]["governor"] != "performance":
-        notes.append("Clocks were not fixed and the machine may have been shared: trust ratios, not times.")
-    return notes
+    if result["worst_case"]["ratio"] > NEVER_SLOWER:
+        notes.append(
+            f"With every position active the bundle took {result['worst_case']['ratio']:.2f} times as long as its "
+            f"program run densely, which should be at most {NEVER_SLOWER}."
+        )
+    return [*notes, *_machine_notes(result["environment"])]
+
+
+def _machine_notes(environment: dict[str, Any]) -> list[str]:
+    load, cores = (environment["load_average"] or [0.0])[0], environment["usable_cores"]
+    if load > cores + 0.5:
+        busy = f"The machine was busy (load {load:.1f} on {cores} cores)"
+        return [f"{busy}: times are long and noisy, ratios and CPU times hold better."]
+    if environment["governor"] != "performance":
+        return ["Clocks were not fixed and the machine may have been shared: trust ratios, not times."]
+    return []

@@ -59,7 +59,7 @@ class Dense:
 
     def __call__(self, image: np.ndarray, choices: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         feeds = {k: np.asarray(v, np.float32) for k, v in (choices or {}).items() if k in self._choices}
-        values = self._session.run(None, {self._input: image, **feeds})
+        values: Any = self._session.run(None, {self._input: image, **feeds})
         return dict(zip(self.outputs, values, strict=True))
 
 

@@ -1,23 +1,24 @@
-"""Pictures of what masks kept: the image, and beside it the image with inactive positions dimmed."""
+"""Pictures of what masks kept: the image, and the image with inactive positions dimmed, as data URIs."""
 
 from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 
 from ..runtime.errors import MissingExtraError
 from ..runtime.manifest import Preprocess
 
-WIDTH = 280  # px of each half
+WIDTH = 320  # px
 _DIM = 0.22  # of the brightness of what was dropped
 _EDGE = (63, 193, 176)  # the colour of the border between kept and dropped
 
 
-def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> str:
-    """PNG, base64. `image`: the program's input [1, C, H, W] (or nhwc by `settings`); keep [1, 1, h, w], 0 where
-    inactive, any size. Raises MissingExtraError without Pillow."""
+def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> dict[str, str]:
+    """`image` and `kept`. `image`: the program's input [1, C, H, W] (or nhwc by `settings`); keep [1, 1, h, w], 0
+    where inactive, any size. Raises MissingExtraError without Pillow."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -27,14 +28,13 @@ def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> str:
     shown = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
     small = Image.fromarray((keep[0, 0] != 0).astype(np.uint8) * 255)
     active = np.asarray(small.resize(size, Image.Resampling.NEAREST)) > 0
-    gap = np.zeros((size[1], 6, 3), np.uint8)
-    alpha = np.concatenate(
-        [np.full(active.shape, 255), np.zeros(gap.shape[:2]), np.full(active.shape, 255)], axis=1
-    )
-    both = np.concatenate([shown, gap, dimmed(shown, active)], axis=1)
+    return {"image": _uri(Image.fromarray(shown)), "kept": _uri(Image.fromarray(dimmed(shown, active)))}
+
+
+def _uri(picture: Any) -> str:
     out = io.BytesIO()
-    Image.fromarray(np.dstack([both, alpha.astype(np.uint8)])).save(out, "PNG", optimize=True)
-    return base64.b64encode(out.getvalue()).decode()
+    picture.save(out, "JPEG", quality=85, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def visible(image: np.ndarray, settings: Preprocess) -> np.ndarray:

@@ -57,11 +57,11 @@ def markdown(result: dict[str, Any]) -> str:
     if result["notes"]:
         lines += ["", *(f"> {note}" for note in result["notes"])]
     for table in tables(result):
-        lines += ["", f"## {table.title}", "", *_markdown_table(table)]
+        lines += ["", f"## {table.title}", "", *markdown_table(table)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     rule = ["---", *("---:" if len(table.header) > 2 else "---" for _ in table.header[1:])]
     rows = [table.header, tuple(rule), *table.rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

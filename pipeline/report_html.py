@@ -37,13 +37,14 @@ figure { margin: 0 } figcaption { color: var(--muted); font-size: .82rem; overfl
 figure.plot { background: var(--card); border-radius: .7rem; padding: .8rem; margin-bottom: .8rem }
 figure.plot svg { display: block; width: 100%; max-width: 47rem; height: auto; margin: 0 auto }
 .overlays { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
-.overlays img { width: 100%; border-radius: .5rem; display: block; margin-bottom: .3rem; image-rendering: auto }
+.two { display: flex; gap: .35rem; margin-bottom: .3rem }
+.two img { width: 50%; border-radius: .4rem; display: block }
 """
 
 
 def page(result: dict[str, Any], plots: Mapping[str, str]) -> str:
     """`plots`: SVG elements by the title of the section that they belong to."""
-    title = f"{result['name']}: {result['speedup']:.2f}× faster than dense"
+    title = f"{result['name']}: {result['speedup']:.2f}× as fast as dense"
     environment = result["environment"]
     about = f"{result['created']} · {environment['cpu']} · {environment['threads']} threads · {environment['backend']}"
     parts = [
@@ -93,8 +94,8 @@ def _section(table: Table, plot: str) -> str:
 
 def _overlays(result: dict[str, Any]) -> str:
     figures = "".join(
-        f'<figure><img alt="{escape(o["name"])} and what was computed of it" '
-        f'src="data:image/png;base64,{o["png"]}">'
+        f'<figure><div class="two"><img alt="{escape(o["name"])}" src="{escape(o["image"])}">'
+        f'<img alt="what was computed of it" src="{escape(o["kept"])}"></div>'
         f"<figcaption>{escape(o['name'])} · {share(o['active_fraction'])} active</figcaption></figure>"
         for o in result["overlays"]
     )

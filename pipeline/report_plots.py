@@ -21,7 +21,7 @@ PALETTE = {
     "ideal": "#070707",
     "paper": "#080808",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 11,
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
@@ -120,7 +120,7 @@ def _speedup(axes: Any, result: dict[str, Any]) -> None:
 
 
 def _accuracy(axes: Any, result: dict[str, Any]) -> None:
-    points = sorted(result["tradeoff"], key=lambda p: p["ms"])
+    points = sorted(result["tradeoff"], key=lambda p: p["active_fraction"])
     accuracy = result["accuracy"]
     axes.plot(
         [p["ms"] for p in points],
@@ -130,11 +130,11 @@ def _accuracy(axes: Any, result: dict[str, Any]) -> None:
         ms=5,
         label="Foveate, one threshold for all images",
     )
-    for p in points:
+    for number, p in enumerate(points):
         axes.annotate(
             f"{100 * p['active_fraction']:.0f} %",
             (p["ms"], p["accuracy"]),
-            (0, -14),
+            (0, -15 if number % 2 else 8),
             textcoords="offset points",
             ha="center",
             color=PALETTE["muted"],

@@ -130,6 +130,7 @@ def _sweep(result: dict[str, Any]) -> Table:
             ms(point["rects_ms"]),
             times(point["speedup"]),
             f"{times(point['speedup_interval'][0])} … {times(point['speedup_interval'][1])}",
+            times(point["cpu_speedup"]),
             times(point["ideal_speedup"]),
             share(point["realization"]),
         )
@@ -143,6 +144,7 @@ def _sweep(result: dict[str, Any]) -> Table:
         "rects ms",
         "speedup",
         "95 %",
+        "CPU",
         "ideal",
         "realization",
     )

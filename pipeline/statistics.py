@@ -9,6 +9,7 @@ import numpy as np
 
 # Samples from which a percentile may be quoted with 99 % confidence (binomial early stopping, d = 0).
 MIN_SAMPLES = {"p50": 1, "p90": 64, "p99": 662}
+Samples = Sequence[float] | np.ndarray
 TOO_SMALL = "n too small"
 HIGHEST_ACTIVE = 0.95  # above this share of active work there is nothing left to realize: n/a
 
@@ -23,8 +24,8 @@ class Ratio:
 
 
 def bootstrap_ratio(
-    numerator: Sequence[float] | np.ndarray,
-    denominator: Sequence[float] | np.ndarray,
+    numerator: Samples,
+    denominator: Samples,
     confidence: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
@@ -65,7 +66,7 @@ def efficiency(dense_ms: float, adaptive_ms: float, ideal_share: float) -> float
     return dense_ms * ideal_share / adaptive_ms
 
 
-def break_even(active: Sequence[float], dense_ms: Sequence[float], adaptive_ms: Sequence[float]) -> float:
+def break_even(active: Samples, dense_ms: Samples, adaptive_ms: Samples) -> float:
     """The active fraction at which adaptive and dense cost the same, in [0, 1].
 
     Linear between the sweep's points, up to the first point at which adaptive no longer wins. 1: it wins

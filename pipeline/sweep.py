@@ -13,7 +13,7 @@ from .masks import threshold_for
 from .statistics import bootstrap_ratio, break_even, realization
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
-THRESHOLD_FRACTIONS = (0.03, 0.08, 0.15, 0.25, 0.4, 0.6, 0.9)
+THRESHOLD_FRACTIONS = (0.03, 0.08, 0.15, 0.25, 0.45, 0.8)
 NAMES = ("dense", "masked_dense", "adaptive", "rects")
 
 Measure = Callable[
@@ -46,6 +46,7 @@ def sweep(
                 **{f"{name}_ms": times.ms(name) for name in NAMES},
                 "speedup": ratio.value,
                 "speedup_interval": [ratio.low, ratio.high],
+                "cpu_speedup": times.cpu_ms("dense") / times.cpu_ms("adaptive"),
                 "ideal_speedup": 1 / share,
                 "realization": realization(dense, adaptive, share),
             }

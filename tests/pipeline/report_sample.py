@@ -6,12 +6,15 @@ import base64
 from typing import Any
 
 # A PNG of one pixel.
-PNG = base64.b64encode(
-    bytes.fromhex(
-        "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001"
-        "f61738550000000049454e44ae426082"
-    )
-).decode()
+PICTURE = (
+    "data:image/png;base64,"
+    + base64.b64encode(
+        bytes.fromhex(
+            "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001"
+            "f61738550000000049454e44ae426082"
+        )
+    ).decode()
+)
 
 
 def sample_report() -> dict[str, Any]:
@@ -96,7 +99,7 @@ def sample_report() -> dict[str, Any]:
             "worst_image": "scenes.npz[17]",
             "passed": True,
         },
-        "overlays": [{"name": "scenes.npz[0]", "active_fraction": 0.2, "png": PNG}],
+        "overlays": [{"name": "scenes.npz[0]", "active_fraction": 0.2, "image": PICTURE, "kept": PICTURE}],
         "settings": {
             "data": "scenes.npz",
             "images": 32,
@@ -138,6 +141,7 @@ def _point(fraction: float) -> dict[str, Any]:
         "rects_ms": rects,
         "speedup": speedup,
         "speedup_interval": [0.95 * speedup, 1.05 * speedup],
+        "cpu_speedup": 0.9 * speedup,
         "ideal_speedup": ideal,
         "realization": None if ideal < 1.05 else (1 - 1 / speedup) / (1 - 1 / ideal),
     }

@@ -53,7 +53,7 @@ def test_report_html_asks_the_network_for_nothing(written):
     html = (written / "report.html").read_text()
     assert EXTERNAL.search(html) is None
     assert "<script" not in html and "<!DOCTYPE svg" not in html
-    assert html.count("<svg") == 3 and html.count("data:image/png;base64,") == 1
+    assert html.count("<svg") == 3 and html.count("data:image/png;base64,") == 2
 
 
 def test_report_html_is_well_formed_and_escapes_names(written):
