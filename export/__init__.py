@@ -36,7 +36,19 @@ _PUBLIC = {
     "save_checkpoint": "checkpoint",
     "small_resnet": "models",
 }
-__all__ = [*_PUBLIC]
+__all__ = [
+    "EnergyMaskLayer",
+    "energy_regularizer",
+    "export_program",
+    "import_timm",
+    "insert_energy_mask",
+    "load_checkpoint",
+    "load_program",
+    "read_config",
+    "resnet34_body",
+    "save_checkpoint",
+    "small_resnet",
+]
 
 
 def __getattr__(name: str):

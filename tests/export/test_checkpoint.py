@@ -132,6 +132,7 @@ def test_importing_the_package_imports_neither_torch_nor_onnx():
 def test_public_names_resolve():
     import foveate.export
 
+    assert set(foveate.export.__all__) == set(foveate.export._PUBLIC)
     for name in foveate.export.__all__:
         assert getattr(foveate.export, name) is not None
     with pytest.raises(AttributeError, match="public"):
