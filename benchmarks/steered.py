@@ -1,0 +1,78 @@
+"""A masked network whose mask is given from outside, so that a benchmark can set any active set exactly.
+
+The mask layer scores a second input, `hint` (1 = active, −1 = not), instead of the features; everything else is the
+masked network as it is exported for real.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from foveate.export import EnergyMaskLayer, export_program, insert_energy_mask
+from foveate.export.models import ResidualNet, resnet34_body
+
+
+def steer(net: ResidualNet, sample: torch.Tensor, *, persist: str | None = "conv") -> torch.fx.GraphModule:
+    """`net` with a mask behind its stem that follows `hint` [B, 1, H, W], pooled 4 × 4: (images, hint) -> outputs."""
+    masked = insert_energy_mask(net, after="stem", persist=persist, sample=sample)
+    layer = EnergyMaskLayer(1)
+    torch.nn.init.constant_(layer.weight, -8.0)  # z = −8·hint: m is 0.9997 or 0.0003
+    torch.nn.init.constant_(layer.bias, 0.0)
+    masked.mask0 = layer
+    images = next(node for node in masked.graph.nodes if node.op == "placeholder")
+    with masked.graph.inserting_after(images):
+        hint = masked.graph.placeholder("hint")
+    decision = next(node for node in masked.graph.nodes if node.target == "mask0")
+    with masked.graph.inserting_before(decision):
+        decision.args = (masked.graph.call_function(_steered, (decision.args[0], hint)),)
+    masked.recompile()
+    return masked.eval()
+
+
+@torch.fx.wrap
+def _steered(features: torch.Tensor, hint: torch.Tensor) -> torch.Tensor:
+    """The hint at the features' resolution. It reads the features, as a real mask does, so the stem stays dense."""
+    return F.max_pool2d(hint, 4, 4) + 1e-6 * features[:, :1]
+
+
+def export_resnet34(folder: Path, size: int, persist: str | None = "conv") -> tuple[Path, Path]:
+    """The baseline and the steered program of the ResNet-34 body at `size` × `size`, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sample = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    baseline = export_program(resnet34_body(), sample, folder / "baseline.onnx")
+    masked = steer(resnet34_body(), sample, persist=persist)
+    hint = torch.ones(1, 1, size, size)
+    return baseline, export_program(masked, (sample, hint), folder / "masked.onnx")
+
+
+def ellipse(side: int, fraction: float, aspect: float = 1.4) -> np.ndarray:
+    """bool [side, side]: one compact object that covers `fraction` of the map."""
+    if fraction >= 1:
+        return np.ones((side, side), bool)
+    y, x = np.mgrid[:side, :side] + 0.5 - side / 2
+    squared = fraction * side * side / np.pi
+    return (y / aspect**-0.5) ** 2 + (x / aspect**0.5) ** 2 <= squared
+
+
+def blobs(side: int, fraction: float, seed: int = 0, count: int = 4) -> np.ndarray:
+    """bool [side, side]: `count` irregular regions that cover about `fraction` of the map."""
+    if fraction >= 1:
+        return np.ones((side, side), bool)
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    height = np.full((side, side), -np.inf)
+    for _ in range(count):
+        cy, cx = rng.uniform(0.15, 0.85, 2) * side
+        angle = np.arctan2(y - cy, x - cx)
+        waves = sum(rng.uniform(0, 0.25) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in range(2, 6))
+        radius = np.hypot(y - cy, x - cx) / (rng.uniform(0.7, 1.3) * (1 + waves))
+        height = np.maximum(height, -radius)
+    return height > np.quantile(height, 1 - fraction)
+
+
+def hint_of(mask: np.ndarray) -> np.ndarray:
+    """float32 [1, 1, 4·H, 4·W], the program's second input, for a mask at the stem's resolution."""
+    return np.where(mask, np.float32(1), np.float32(-1)).repeat(4, 0).repeat(4, 1)[None, None]
