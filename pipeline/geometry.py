@@ -25,15 +25,11 @@ class Geometry:
 
 
 def measure(nodes: Sequence[NodeInfo], outputs: Sequence[str]) -> Geometry | None:
-    """The geometry of nodes in topological order; None if they share no grid."""
+    """The geometry of nodes in topological order; None if they cannot run on one window."""
     high, wide = _positions(nodes, 0), _positions(nodes, 1)
-    if high is None or wide is None:
+    if high is None or wide is None or not (_sizes_agree(nodes, 0) and _sizes_agree(nodes, 1)):
         return None
     y, x = _halo(nodes, outputs, high, 0), _halo(nodes, outputs, wide, 1)
-    if any(node.shrinks for node in nodes):
-        # A window of 1 + high cells is enough for every node to have an output; so must be one clamped at the end,
-        # where the last cell may be cut short.
-        y, x = (max(y[0], y[1] + 1), y[1]), (max(x[0], x[1] + 1), x[1])
     return Geometry(
         {name: (high[name], wide[name]) for name in high},
         (y[0], x[0]),
@@ -54,34 +50,35 @@ def output_terms(
 
 def _positions(nodes: Sequence[NodeInfo], axis: int) -> dict[str, int] | None:
     """Positions a cell of every tensor along one axis: the least whole numbers in the ratio of the strides."""
-    edges: dict[str, list[tuple[str, Fraction]]] = {}
+    edges: dict[str, list[tuple[str, int, int]]] = {}
     for node in nodes:
         for out in node.outputs:
             for name, fields in node.fields.items():
-                stride = fields[axis].stride
-                edges.setdefault(out, []).append((name, stride))
-                edges.setdefault(name, []).append((out, 1 / stride))
+                num, den = fields[axis].stride.numerator, fields[axis].stride.denominator
+                edges.setdefault(out, []).append((name, num, den))
+                edges.setdefault(name, []).append((out, den, num))
     scale = _spread(edges, nodes[0].outputs[0])
     if scale is None or len(scale) < len(edges):  # strides that contradict, or parts without a common tensor
         return None
     whole = math.lcm(*(s.denominator for s in scale.values()))
-    counts = {name: int(s * whole) for name, s in scale.items()}
+    counts = {name: s.numerator * (whole // s.denominator) for name, s in scale.items()}
     common = math.gcd(*counts.values())
     counts = {name: n // common for name, n in counts.items()}
     return counts if max(counts.values()) <= MAX_POSITIONS else None
 
 
-def _spread(edges: dict[str, list[tuple[str, Fraction]]], start: str) -> dict[str, Fraction] | None:
+def _spread(edges: dict[str, list[tuple[str, int, int]]], start: str) -> dict[str, Fraction] | None:
     """Positions of every tensor that `start` is connected with, per position of `start`."""
     scale = {start: Fraction(1)}
     pending = [start]
     while pending:
         here = pending.pop()
-        for other, ratio in edges[here]:
+        for other, num, den in edges[here]:
+            found = scale[here] if num == den else scale[here] * num / den
             if other not in scale:
-                scale[other] = scale[here] * ratio
+                scale[other] = found
                 pending.append(other)
-            elif scale[other] != scale[here] * ratio:
+            elif scale[other] is not found and scale[other] != found:
                 return None
     return scale
 
@@ -98,4 +95,24 @@ def _halo(nodes: Sequence[NodeInfo], outputs: Sequence[str], positions: dict[str
             need[name] = max(old[0], low), max(old[1], high)
     low = max(-(-n[0] // positions[name]) for name, n in need.items())
     high = max(-(-n[1] // positions[name]) for name, n in need.items())
+    if any(f[axis].shrinks(node.spare[axis]) for node in nodes for f in node.fields.values()):
+        # A window of 1 + high cells is enough for every node to have an output. So must be one that is clamped at the
+        # map's end, where the last cell may be cut short.
+        low = max(low, high + 1)
     return low, high
+
+
+def _sizes_agree(nodes: Sequence[NodeInfo], axis: int) -> bool:
+    """Whether operands that are combined are equally long on a window, too: `more` is by how many positions each
+    tensor is longer than the window's cells, when all inputs of the group are cut to them."""
+    more: dict[str, int] = {}
+    for node in nodes:
+        lengths: set[int] = set()
+        for name, fields in node.fields.items():
+            stride = fields[axis].stride
+            grown = more.get(name, 0) * stride.denominator + node.spare[axis]
+            lengths.add(grown // stride.numerator)
+        if len(lengths) > 1:
+            return False
+        more.update(dict.fromkeys(node.outputs, lengths.pop()))
+    return True

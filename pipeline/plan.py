@@ -65,7 +65,7 @@ def plan(
         for step in steps:
             segments = group(step, analysis, model) if step.local else ()
             if segments is None:
-                kept_dense |= {n.name: "its strides have no common grid" for n in step.nodes}
+                kept_dense |= {n.name: "no cut of its region runs on windows" for n in step.nodes}
                 break
             planned.append(PlannedStep(step, segments))
         else:

@@ -15,12 +15,15 @@ INLINE = 1024  # bytes; smaller tensors stay in the model, where shape inference
 
 
 class WeightFile:
-    """Writes each distinct tensor once. Use as a context manager; models are written beside it."""
+    """Writes each distinct tensor once. Use as a context manager; models are written beside it.
+
+    All models saved are parts of one program: tensors of one name are one tensor."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._file = (folder / FILE).open("wb")
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._places: dict[bytes, tuple[int, int]] = {}  # by sha256 of the contents
+        self._named: dict[str, tuple[int, int]] = {}
 
     def __enter__(self) -> WeightFile:
         return self
@@ -42,7 +45,9 @@ class WeightFile:
         (self._folder / file).write_bytes(light.SerializeToString(deterministic=True))
 
     def _refer(self, tensor: TensorProto, data: bytes) -> TensorProto:
-        offset, length = self._place(data)
+        if tensor.name not in self._named:
+            self._named[tensor.name] = self._place(data)
+        offset, length = self._named[tensor.name]
         outside = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         outside.data_location = TensorProto.EXTERNAL
         for key, value in (("location", FILE), ("offset", str(offset)), ("length", str(length))):

@@ -37,7 +37,7 @@ class NodeInfo:
     bytes: float = 0.0
     weight_bytes: float = 0.0
     whole_cells: bool = False
-    shrinks: bool = False  # see registry.Local
+    spare: Pair = (0, 0)  # see registry.Local
 
 
 @dataclass(frozen=True)

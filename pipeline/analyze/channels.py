@@ -82,21 +82,20 @@ def gather(view: NodeView) -> Local | Barrier:
 
 @rule("Slice")
 def crop(view: NodeView) -> Local | Barrier:
-    """Along height or width only where the end is counted from the map's end. What is cut off there counts as read:
-    a window must hold it for the output to be there."""
+    """Along height or width only where the end is counted from the map's end."""
     axes, rank = view.axes(), len(view.shape())
     starts, ends, over, steps = _slice_operands(view, rank)
     if axes is None or starts is None or ends is None:
         return Barrier("its bounds are not constant")
     along = {a: HERE[0] for a in axes}
-    shrinks = False
+    spare = dict.fromkeys(axes, 0)
     for start, end, axis, step in zip(starts, ends, over, steps, strict=True):
         if axis in axes:
             if start < 0 or step < 1 or 0 <= end < _END:
                 return Barrier("cuts the map at a fixed position")
-            along[axis] = Field(Fraction(step), start, start + max(-end, 0))
-            shrinks = shrinks or start > 0 or end < 0
-    return Local({0: (along[axes[0]], along[axes[1]])}, axes, shrinks)
+            along[axis] = Field(Fraction(step), start, start)
+            spare[axis] = min(end, 0) - start + step - 1
+    return Local({0: (along[axes[0]], along[axes[1]])}, axes, (spare[axes[0]], spare[axes[1]]))
 
 
 def _slice_operands(view: NodeView, rank: int):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 
 from .field import Field
@@ -23,8 +22,12 @@ def conv(view: NodeView) -> Local | Barrier:
         i = axis - 2
         return Field(Fraction(strides[i]), -pads[i], (kernel[i] - 1) * dilations[i] - pads[i])
 
-    shrinks = loses_positions(kernel, dilations, pads)
-    return Local({0: (along(found[0]), along(found[1]))}, found, shrinks)
+    def spare(axis: int) -> int:
+        i = axis - 2
+        return pads[i] + pads[i + len(kernel)] - (kernel[i] - 1) * dilations[i] - 1 + strides[i]
+
+    y, x = found
+    return Local({0: (along(y), along(x))}, found, (spare(y), spare(x)))
 
 
 @rule("ConvTranspose")
@@ -46,20 +49,14 @@ def conv_transpose(view: NodeView) -> Local | Barrier:
         s, reach, pad = strides[axis - 2], (kernel[axis - 2] - 1) * dilations[axis - 2], pads[axis - 2]
         low = min(-((reach - o - pad) // s) for o in range(s))
         high = max((o + pad) // s for o in range(s))
-        # Output o is there if (n − 1)·s + reach + more − pad − end ≥ o.
-        beyond = pad + pads[axis - 2 + len(kernel)] - reach - more[axis - 2]
-        high = max(high, *(-(-(o + beyond) // s) for o in range(s)))
         return Field(Fraction(1, s), low, max(low, high))
 
-    both = zip(kernel, dilations, strides, pads[: len(kernel)], pads[len(kernel) :], more, strict=True)
-    shrinks = any((k - 1) * d + 1 + m - begin - end < s for k, d, s, begin, end, m in both)
-    return Local({0: (along(found[0]), along(found[1]))}, found, shrinks)
+    def spare(axis: int) -> int:
+        i = axis - 2
+        return (kernel[i] - 1) * dilations[i] + 1 + more[i] - pads[i] - pads[i + len(kernel)] - strides[i]
 
-
-def loses_positions(kernel: Sequence[int], dilations: Sequence[int], pads: Sequence[int]) -> bool:
-    """Whether the pads are too small for one output per stride of the input."""
-    both = zip(kernel, dilations, pads[: len(kernel)], pads[len(kernel) :], strict=True)
-    return any(begin + end < (k - 1) * d for k, d, begin, end in both)
+    y, x = found
+    return Local({0: (along(y), along(x))}, found, (spare(y), spare(x)))
 
 
 def window_axes(view: NodeView) -> tuple[int, int] | Barrier:

@@ -36,10 +36,21 @@ class Field:
         """Both together; their strides must be equal."""
         return Field(self.stride, min(self.low, other.low), max(self.high, other.high))
 
+    def there(self, spare: int) -> Field:
+        """With the input positions that must be there for an output of the op to be there; see registry.Local."""
+        a, c = self.stride.denominator, self.stride.numerator
+        last = max(-((spare - c * (o + 1)) // a) - 1 - o * c // a for o in range(a))
+        return self if last <= self.high else Field(self.stride, self.low, last)
+
+    def shrinks(self, spare: int) -> bool:
+        """Whether the op's output may lack the last of the cells that its input has."""
+        return spare < self.stride.numerator - 1
+
     def needs(self, below: int, above: int) -> tuple[int, int]:
         """Input positions needed beyond whole cells, if `below` and `above` output positions are needed beyond them."""
-        low = math.ceil(below * self.stride) - self.low
-        high = math.floor((above - 1) * self.stride) + self.high + 1
+        num, den = self.stride.numerator, self.stride.denominator  # whole numbers: this is called very often
+        low = -(-below * num // den) - self.low
+        high = (above - 1) * num // den + self.high + 1
         return max(low, 0), max(high, 0)
 
 

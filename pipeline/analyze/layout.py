@@ -26,13 +26,13 @@ def depth_to_space(view: NodeView) -> Local | Barrier:
 @rule("SpaceToDepth")
 def space_to_depth(view: NodeView) -> Local | Barrier:
     size = view.attrs["blocksize"]
-    return _blocks(view, Field(Fraction(size), 0, size - 1))
+    return _blocks(view, Field(Fraction(size), 0, size - 1), spare=size - 1)
 
 
-def _blocks(view: NodeView, block: Field) -> Local | Barrier:
+def _blocks(view: NodeView, block: Field, spare: int = 0) -> Local | Barrier:
     if view.axes() != (2, 3):
         return Barrier("height and width are not its last axes")
-    return Local({0: (block, block)}, (2, 3))
+    return Local({0: (block, block)}, (2, 3), (spare, spare))
 
 
 @rule("Pad")
@@ -54,11 +54,10 @@ def pad(view: NodeView) -> Local | Barrier:
         if mode != "constant" and (begin > 0 or end > 0):
             mirror = 2 if mode == "reflect" else 1
             low, high = -begin - mirror * max(end, 0), max(0, begin) * (mirror - 1)
-        # A negative pad cuts off; what is cut off at the end counts as read, as for Slice.
-        return Field(Fraction(1), low, max(low, high, -begin + max(-end, 0)))
+        return Field(Fraction(1), low, max(low, high))
 
-    shrinks = any(begin + end < 0 for begin, end in by_axis.values())
-    return Local({0: (along(axes[0]), along(axes[1]))}, axes, shrinks)
+    spare = sum(by_axis.get(axes[0], (0, 0))), sum(by_axis.get(axes[1], (0, 0)))
+    return Local({0: (along(axes[0]), along(axes[1]))}, axes, spare)
 
 
 @rule("Reshape")

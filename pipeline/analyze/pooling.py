@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from .convolution import loses_positions, spans, window_axes
+from .convolution import spans, window_axes
 from .field import Field
 from .registry import Barrier, Local, NodeView, rule
 
@@ -26,8 +26,13 @@ def pool(view: NodeView) -> Local | Barrier:
         i = axis - 2
         return Field(Fraction(strides[i]), -pads[i], (kernel[i] - 1) * dilations[i] - pads[i])
 
-    shrinks = loses_positions(kernel, dilations, pads)
-    return Local({0: (along(found[0]), along(found[1]))}, found, shrinks)
+    def spare(axis: int) -> int:
+        i = axis - 2
+        up = strides[i] - 1 if view.attrs.get("ceil_mode") else 0
+        return pads[i] + pads[i + len(kernel)] - (kernel[i] - 1) * dilations[i] - 1 + strides[i] + up
+
+    y, x = found
+    return Local({0: (along(y), along(x))}, found, (spare(y), spare(x)))
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")

@@ -20,11 +20,12 @@ from .field import Fields
 class Local:
     """The node reads a bounded neighbourhood: `fields` of each data input by its index, `axes` of its outputs.
 
-    `shrinks`: its output may have fewer cells than its input, as of a convolution without padding."""
+    `spare` says how long its output is, per axis: an input of n positions gives ⌊(n·a + spare) / c⌋, where the field's
+    stride is c/a. For a convolution that is its pads less its kernel plus its stride."""
 
     fields: dict[int, Fields]
     axes: Pair = (2, 3)
-    shrinks: bool = False
+    spare: Pair = (0, 0)
 
 
 @dataclass(frozen=True)

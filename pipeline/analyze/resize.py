@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import numpy as np
@@ -42,7 +41,7 @@ def _by_scales(view: NodeView, scales: np.ndarray | None) -> Local | Barrier:
     if refused:
         return refused[0]
     fields: Fields = tuple(a for a in along if isinstance(a, Field))  # pyright: ignore[reportAssignmentType]
-    return Local({0: fields}, axes, any(s.denominator > 1 for s in by_axis.values()))
+    return Local({0: fields}, axes)
 
 
 def _fraction(scale: float) -> Fraction:
@@ -62,10 +61,7 @@ def _field(view: NodeView, scale: Fraction) -> Field | Barrier:
     period = scale.numerator
     x = [(o + half) / scale - half for o in range(period)]
     before, after = _taps(view)
-    # Output o is there if ⌊n · scale⌋ > o: the last position that takes counts as read.
-    there = [math.ceil((o + 1) / scale) - 1 for o in range(period)]
-    last = [max(v + after, Fraction(t)) for v, t in zip(x, there, strict=True)]
-    return from_reads(period, [v + before for v in x], last, 1 / scale)
+    return from_reads(period, [v + before for v in x], [v + after for v in x], 1 / scale)
 
 
 def _taps(view: NodeView) -> tuple[Fraction, Fraction]:

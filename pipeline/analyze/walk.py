@@ -83,11 +83,12 @@ class Walk:
         fields: dict = {}
         for i, field in found.fields.items():
             name = node.input[i]
+            field = field[0].there(found.spare[0]), field[1].there(found.spare[1])
             known = fields.get(name)
             fields[name] = (
                 field if known is None else tuple(a.hull(b) for a, b in zip(known, field, strict=True))
             )
-        self._add(node, LOCAL, fields=fields, whole_cells=node.name in self._whole, shrinks=found.shrinks)
+        self._add(node, LOCAL, fields=fields, whole_cells=node.name in self._whole, spare=found.spare)
         self.axes.update({o: found.axes for o in node.output if o})
 
     def _add(self, node: onnx.NodeProto, kind: str, **more) -> None:
