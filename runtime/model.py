@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 import weakref
@@ -81,8 +82,9 @@ def load(
 class Model:
     """A bundle with its engines open; made by `load`. A context manager. Safe for concurrent callers.
 
-    In a forked child the engines are opened anew at first use (sessions do not survive a fork); a pickled model
-    opens its bundle again where it is unpickled.
+    In a forked child the engines are opened anew at first use (sessions do not survive a fork). Such a child should
+    end with os._exit, as those of multiprocessing do: onnxruntime's own exit handlers hang in it. A pickled model, as
+    the start method "spawn" makes, opens its bundle again where it is unpickled.
     """
 
     def __init__(self, bundle: Bundle, options: Options):
@@ -353,14 +355,14 @@ def _check_options(strategy: str, cache_bytes: int, memory_bytes: int | None) ->
 
 
 _LIVE: weakref.WeakSet[Model] = weakref.WeakSet()
-_ABANDONED: list[
-    object
-] = []  # of a parent process: destroying a session would wait for threads that are not here
 
 
 def _after_fork() -> None:
+    """In the child: forget the parent's engines, and keep them from ever being destroyed, not even when the child
+    ends: a session's destructor waits for threads that are not here."""
     for model in list(_LIVE):
-        _ABANDONED.append(model._executor)
+        if model._executor is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(model._executor))
         model._forget()
 
 
