@@ -73,8 +73,8 @@ def main() -> None:
         "--patch", type=int, default=2, help="side of a token, in positions of the feature map"
     )
     parser.add_argument("--active", type=float, default=0.2, help="fraction of the tokens to keep, about")
-    parser.add_argument("--size", type=int, default=192, help="px")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--size", type=int, default=128, help="px")
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
     args = parser.parse_args()
