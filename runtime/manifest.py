@@ -65,7 +65,8 @@ class Choice:
 @dataclass(frozen=True)
 class Decision:
     """What a node of domain ai.foveate computes at run time. For `energy_mask`: keep [B,1,H,W], where 0 is inactive,
-    logits and energy [B,1,⌈H/p⌉,⌈W/p⌉]. Names of tensors; all three are outputs of the segment that computes them."""
+    logits and energy [B,1,⌈H/p⌉,⌈W/p⌉]. Names of tensors that the segment of the node puts out; None: not computed
+    (the energy is, where the program has it for an output)."""
 
     name: str
     kind: str  # "energy_mask"

@@ -22,8 +22,8 @@ def new_timing() -> Timing:
 
 @dataclass(frozen=True)
 class DecisionResult:
-    """What one node decided. keep [N, 1, H, W], 0 where inactive; logits and energy [N, 1, ⌈H/p⌉, ⌈W/p⌉];
-    active_fraction float64 [N], the share of positions with keep ≠ 0."""
+    """What one node decided. keep [N, 1, H, W], 0 where inactive; logits and energy [N, 1, ⌈H/p⌉, ⌈W/p⌉], None
+    where the bundle does not compute them; active_fraction float64 [N], the share of positions with keep ≠ 0."""
 
     name: str
     keep: Any

@@ -53,7 +53,9 @@ class Walk:
         self._inherit_axes(node)
         if node.op_type == "EnergyMask":
             keep, logits, energy = node.output
-            self.decisions.append(Decision(node.name, "energy_mask", keep, logits, energy))
+            # The energy serves training; computing it would double what the decision costs at run time.
+            wanted = energy if energy in self.graph.outputs else None
+            self.decisions.append(Decision(node.name, "energy_mask", keep, logits, wanted))
             self.masks.add(keep)
 
     def _is_mask(self, node: onnx.NodeProto) -> bool:
