@@ -45,7 +45,6 @@ def measure(folder: Path, size: int, threads: int, rounds: int) -> list[dict]:
         foveate.load(bundle, threads=threads) as auto,
         foveate.load(bundle, threads=threads, strategy="rects") as rects,
     ):
-        auto.warmup()
         for shape, make in SHAPES.items():
             for fraction in FRACTIONS:
                 mask = make(size // 4, fraction)
