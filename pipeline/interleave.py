@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .statistics import Ratio, bootstrap_ratio
+
 Contender = Callable[[np.ndarray], object]  # one inference of one image
 
 
@@ -27,16 +29,19 @@ class Times:
         """[images]: the median over rounds, so that one interruption by another process does not count."""
         return np.median(self.wall[name], axis=1)
 
-    def samples(self, name: str) -> np.ndarray:
-        """Paired samples for a confidence interval: per image; of few images, every call."""
-        each = self.per_image(name)
-        return each if len(each) >= FEW_IMAGES else self.wall[name].ravel()
-
     def ms(self, name: str) -> float:
         return float(self.per_image(name).mean())
 
     def cpu_ms(self, name: str) -> float:
         return float(np.median(self.cpu[name], axis=1).mean())
+
+    def ratio(self, of: str, to: str) -> Ratio:
+        """ms(of) ÷ ms(to), with the bootstrap interval over images; of few images, over every call."""
+        value = self.ms(of) / self.ms(to)
+        few = len(self.wall[of]) < FEW_IMAGES
+        samples = [self.wall[name].ravel() if few else self.per_image(name) for name in (of, to)]
+        found = bootstrap_ratio(*samples)
+        return Ratio(value, min(found.low, value), max(found.high, value))
 
 
 def interleave(

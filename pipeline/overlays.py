@@ -41,8 +41,9 @@ def visible(image: np.ndarray, settings: Preprocess) -> np.ndarray:
     """uint8 [H, W, 3]: `preprocess` undone as far as colours go."""
     hwc = image[0] if settings.layout == "nhwc" else image[0].transpose(1, 2, 0)
     channels = hwc.shape[-1]
-    if channels == len(settings.mean):
-        hwc = hwc * np.asarray(settings.std, np.float32) + np.asarray(settings.mean, np.float32)
+    if channels <= len(settings.mean):
+        mean, std = (np.asarray(v[:channels], np.float32) for v in (settings.mean, settings.std))
+        hwc = hwc * std + mean
     values = hwc / settings.scale
     if settings.color == "bgr":
         values = values[..., ::-1]

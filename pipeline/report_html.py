@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from .report_tables import Table, headline, share, tables
+from .report_format import share
+from .report_tables import Table, headline, tables
 
 _CSS = """
 :root { color-scheme: light dark; --paper: #ffffff; --card: #f5f6f8; --ink: #1a1f26; --muted: #66707d; --grid: #e3e6ea;

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..runtime.errors import MissingExtraError
+from .report_format import ms
 
 # Colours that matplotlib writes into the SVG, and the CSS variables that take their place.
 PALETTE = {
@@ -171,8 +172,6 @@ def _star(axes: Any, x: float, y: float, label: str) -> None:
 
 def _waterfall(axes: Any, result: dict[str, Any]) -> None:
     """Each part starts where the one before it ended; the dense contenders stand above for scale."""
-    from .report_tables import ms
-
     start, rows = 0.0, []
     if result["baseline"]["kind"] == "unmasked":
         rows.append(("baseline, dense", 0.0, result["dense_ms"], PALETTE["baseline"]))

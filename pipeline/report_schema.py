@@ -124,6 +124,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "settings.data": ("text", "the data spec"),
     "settings.images": ("int", "timed images"),
     "settings.rounds": ("int", "rounds over them, contenders in reversed order every other time"),
+    "settings.sweep_images": ("int", "of them, those of the sweep"),
     "settings.threads": ("int", "threads of every engine"),
     "settings.shape": ("list", "of the first timed image's input"),
     "settings.shape[]": ("int", "a dim"),

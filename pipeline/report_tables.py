@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .report_format import NOT_AVAILABLE, error, figure, ms, share, tail, times
+
 CONTENDERS = {
     "dense": "baseline, dense",
     "masked_dense": "masked program, dense",
     "adaptive": "Foveate, adaptive",
 }
-NOT_AVAILABLE = "n/a"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def main_table(result: dict[str, Any]) -> Table:
             ms(latency[name]["mean_ms"]),
             times(latency["dense"]["mean_ms"] / latency[name]["mean_ms"]),
             ms(latency[name]["cpu_ms"]),
-            *(_tail(latency[name][f"p{p}_ms"]) for p in (50, 90, 99)),
+            *(tail(latency[name][f"p{p}_ms"]) for p in (50, 90, 99)),
             figure(accuracy[name]),
         )
         for name, label in CONTENDERS.items()
@@ -214,27 +215,3 @@ def _environment(result: dict[str, Any]) -> Table:
         *((name, f"sha256 {digest[:16]}…") for name, digest in e["files"].items()),
     )
     return Table("Environment", ("", "value"), rows, "Full hashes are in report.json.")
-
-
-def ms(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
-
-
-def times(value: float) -> str:
-    return f"{value:.2f}×" if value < 100 else f"{value:.0f}×"
-
-
-def share(value: float | None, digits: int = 1) -> str:
-    return NOT_AVAILABLE if value is None else f"{100 * value:.{digits}f} %"
-
-
-def figure(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def error(value: float | None) -> str:
-    return NOT_AVAILABLE if value is None else f"{value:.1e}" if value else "0"
-
-
-def _tail(value: float | str) -> str:
-    return value if isinstance(value, str) else ms(value)

@@ -10,7 +10,7 @@ import numpy as np
 from .contenders import Choices, Contenders
 from .ideal import ImageWork
 from .masks import threshold_for
-from .statistics import bootstrap_ratio, break_even, realization
+from .statistics import break_even, realization
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
 THRESHOLD_FRACTIONS = (0.03, 0.08, 0.15, 0.25, 0.45, 0.8)
@@ -38,7 +38,7 @@ def sweep(
         found = [measure(image, chosen) for image, chosen in zip(images, choices, strict=True)]
         share = float(np.mean([work.share for _, work in found]))
         dense, adaptive = times.ms("dense"), times.ms("adaptive")
-        ratio = bootstrap_ratio(times.samples("dense"), times.samples("adaptive"))
+        ratio = times.ratio("dense", "adaptive")
         points.append(
             {
                 "target": fraction,

@@ -104,6 +104,7 @@ def sample_report() -> dict[str, Any]:
             "data": "scenes.npz",
             "images": 32,
             "rounds": 4,
+            "sweep_images": 4,
             "threads": 2,
             "shape": [1, 3, 192, 192],
         },

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from foveate.pipeline.interleave import Times, interleave
+from hypothesis import given
+from hypothesis import strategies as st
 
 IMAGES = [np.full((1, 1, 2, 2), n, np.float32) for n in range(2)]
 
@@ -31,6 +33,16 @@ def test_times_have_an_entry_per_image_and_round_and_ticks_count_them():
     assert times.wall["A"].shape == times.cpu["A"].shape == (2, 3)
     assert (times.wall["A"] > 0).all()
     assert len(ticks) == 6
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 99))
+def test_the_ratio_is_that_of_the_means_and_lies_in_its_interval(images, rounds, seed):
+    random = np.random.default_rng(seed)
+    wall = {name: random.lognormal(0, 0.5, (images, rounds)) for name in "AB"}
+    times = Times(wall, wall)
+    ratio = times.ratio("A", "B")
+    assert ratio.value == pytest.approx(times.ms("A") / times.ms("B"))
+    assert ratio.low <= ratio.value <= ratio.high
 
 
 def test_one_interrupted_call_does_not_count():

@@ -31,7 +31,8 @@ def test_what_is_visible_is_what_was_preprocessed(seed, settings):
 
 
 def test_grey_and_foreign_inputs_are_shown_too():
-    grey = visible(np.full((1, 1, 4, 4), 0.5, np.float32), Preprocess(color="gray", mean=(0.0,), std=(1.0,)))
+    settings = Preprocess(color="gray", mean=(0.1,) * 3)
+    grey = visible(preprocess(np.full((4, 4, 3), 128, np.uint8), settings), settings)
     assert grey.shape == (4, 4, 3) and (abs(grey.astype(int) - 128) <= 1).all()
     foreign = visible(np.random.default_rng(0).normal(0, 9, (1, 3, 4, 4)).astype(np.float32), Preprocess())
     assert foreign.min() == 0 and foreign.max() == 255

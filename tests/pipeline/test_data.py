@@ -130,6 +130,11 @@ def _mismatch(path):
     return path / "d.npz"
 
 
+def _one_label(path):
+    np.savez(path / "d.npz", images=np.zeros((3, 4, 4, 3), np.uint8), labels=7)
+    return path / "d.npz"
+
+
 def _wrong_dtype(path):
     np.savez(path / "d.npz", images=np.zeros((3, 3, 4, 4), np.float64))
     return path / "d.npz"
@@ -170,6 +175,7 @@ def _not_an_archive(path):
         (lambda path: path, "an empty folder"),
         (_mixed, "1 image.s. and the class folders cat"),
         (_mismatch, "2 labels for 3 images"),
+        (_one_label, "1 labels for 3 images"),
         (_wrong_dtype, r"d.npz\[0\]: got float64 \[3, 4, 4\]"),
         (_no_images, "no array `images`"),
         (_objects, "cannot be read"),

@@ -1,0 +1,150 @@
+"""Measurements as parts of report.json (docs/report.md)."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.bundle import hash_file
+from ..runtime.errors import MissingExtraError
+from .accuracy import Accuracy, active_fraction
+from .contenders import Choices, Contenders
+from .data import Dataset, Sample
+from .ideal import ImageWork
+from .interleave import Times
+from .overlays import overlay
+from .report_schema import SCHEMA_VERSION
+from .statistics import efficiency, percentiles, realization
+from .verify_report import VerifyReport
+from .waterfall import Waterfall
+
+OVERLAYS = 6
+
+
+@dataclass(frozen=True)
+class Headline:
+    times: Times
+    waterfall: Waterfall
+    active: list[float]  # of each timed image
+    work: ImageWork
+    balance: float
+
+
+def headline_facts(contenders: Contenders, headline: Headline) -> dict[str, Any]:
+    """The headline's part of the result."""
+    times, work = headline.times, headline.work
+    dense, adaptive = times.ms("dense"), times.ms("adaptive")
+    speedup = times.ratio("dense", "adaptive")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": contenders.manifest.name,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "speedup": speedup.value,
+        "speedup_interval": [speedup.low, speedup.high],
+        "cpu_speedup": times.cpu_ms("dense") / times.cpu_ms("adaptive"),
+        "masked_speedup": times.ms("masked_dense") / adaptive,
+        "ideal_speedup": 1 / work.share,
+        "realization": realization(dense, adaptive, work.share),
+        "efficiency": efficiency(dense, adaptive, work.share),
+        "active_fraction": float(np.mean(headline.active)),
+        **mean_times(times),
+        "baseline": {
+            "kind": "unmasked" if contenders.baseline else "masked program",
+            "file": contenders.baseline_file.name,
+            "settings": contenders.dense.settings.words(),
+        },
+        "masked_dense_settings": contenders.masked.settings.words(),
+        "latency": {name: _latency(times, name) for name in ("dense", "masked_dense", "adaptive")},
+        "work": {
+            **{
+                key: getattr(work, key)
+                for key in ("dense_macs", "active_macs", "dense_bytes", "active_bytes")
+            },
+            "macs_per_byte": headline.balance,
+            "ideal_share": work.share,
+        },
+        "waterfall": headline.waterfall.parts(adaptive),
+        "strategies": headline.waterfall.strategies(),
+    }
+
+
+def mean_times(times: Times) -> dict[str, float]:
+    return {f"{name}_ms": times.ms(name) for name in ("dense", "masked_dense", "adaptive")}
+
+
+def _latency(times: Times, name: str) -> dict[str, Any]:
+    tails = {f"{key}_ms": value for key, value in percentiles(times.wall[name]).items()}
+    return {
+        "mean_ms": times.ms(name),
+        "cpu_ms": times.cpu_ms(name),
+        **tails,
+        "n": int(times.wall[name].size),
+    }
+
+
+def tradeoff_facts(
+    contenders: Contenders, chosen: Sequence[Choices], accuracy: Accuracy, spent: Sequence[float]
+) -> list[dict[str, float]]:
+    rows = zip(chosen, accuracy.active, spent, accuracy.at, strict=True)
+    return [
+        {
+            "threshold": float(choices[contenders.reference.masks[0].threshold]),
+            "active_fraction": active,
+            "ms": ms,
+            "accuracy": value,
+        }
+        for choices, active, ms, value in rows
+    ]
+
+
+def accuracy_facts(accuracy: Accuracy) -> dict[str, Any]:
+    keys = ("metric", "images", "dense", "masked_dense", "adaptive")
+    return {key: getattr(accuracy, key) for key in keys}
+
+
+def parity_facts(report: VerifyReport) -> dict[str, Any]:
+    """Those of the strategy that agrees least."""
+    worst = report.worst
+    return {
+        "max_rel_error": worst.max_rel_error if np.isfinite(worst.max_rel_error) else None,
+        "decision_agreement": worst.decision_agreement,
+        "images": worst.images,
+        "images_agreeing": worst.images_agreeing,
+        "flips": worst.flips,
+        "near_flips": worst.near_flips,
+        "tolerance": report.tolerance,
+        "worst_image": worst.worst_image,
+        "passed": report.passed,
+    }
+
+
+def overlay_facts(
+    contenders: Contenders, samples: Sequence[Sample]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Pictures of the first decision on a few images, and a note if they cannot be drawn."""
+    found = []
+    for sample in itertools.islice(samples, OVERLAYS if contenders.manifest.decisions else 0):
+        result = contenders.auto(sample.image)
+        keep = np.asarray(result.decisions[contenders.manifest.decisions[0].name].keep)
+        try:
+            pictures = overlay(sample.image, keep, contenders.manifest.preprocess)
+        except MissingExtraError as error:
+            return [], [f"Pictures of the masks are missing: {error.fix} to have them."]
+        found.append({"name": Path(sample.name).name, "active_fraction": active_fraction(result), **pictures})
+    return found, []
+
+
+def hashes(contenders: Contenders, data: Dataset) -> dict[str, str]:
+    """sha256 by name: what was measured, on what, against what."""
+    files = {name: entry.sha256 for name, entry in sorted(contenders.manifest.files.items())}
+    if contenders.baseline is not None:
+        files[f"baseline {contenders.baseline.name}"] = hash_file(contenders.baseline)
+    if Path(data.spec).is_file():
+        files[f"data {Path(data.spec).name}"] = hash_file(Path(data.spec))
+    return files
