@@ -39,8 +39,8 @@ class Times:
         """ms(of) ÷ ms(to), with the bootstrap interval over images; of few images, over every call."""
         value = self.ms(of) / self.ms(to)
         few = len(self.wall[of]) < FEW_IMAGES
-        samples = [self.wall[name].ravel() if few else self.per_image(name) for name in (of, to)]
-        found = bootstrap_ratio(*samples)
+        above, below = (self.wall[name].ravel() if few else self.per_image(name) for name in (of, to))
+        found = bootstrap_ratio(above, below)
         return Ratio(value, min(found.low, value), max(found.high, value))
 
 
