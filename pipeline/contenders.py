@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,11 @@ class Contenders:
             self.auto.set_choices(dict(choices))
             self.rects.set_choices(dict(choices))
 
+    def renew(self) -> None:
+        """Loads strategy auto anew: what its online guard learnt on other masks is forgotten."""
+        self.auto.close()
+        self.auto = load(self.bundle, threads=self.threads, strategy="auto", choices=self.choices)
+
     def run(self, name: str, record: Callable[[Result], None] | None = None) -> Contender:
         """The contender of report.json's name; `record` gets the bundle's results."""
         if name in ("dense", "masked_dense"):
@@ -63,8 +69,10 @@ class Contenders:
         choices: Sequence[Choices] | None = None,
         record: Callable[[Result], None] | None = None,
     ) -> Times:
-        """Interleaved times; `choices` are one for each image (default: those in use)."""
+        """Interleaved times; `choices` are one for each image (default: those in use). `record` gets timed results."""
         prepare = (lambda number: None) if choices is None else (lambda number: self.use(choices[number]))
+        if record is not None:
+            record = _after(len({image.shape for image in images}), record)  # the untimed calls come first
         return interleave({n: self.run(n, record) for n in names}, images, rounds, tick, prepare)
 
 
@@ -74,10 +82,8 @@ def open_contenders(
 ) -> Iterator[Contenders]:
     """Opens and tunes everything; `threads` is every engine's number. Raises BundleError, InputError."""
     with contextlib.ExitStack() as stack:
-        auto, rects = (
-            stack.enter_context(load(bundle, threads=threads, strategy=strategy))
-            for strategy in ("auto", "rects")
-        )
+        auto = load(bundle, threads=threads, strategy="auto")
+        rects = stack.enter_context(load(bundle, threads=threads, strategy="rects"))
         manifest = auto.manifest
         reference = Reference(bundle, manifest, threads)
         same_shape = len({image.shape for image in images}) == 1
@@ -86,9 +92,19 @@ def open_contenders(
         dense = masked if baseline is None else tuned(baseline)
         if baseline is not None:
             _check_outputs(dense(images[0]), masked(images[0]), baseline)
-        yield Contenders(
+        opened = Contenders(
             manifest, bundle, baseline, threads, dense, masked, auto, rects, reference, reference.choices
         )
+        try:
+            yield opened
+        finally:
+            opened.auto.close()
+
+
+def _after(calls: int, record: Callable[[Result], None]) -> Callable[[Result], None]:
+    """`record`, but for the first `calls`."""
+    count = itertools.count()
+    return lambda result: record(result) if next(count) >= calls else None
 
 
 def _check_outputs(ours: dict[str, np.ndarray], program: dict[str, np.ndarray], baseline: Path) -> None:

@@ -39,7 +39,7 @@ figure.plot { background: var(--card); border-radius: .7rem; padding: .8rem; mar
 figure.plot svg { display: block; width: 100%; max-width: 47rem; height: auto; margin: 0 auto }
 .overlays { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
 .two { display: flex; gap: .35rem; margin-bottom: .3rem }
-.two img { width: 50%; border-radius: .4rem; display: block }
+.two img { flex: 1; min-width: 0; border-radius: .4rem; display: block }
 """
 
 

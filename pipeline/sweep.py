@@ -34,6 +34,7 @@ def sweep(
     points = []
     for fraction in FRACTIONS:
         choices = [contenders.reference.forced(image, fraction) for image in images]
+        contenders.renew()
         times = contenders.time(NAMES, images, rounds, tick, choices)
         found = [measure(image, chosen) for image, chosen in zip(images, choices, strict=True)]
         share = float(np.mean([work.share for _, work in found]))
@@ -96,6 +97,7 @@ def tradeoff_times(
     """ms of each of `chosen`: its ratio to the baseline, from the same rounds, × `dense_ms`."""
     found = []
     for choices in chosen:
+        contenders.renew()
         times = contenders.time(("dense", "adaptive"), images, rounds, tick, [choices] * len(images))
         found.append(dense_ms * times.ms("adaptive") / times.ms("dense"))
     contenders.use(contenders.reference.choices)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from foveate.pipeline.bench import bench
+from foveate.pipeline.contenders import open_contenders
 from foveate.pipeline.data import open_data
 from foveate.pipeline.dense import CANDIDATES, Dense, tune
 from foveate.pipeline.environment import describe, git_revision
@@ -190,3 +191,15 @@ def test_the_environment_names_machine_versions_and_revision(tmp_path):
     assert facts["cpu"] and facts["threads"] == 2 and {"numpy", "onnxruntime"} <= facts["versions"].keys()
     (tmp_path / "foreign.py").write_text("")
     assert git_revision(tmp_path / "foreign.py") is None
+
+
+def test_only_timed_results_are_recorded(tiny_bundle, data):
+    images = [image for image, _ in data][:2]
+    results = []
+    with open_contenders(tiny_bundle, None, 1, images) as contenders:
+        contenders.time(("adaptive",), images, 3, lambda: None, record=results.append)
+        assert len(results) == 6
+        before = contenders.auto
+        contenders.use({**contenders.reference.choices, "mask0.threshold": 0.25})
+        contenders.renew()
+        assert contenders.auto is not before and contenders.auto.choices["mask0.threshold"] == 0.25
