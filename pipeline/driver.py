@@ -110,8 +110,8 @@ class Driver:
         }
         if not self._needed("calibrate", inputs, path.is_file(), after=("export",)):
             return read_choices(path) if path.is_file() else None  # a dry run may have none yet
-        from ..calibration.thresholds import measure
         from ..calibration.source import open_source
+        from ..calibration.thresholds import measure
 
         with self.progress.stage("calibrate") as shown:
             found = measure(

@@ -22,7 +22,7 @@ def read_preprocess(program: str | Path) -> Preprocess | None:
 def preprocess_of(facts: Mapping[str, Any], what: str) -> Preprocess:
     """From the fields of `Preprocess` as JSON holds them. Raises ProgramError that names `what`."""
     try:
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
         return Preprocess(**values)
     except (TypeError, AttributeError) as error:
         raise ProgramError(

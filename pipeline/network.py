@@ -54,12 +54,11 @@ def open_network(source: Any, model: str | None = None, after: str | None = None
     path = Path(source)
     config = None if str(source).startswith(TIMM) else read_config(path)
     identity = {"checkpoint": file_digest(path) or str(source), "model": model, "mask after": after}
-    function = _function(model)
-    if callable(function):
-        built = function()
-        identity["network"] = digest(str(built) + str(getattr(built, "code", "")))
-        function = built
-    return Network(lambda: load_checkpoint(source, function, after=after), identity, config)
+    target: Any = _function(model)
+    if callable(target):
+        target = target()
+        identity["network"] = digest(str(target) + str(getattr(target, "code", "")))
+    return Network(lambda: load_checkpoint(source, target, after=after), identity, config)
 
 
 def _function(model: str | None) -> Any:

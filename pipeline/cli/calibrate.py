@@ -50,8 +50,8 @@ def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...calibration.thresholds import measure
     from ...calibration.source import open_source, store
+    from ...calibration.thresholds import measure
 
     progress = progress_of(args)
     with progress.stage("calibrate") as stage:
