@@ -7,6 +7,7 @@ gather and scatter as a request. The least time of each probe counts: what a bus
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from .dims import read_symbols, resolve_shape
 from .dirtiness import halo_of
 from .executor import Executor
 from .grid import RegionGrid, grid_of
+from .inputs import Shape
 from .manifest import LocalSegment, Pair, Region
 from .result import new_timing
 from .selective import choice_feeds, plan_region, run_windows
@@ -30,12 +32,14 @@ from .windows import Windows
 if TYPE_CHECKING:
     from .model import Model
 
+_LOG = logging.getLogger("foveate")
+
 BUDGET_MS = 1600.0  # leaves room for the first runs within two seconds
 _SIDES = (8, 4, 2)  # windows of 1/8, 1/4 and 1/2 of the map's sides
 _FRACTIONS = np.linspace(0, 1, 21)
 
 
-def measure(model: Model, shape: Sequence[int] | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
+def measure(model: Model, shape: Shape | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
     """The costs of a model's bundle on this device, at `shape` [N, C, H, W] (the plan's sample shape if left out).
 
     A region whose fallback alone is beyond the budget stays unmeasured, and so dense."""
@@ -76,6 +80,13 @@ def measure_executor(
         {r.region.name: r.fallback.ms for r in regions if math.isfinite(r.fallback.ms)},
         guesses=guesses(executor.manifest),
     )
+    unknown = [r.region.name for r in regions if r.region.name not in costs.regions]
+    if unknown:
+        _LOG.warning(
+            "%s could not be measured in %.0f ms and stays dense: call model.measure(budget_ms=…) with more",
+            ", ".join(unknown),
+            budget_ms,
+        )
     return dataclasses.replace(costs, break_even=break_even(regions_at(regions, costs), costs))
 
 

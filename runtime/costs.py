@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -58,6 +58,12 @@ class DeviceCosts:
             return None
         fixed = min(math.fsum(self.of(s.name).fixed_ms for s in region.segments), measured / 2)
         return fixed + (measured - fixed) * elements / max(1, math.prod(self.shape[1:]))
+
+    def covers(self, regions: Iterable[Region]) -> bool:
+        """Whether every region and every local segment was measured."""
+        regions = list(regions)
+        segments = {s.name for region in regions for s in region.segments}
+        return set(self.segments) == segments and set(self.regions) == {region.name for region in regions}
 
     def to_json(self) -> str:
         data = {
@@ -119,12 +125,10 @@ def read_costs(path: Path, expected: dict[str, str], manifest: Manifest) -> Devi
         was = ", ".join(f"{k} {costs.fingerprint.get(k)!r} → {expected.get(k)!r}" for k in changed)
         _LOG.info("%s was measured elsewhere (%s): measuring this device", path, was)
         return None
-    guessed = guesses(manifest)
-    regions = {step.name for step in manifest.steps if isinstance(step, Region)}
-    if set(costs.segments) != set(guessed) or set(costs.regions) != regions:
+    if not costs.covers(step for step in manifest.steps if isinstance(step, Region)):
         _LOG.info("%s is of another build of this bundle: measuring this device", path)
         return None
-    return dataclasses.replace(costs, guesses=guessed)
+    return dataclasses.replace(costs, guesses=guesses(manifest))
 
 
 def write_costs(path: Path, costs: DeviceCosts) -> bool:

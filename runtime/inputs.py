@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .dims import Symbols, count_bytes, read_symbols
+from .dims import Symbols, count_bytes, read_symbols, resolve_shape
 from .errors import InputError
 from .manifest import Manifest, Pair, TensorSpec
 from .preprocess import preprocess
 
 _REMEMBERED = 1024
+
+Shape = Sequence[int] | Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,33 @@ class ImageReader:
             )
         if len(self._roomy) < _REMEMBERED:
             self._roomy.add(shapes)
+
+
+def input_shapes(manifest: Manifest, shapes: Sequence[Any]) -> list[dict[str, tuple[int, ...]]]:
+    """Shapes by input name, one dict for each shape given: of the first input, by name, or lists of those; the shape
+    that the plan was made at if there are none. Inputs not named follow from the first by their symbolic dims."""
+    flat: list[Any] = []
+    for shape in shapes or [manifest.sample]:
+        is_one = isinstance(shape, Mapping) or all(isinstance(n, int) for n in shape)
+        flat.extend([shape] if is_one else shape)
+    return [_by_name(manifest, shape) for shape in flat]
+
+
+def _by_name(manifest: Manifest, shape: Shape) -> dict[str, tuple[int, ...]]:
+    given = dict(shape) if isinstance(shape, Mapping) else {manifest.inputs[0].name: shape}
+    symbols = read_symbols(manifest.inputs, given)
+    try:
+        return {
+            spec.name: tuple(given[spec.name]) if spec.name in given else resolve_shape(spec.shape, symbols)
+            for spec in manifest.inputs
+        }
+    except KeyError as error:
+        raise InputError(
+            "shape",
+            got=f"{given}, which leaves {error} open",
+            expected=f"shapes of {', '.join(spec.name for spec in manifest.inputs)}",
+            fix="Pass a dict with one shape for each input.",
+        ) from None
 
 
 def to_torch(array: Any) -> Any:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from . import forks
 from .breakeven import BUDGET_MS, measure_executor
 from .bundle import Bundle, open_bundle
 from .choices import change_choices, default_choices
@@ -22,28 +21,14 @@ from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_cost
 from .decisions import check_decision, read_decisions
 from .engine import Config, NullConfig, config_for
 from .engines import Engines, decision_tensors
-from .errors import EngineError, InputError
+from .errors import EngineError
 from .executor import Executor, Request
-from .inputs import Batch, ImageReader, to_torch
+from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
 from .manifest import Manifest
+from .options import CACHE_BYTES, Options, check_options
 from .result import Result
 from .selective import choice_feeds
 from .stats import Stats
-
-STRATEGIES = ("auto", "dense", "rects")
-CACHE_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a bundle was loaded; with its path, all that a copy in another process needs."""
-
-    config: Config
-    strategy: str
-    choices: Mapping[str, Any]
-    cache_bytes: int
-    memory_bytes: int | None
-    verify: bool
 
 
 def load(
@@ -71,7 +56,7 @@ def load(
     Raises BundleError, InputError, EngineError, MissingExtraError.
     """
     bundle = open_bundle(path, verify=verify)
-    _check_options(strategy, cache_bytes, memory_bytes)
+    check_options(strategy, cache_bytes, memory_bytes)
     named = backend if backend is not None else bundle.manifest.backend
     config = config_for(named, threads) if isinstance(named, str) else named
     if threads is not None and not isinstance(named, str):
@@ -92,9 +77,9 @@ class Model:
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
         self._read = ImageReader(bundle.manifest, options.memory_bytes)
         self._closed = False
-        self._forget()
+        self.forget()
         self._live()
-        _LIVE.add(self)
+        forks.watch(self)
 
     def __call__(self, images: Any) -> Result:
         """Runs a batch: float32 [N, C, H, W], a dict of arrays by input name, uint8 images ([H, W, 3], [N, H, W, 3]
@@ -131,14 +116,17 @@ class Model:
         self._run_whole_program(self._live(), request)
         return self._answer(batch, request, start)
 
-    def warmup(self, shapes: Sequence[int] | Sequence[Sequence[int]] | None = None) -> None:
-        """Pays first-run costs now: measures the device if need be, and computes the reference states of these
-        input shapes ([N, C, H, W] each; None takes the shape the plan was made at)."""
+    def warmup(self, *shapes: Shape | Sequence[Shape]) -> None:
+        """Pays first-run costs now: measures the device if need be, and computes the reference states of these input
+        shapes: [N, C, H, W] of the first input, a dict by input name, or a list of either. Without any, at the shape
+        that the plan was made at. Raises InputError."""
         executor = self._live()
-        for shape in self._shapes(shapes):
-            noise = np.random.default_rng(0).random(shape, np.float32)
-            spec = self.manifest.inputs[0]
-            batch = self._read({spec.name: noise.astype(spec.dtype)})
+        specs = {spec.name: spec for spec in self.manifest.inputs}
+        random = np.random.default_rng(0)
+        for feeds in input_shapes(self.manifest, shapes):
+            batch = self._read(
+                {name: random.random(n).astype(specs[name].dtype) for name, n in feeds.items()}
+            )
             if self._options.strategy == "auto" and not executor.costs.measured:
                 self._measure_once(executor, batch)
             for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", "rects"):
@@ -146,12 +134,12 @@ class Model:
                 request.checked = False  # noise may decide what it likes
                 executor.run(request)
 
-    def measure(self, shape: Sequence[int] | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
+    def measure(self, shape: Shape | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
         """Measures this device anew, within about two seconds, and keeps the costs (see `breakeven.measure`)."""
         executor = self._live()
-        shapes = self._sample_shapes() if shape is None else {self.manifest.inputs[0].name: (1, *shape[1:])}
+        shapes = input_shapes(self.manifest, () if shape is None else (shape,))
         with self._measuring:
-            return self._measure(executor, shapes, budget_ms)
+            return self._measure(executor, shapes[0], budget_ms)
 
     def set_choices(self, changes: Mapping[str, Any]) -> None:
         """Changes choices by name, for requests that start from now on. Raises InputError."""
@@ -203,7 +191,7 @@ class Model:
     def close(self) -> None:
         """Closes the engines. Calls after it raise EngineError."""
         self._closed = True
-        executor, self._executor = self._executor, None
+        executor, self.started = self.started, None
         if executor is not None:
             executor.references.clear()
             executor.engines.close()
@@ -222,15 +210,15 @@ class Model:
         state = "closed" if self._closed else self._options.strategy
         return f"Model({self.manifest.name!r}, {self._options.config}, {state})"
 
-    def _forget(self) -> None:
-        """The state of a model that has not started in this process."""
+    def forget(self) -> None:
+        """Back to a model that has not started in this process: for a forked child, see `forks`."""
         self._lock, self._measuring = threading.Lock(), threading.Lock()
-        self._executor: Executor | None = None
+        self.started: Executor | None = None
         self._stats = Stats()
         self._in_flight = 0
 
     def _live(self) -> Executor:
-        executor = self._executor
+        executor = self.started
         if executor is not None:
             return executor
         with self._lock:
@@ -241,9 +229,9 @@ class Model:
                     expected="an open model",
                     fix="Load the bundle again with foveate.load.",
                 )
-            if self._executor is None:
-                self._executor = self._start()
-            return self._executor
+            if self.started is None:
+                self.started = self._start()
+            return self.started
 
     def _start(self) -> Executor:
         config = self._options.config
@@ -314,57 +302,20 @@ class Model:
         with self._measuring:
             if executor.costs.measured:
                 return
-            shapes = self._sample_shapes() or {n: (1, *value.shape[1:]) for n, value in batch.feeds.items()}
-            self._measure(executor, shapes, BUDGET_MS)
+            given = {name: value.shape for name, value in batch.feeds.items()}
+            self._measure(executor, self.manifest.sample or given, BUDGET_MS)
 
     def _measure(
         self, executor: Executor, shapes: Mapping[str, Sequence[int]], budget_ms: float
     ) -> DeviceCosts:
         config = self._options.config
+        one_image = {name: (1, *shape[1:]) for name, shape in shapes.items()}
         device = fingerprint(config.threads, config.backend)
-        executor.costs = measure_executor(executor, shapes, self._choices, device, budget_ms)
-        if not isinstance(config, NullConfig):
+        executor.costs = measure_executor(executor, one_image, self._choices, device, budget_ms)
+        if executor.costs.covers(executor.regions) and not isinstance(config, NullConfig):
             write_costs(self.path / "device.json", executor.costs)
         return executor.costs
-
-    def _sample_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: (1, *shape[1:]) for name, shape in self.manifest.sample.items()}
-
-    def _shapes(self, shapes: Any) -> list[tuple[int, ...]]:
-        if shapes is None:
-            return [tuple(shape) for shape in list(self.manifest.sample.values())[:1]]
-        listed = [shapes] if shapes and isinstance(shapes[0], int) else shapes
-        return [tuple(shape) for shape in listed]
 
 
 def _reopen(path: str, options: Options) -> Model:
     return Model(open_bundle(path, verify=options.verify), options)
-
-
-def _check_options(strategy: str, cache_bytes: int, memory_bytes: int | None) -> None:
-    if strategy not in STRATEGIES:
-        raise InputError(
-            "strategy",
-            got=repr(strategy),
-            expected=f"one of {', '.join(STRATEGIES)}",
-            fix="Leave it out for auto.",
-        )
-    for name, value in (("cache_bytes", cache_bytes), ("memory_bytes", memory_bytes)):
-        if value is not None and value < 0:
-            raise InputError(name, got=repr(value), expected="a number of bytes ≥ 0", fix="Leave it out.")
-
-
-_LIVE: weakref.WeakSet[Model] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """In the child: forget the parent's engines, and keep them from ever being destroyed, not even when the child
-    ends: a session's destructor waits for threads that are not here."""
-    for model in list(_LIVE):
-        if model._executor is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(model._executor))
-        model._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

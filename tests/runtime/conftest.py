@@ -161,8 +161,8 @@ def _region() -> Region:
         name: str, inputs: Sequence[GridTensor], output: GridTensor, low: int, high: int, macs: float
     ):
         file = f"programs/{name}.onnx"
-        halo = {"halo_low": (low, low), "halo_high": (high, high)}
-        return LocalSegment(name, file, tuple(inputs), (output,), **halo, macs_per_cell=macs)
+        halo = (low, low), (high, high)
+        return LocalSegment(name, file, tuple(inputs), (output,), *halo, macs_per_cell=macs)
 
     block = CHANNELS**2 * 9
     t = GridTensor

@@ -1,0 +1,39 @@
+"""How a bundle was loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .engine import Config
+from .errors import InputError
+
+STRATEGIES = ("auto", "dense", "rects")
+CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """With the bundle's path, all that a copy of a model in another process needs. Fields as in `model.load`."""
+
+    config: Config
+    strategy: str
+    choices: Mapping[str, Any]
+    cache_bytes: int
+    memory_bytes: int | None
+    verify: bool
+
+
+def check_options(strategy: str, cache_bytes: int, memory_bytes: int | None) -> None:
+    """Raises InputError."""
+    if strategy not in STRATEGIES:
+        raise InputError(
+            "strategy",
+            got=repr(strategy),
+            expected=f"one of {', '.join(STRATEGIES)}",
+            fix="Leave it out for auto.",
+        )
+    for name, value in (("cache_bytes", cache_bytes), ("memory_bytes", memory_bytes)):
+        if value is not None and value < 0:
+            raise InputError(name, got=repr(value), expected="a number of bytes ≥ 0", fix="Leave it out.")
