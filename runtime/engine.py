@@ -48,11 +48,14 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class OrtConfig:
-    """onnxruntime on the CPU. `threads` of each engine's own pool; 0 takes one per physical core."""
+    """onnxruntime on the CPU. `threads` of each engine's own pool; 0 takes one per physical core. `spinning`: threads
+    wait actively between the ops of a run, which only pays on cores that nobody else wants: on a busy machine it
+    doubled the time."""
 
     backend: ClassVar[str] = "ort"
     threads: int = 0
     log_severity: int = 3
+    spinning: bool = False
 
 
 @dataclass(frozen=True)
