@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from foveate.runtime import Model, load
 from foveate.runtime.errors import DecisionError, FoveateError, InputError
-from foveate.runtime.manifest import Preprocess
+from foveate.runtime.inputs import ImageReader, input_shapes
+from foveate.runtime.manifest import Manifest, Preprocess, TensorSpec
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,31 @@ def test_images_of_one_size_and_layout_are_stacked(make_bundle: Callable[..., Pa
         pytest.raises(InputError, match="Axis 1 is 3, the program takes 4"),
     ):
         model([image(9, 9, 3, dtype=np.uint8), image(8, 30, 3, dtype=np.uint8)])
+
+
+def two_inputs() -> Manifest:
+    image = TensorSpec("images", "float32", ("batch", 3, "height", "width"))
+    hint = TensorSpec("hint", "float32", ("batch", 1, "height/4", "width/4"))
+    return Manifest(
+        "two", (image, hint), (), (), (), sample={"images": [1, 3, 64, 64], "hint": [1, 1, 16, 16]}
+    )
+
+
+def test_shapes_of_several_inputs_follow_from_the_first():
+    manifest = two_inputs()
+    assert input_shapes(manifest, ()) == [{"images": (1, 3, 64, 64), "hint": (1, 1, 16, 16)}]
+    expected = {"images": (2, 3, 30, 40), "hint": (2, 1, 8, 10)}
+    for shapes in ([(2, 3, 30, 40)], [[(2, 3, 30, 40)]], [{"images": [2, 3, 30, 40]}]):
+        assert input_shapes(manifest, shapes) == [expected]
+    with pytest.raises(InputError, match="leaves 'height' open"):
+        input_shapes(manifest, [{"hint": (1, 1)}, {}])
+
+
+def test_inputs_must_agree():
+    reader = ImageReader(two_inputs(), None)
+    fitting = reader({"images": image(2, 3, 30, 40), "hint": image(2, 1, 8, 10)})
+    assert fitting.images == 2 and fitting.symbols["batch"] == 1 and fitting.symbols["height"] == 30
+    with pytest.raises(InputError, match="one batch size"):
+        reader({"images": image(2, 3, 30, 40), "hint": image(1, 1, 8, 10)})
+    with pytest.raises(InputError, match=r"a dict with images, hint"):
+        reader(image(2, 3, 30, 40))
