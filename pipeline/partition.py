@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from .analyze import BARRIER, DECISION, LOCAL, MASK, Analysis, NodeInfo
 from .terms import EVERYWHERE, Terms, through
 
+BEFORE = "before the first mask"
 MIN_SHARE = 0.002  # a region with less than this share of the program's multiply-adds stays dense
 
 
@@ -61,7 +62,10 @@ class _Phases:
         self.dirty: dict[str, Terms | None] = {}  # by tensor
         self._made_by = {o: n for n in analysis.nodes for o in n.outputs}
         self._readers: dict[str, list[NodeInfo]] = {}
+        self._behind = set(analysis.masks)  # tensors that depend on a mask
         for node in analysis.nodes:
+            if any(name in self._behind for name in self.sources[node.name]):
+                self._behind.update(node.outputs)
             for name in self.sources[node.name]:
                 self._readers.setdefault(name, []).append(node)
 
@@ -108,10 +112,17 @@ class _Phases:
             dense = any(r.name not in self.local or r.name in unfit for r in readers)
             phases = {self.phase[r.name] for r in readers}
             if dense or not readers or outputs & set(node.outputs) or len(phases) > 1:
-                unfit[node.name] = "dirty everywhere: no mask narrows what it reads"
+                unfit[node.name] = self._why_everywhere(node)
             else:
                 self.phase[node.name] = phases.pop()
         return unfit
+
+    def _why_everywhere(self, node: NodeInfo) -> str:
+        if not any(name in self._behind for name in node.fields):
+            return BEFORE
+        open_to = [n for n in node.fields if self._dirty_for(node, n) is EVERYWHERE and n not in self._behind]
+        joins = f"{open_to[0]} joins at {node.name}" if open_to else f"{node.name} reads what is"
+        return f"dirty everywhere: {joins} and no mask narrows it"
 
 
 def _regions(phases: _Phases) -> list[list[NodeInfo]]:
@@ -174,8 +185,10 @@ def _dense_reason(nodes: Sequence[NodeInfo], reasons: dict[str, str]) -> str:
     """Barriers first, then what else keeps the step dense."""
     named = [f"{n.name} ({n.op}) {n.reason}" for n in nodes if n.kind == BARRIER]
     decided = [f"{n.name} decides" for n in nodes if n.kind == DECISION]
-    everywhere = sorted({reasons[n.name] for n in nodes if n.name in reasons})
-    found = named[:3] + ([f"{len(named) - 3} more barriers"] if len(named) > 3 else []) + decided
-    if not found and not everywhere:
-        everywhere = ["mask tensors" if all(n.kind == MASK for n in nodes) else "reads no map"]
-    return "; ".join([*found, *everywhere])
+    others = list(dict.fromkeys(reasons[n.name] for n in nodes if n.name in reasons))
+    found = [*_first(named, "barriers"), *decided, *_first(others, "reasons")]
+    return "; ".join(found) or ("mask tensors" if all(n.kind == MASK for n in nodes) else "reads no map")
+
+
+def _first(words: list[str], what: str, count: int = 3) -> list[str]:
+    return words if len(words) <= count else [*words[:count], f"{len(words) - count} more {what}"]

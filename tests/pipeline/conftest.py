@@ -204,7 +204,7 @@ class RandomProgram:
         self.nodes.append(helper.make_node("Relu", [self.tensors[-1][0]], ["y"], name="y"))
         images = helper.make_tensor_value_info("images", kind, ["batch", 4, "height", "width"])
         choices = [helper.make_tensor_value_info(f"mask0.{n}", kind, []) for n in scalars]
-        result = helper.make_tensor_value_info("y", kind, None)
+        result = helper.make_tensor_value_info("y", kind, ["batch", self.tensors[-1][1], None, None])
         graph = helper.make_graph(self.nodes, "random", [images, *choices], [result], self.weights)
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, VERSION)]
         body = domain_op("EnergyMask").function()

@@ -5,12 +5,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-pytest.importorskip("onnx")
-
 from foveate.export.normalize import normalize
 from foveate.pipeline.analyze import analyze
 from foveate.pipeline.check import failing_segments, max_error, open_session
@@ -20,6 +14,8 @@ from foveate.pipeline.plan import PlannedSegment, plan
 from foveate.pipeline.terms import to_manifest
 from foveate.runtime.geometry import reach_map, support
 from foveate.runtime.manifest import TensorSpec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 SLOW = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

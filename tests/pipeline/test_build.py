@@ -1,0 +1,246 @@
+"""Bundles: what lies in them, that their parts compute the program, and what happens when a build goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from foveate.export.program import load_program, save_program
+from foveate.pipeline import build as build_module
+from foveate.pipeline import bundle_folder, geometry
+from foveate.pipeline.build import build
+from foveate.pipeline.check import max_error, open_session
+from foveate.pipeline.costs import CostModel
+from foveate.runtime.bundle import open_bundle
+from foveate.runtime.errors import BundleError, EngineError, InputError, ProgramError
+from foveate.runtime.manifest import Manifest, Preprocess, Region
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import foveate
+
+SAMPLE = (1, 3, 64, 96)
+
+
+def manifest_of(bundle: Path) -> Manifest:
+    return open_bundle(bundle).manifest
+
+
+def chain(bundle: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """All steps, densely, one after another."""
+    manifest, known = manifest_of(bundle), {"images": images}
+    for step in manifest.steps:
+        file = step.fallback if isinstance(step, Region) else step.file
+        known |= open_session(str(bundle / file))(step.outputs, {t: known[t] for t in step.inputs})
+    return known
+
+
+def segments_of(manifest: Manifest):
+    return [s for step in manifest.steps if isinstance(step, Region) for s in step.segments]
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_the_manifest_tells_what_the_runtime_needs(tiny_bundle):
+    manifest = manifest_of(tiny_bundle)
+    assert [step.kind for step in manifest.steps] == ["dense", "region", "dense"]
+    assert [d.name for d in manifest.decisions] == ["mask0"]
+    assert {c.name: c.value for c in manifest.choices}["mask0.threshold"] == 0.5
+    shapes = {t.name: t.shape for t in (*manifest.inputs, *manifest.tensors, *manifest.outputs)}
+    assert shapes["images"] == ("batch", 3, "height", "width")
+    assert shapes["mask0.keep"] == ("batch", 1, "height/2", "width/2")
+    assert shapes["features"] == ("batch", 16, "height/4", "width/4")
+    region = manifest.steps[1]
+    assert isinstance(region, Region) and set(region.masks) == {"mask0.keep", "mask0.half"}
+    crossing = {t.name for s in region.segments for t in (*s.inputs, *s.outputs)}
+    assert crossing <= set(shapes)
+    assert manifest.barriers == ("pooled (GlobalAveragePool): pools the whole map",)
+
+
+def test_every_file_is_hashed_and_weights_stand_once(tiny_bundle, tiny_program):
+    manifest = manifest_of(tiny_bundle)
+    written = {str(p.relative_to(tiny_bundle)) for p in tiny_bundle.rglob("*") if p.is_file()}
+    assert written - {"manifest.json"} == set(manifest.files)
+    weights = sum(onnx.numpy_helper.to_array(i).nbytes for i in onnx.load(tiny_program).graph.initializer)
+    assert (tiny_bundle / "programs/weights.bin").stat().st_size <= weights * 1.1
+    for file in (f for f in manifest.files if f.endswith(".onnx")):
+        model = onnx.load(tiny_bundle / file, load_external_data=False)
+        inline = [i for i in model.graph.initializer if i.data_location != onnx.TensorProto.EXTERNAL]
+        assert all(onnx.numpy_helper.to_array(i).nbytes < 1024 for i in inline)
+        onnx.checker.check_model(str(tiny_bundle / file))
+
+
+def test_a_large_program_s_bundle_is_hardly_larger(tmp_path, build_tiny_bundle):
+    bundle = build_tiny_bundle(width=96)
+    program = bundle.parent / "tiny.onnx"
+    total = sum(p.stat().st_size for p in bundle.rglob("*") if p.is_file())
+    assert total <= 1.1 * program.stat().st_size
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 96), (2, 3, 37, 53), (3, 3, 8, 9)])
+def test_the_dense_chain_is_the_program(tiny_bundle, tiny_program, shape):
+    images = noise(*shape)
+    whole = open_session(str(tiny_program))(["logits", "features"], {"images": images})
+    steps = chain(tiny_bundle, images)
+    assert max(max_error(steps[name], whole[name]) for name in whole) <= 1e-5
+
+
+def test_choices_become_defaults_of_every_file(build_tiny_bundle):
+    bundle = build_tiny_bundle(choices={"mask0.threshold": 0.75}, active_fraction=0.2)
+    manifest = manifest_of(bundle)
+    assert {c.name: c.value for c in manifest.choices}["mask0.threshold"] == 0.75
+    assert manifest.active_fraction == 0.2
+    for file in ("programs/program.onnx", "programs/dense0.onnx"):
+        tensors = {i.name: i for i in onnx.load(bundle / file).graph.initializer}
+        assert onnx.numpy_helper.to_array(tensors["mask0.threshold"]) == np.float32(0.75)
+        inputs = {i.name for i in onnx.load(bundle / file).graph.input}
+        assert "mask0.threshold" in inputs
+
+
+def test_a_bundle_can_be_built_from_its_own_program(tiny_bundle, tmp_path):
+    again = build(tiny_bundle / "programs/program.onnx", tmp_path / "again", sample=SAMPLE)
+    images = noise(1, 3, 40, 56)
+    assert max_error(chain(again, images)["logits"], chain(tiny_bundle, images)["logits"]) <= 1e-5
+
+
+def test_the_null_target(build_tiny_bundle):
+    bundle = build_tiny_bundle(target="null")
+    assert manifest_of(bundle).backend == "null"
+    with foveate.load(bundle) as model:
+        assert model(noise(1, 3, 32, 32))["logits"].shape == (1, 10)
+
+
+def test_a_program_of_one_resolution(tiny_program, tmp_path):
+    """Its head is baked to the size: everything before it is selective, at that size only."""
+    model = load_program(tiny_program)
+    head = next(n for n in model.graph.node if n.name == "flat")
+    head.input[0] = "features"
+    weight = np.random.default_rng(0).standard_normal((16 * 16 * 24, 10)).astype(np.float32)
+    for tensor in model.graph.initializer:
+        if tensor.name == "head.weight":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, "head.weight"))
+    program = save_program(model, tmp_path / "fixed.onnx")
+    bundle = build(program, tmp_path / "fixed", sample=SAMPLE)
+    manifest = manifest_of(bundle)
+    assert "the program runs at the sample's resolution only" in manifest.notes[0]
+    assert manifest.inputs[0].shape == (1, 3, 64, 96) and manifest.min_size == (64, 96)
+    assert [s.kind for s in manifest.steps] == ["dense", "region", "dense"]
+
+
+def test_an_analysis_that_were_wrong_would_be_found_out(build_tiny_bundle, monkeypatch):
+    monkeypatch.setattr(geometry, "_halo", lambda *_: (0, 0))
+    bundle = build_tiny_bundle()
+    manifest = manifest_of(bundle)
+    reasons = " ".join(step.reason for step in manifest.steps if step.kind == "dense")
+    assert "on a window" in reasons and not any(s.halo_low != (0, 0) for s in segments_of(manifest))
+
+
+# What goes wrong
+
+
+def test_an_interrupted_build_leaves_the_old_bundle(build_tiny_bundle, monkeypatch):
+    bundle = build_tiny_bundle()
+    before = (bundle / "manifest.json").read_bytes()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "check_chain", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(bundle.parent / "tiny.onnx", bundle, sample=SAMPLE)
+    assert (bundle / "manifest.json").read_bytes() == before and manifest_of(bundle)
+    assert sorted(p.name for p in bundle.parent.iterdir()) == ["bundle", "tiny.onnx"]
+
+
+def test_a_build_cut_off_between_its_renames_is_mended(build_tiny_bundle):
+    bundle = build_tiny_bundle()
+    bundle.rename(bundle.with_name(".bundle.old"))
+    build(bundle.parent / "tiny.onnx", bundle, sample=SAMPLE)
+    assert sorted(p.name for p in bundle.parent.iterdir()) == ["bundle", "tiny.onnx"]
+
+
+def test_what_users_put_into_a_bundle_survives_a_build(build_tiny_bundle):
+    bundle = build_tiny_bundle()
+    (bundle / "report.md").write_text("mine")
+    (bundle / "device.json").write_text("{}")
+    build(bundle.parent / "tiny.onnx", bundle, sample=SAMPLE)
+    assert (bundle / "report.md").read_text() == "mine"
+    assert not (bundle / "device.json").exists()  # measured for other segments
+
+
+def test_a_read_only_folder_is_a_named_error(tiny_program, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(bundle_folder.tempfile, "mkdtemp", refuse)
+    with pytest.raises(BundleError, match="PermissionError: Permission denied"):
+        build(tiny_program, tmp_path / "out", sample=SAMPLE)
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tiny_program, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/holiday.jpg").write_text("dear to somebody")
+    with pytest.raises(BundleError, match="expected a bundle, an empty folder or a new name"):
+        build(tiny_program, tmp_path / "photos", sample=SAMPLE)
+    assert (tmp_path / "photos/holiday.jpg").exists()
+
+
+def test_wrong_arguments_are_named(tiny_program, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="treshold"):
+        build(tiny_program, out, sample=SAMPLE, choices={"mask0.treshold": 0.1})
+    with pytest.raises(InputError, match="Did you mean 'cpu'"):
+        build(tiny_program, out, sample=SAMPLE, target="cpuu")
+    with pytest.raises(InputError, match="sample shape of input 'images'"):
+        build(tiny_program, out, sample=(1, 1, 64, 64))
+    with pytest.raises(ProgramError):
+        build(tmp_path / "missing.onnx", out)
+    assert not out.exists()
+
+
+def test_a_file_that_the_backend_refuses_is_named(tiny_program, tmp_path, monkeypatch):
+    def refuse(path, config):
+        raise EngineError(f"segment {path.name}", got="x", expected="y", fix="z")
+
+    monkeypatch.setattr(build_module, "build_engine", refuse)
+    with pytest.raises(EngineError, match=r"program\.onnx"):
+        build(tiny_program, tmp_path / "out", sample=SAMPLE)
+
+
+def test_an_edited_file_is_found_on_load(build_tiny_bundle):
+    bundle = build_tiny_bundle()
+    facts = json.loads((bundle / "manifest.json").read_text())
+    assert all(len(entry["sha256"]) == 64 for entry in facts["files"].values())
+    with (bundle / "programs/weights.bin").open("r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(BundleError, match=r"weights\.bin"):
+        open_bundle(bundle)
+
+
+def test_the_sample_comes_from_the_preprocessing(tiny_program, tmp_path):
+    bundle = build(tiny_program, tmp_path / "out", preprocess=Preprocess(size=(48, 80)))
+    assert manifest_of(bundle).sample == {"images": [1, 3, 48, 80]}
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), seed=st.integers(0, 100))
+def test_a_bundle_run_selectively_answers_as_its_program(
+    data, seed, random_program, masked_image, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("random")
+    program = save_program(random_program(data.draw, data.draw(st.integers(2, 8))), folder / "random.onnx")
+    bundle = build(program, folder / "bundle", sample=(1, 4, 24, 24), model=CostModel(call_ms=0.0))
+    rng = np.random.default_rng(seed)
+    with foveate.load(bundle, strategy="rects") as model:
+        for height, width in ((17, 22), (31, 12)):
+            mask = rng.random((height, width)) < rng.choice([0.0, 0.02, 0.2, 1.0])
+            image = masked_image(mask, seed)
+            got, expected = model(image)["y"], model.dense(image)["y"]
+            assert np.abs(got - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+    shutil.rmtree(folder)
