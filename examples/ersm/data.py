@@ -12,6 +12,7 @@ import argparse
 import gzip
 import subprocess
 from collections.abc import Iterator
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ OBJECT = (48, 88)  # px, shortest and longest side of a garment
 PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "rocket")
 TRAIN_SHARE = 0.6  # of each photograph's width
 CROP = (0.55, 0.85)  # side of a photograph's crop ÷ side of the scene it fills
+SATURATION = (0.65, 1.0)  # of a garment's colour
 CACHE = Path.home() / ".cache" / "foveate"
 DEBIAN_FOLDER = Path("usr/share/datasets/fashion-mnist")
 
@@ -128,7 +130,7 @@ def _background(rng: np.random.Generator, photograph: np.ndarray, size: int) -> 
     crop = np.rot90(photograph[y : y + side, x : x + side], int(rng.integers(4)))
     crop = crop[:, ::-1] if rng.random() < 0.5 else crop
     scaled = Image.fromarray(np.ascontiguousarray(crop)).resize((size, size), Image.Resampling.BICUBIC)
-    light = (rng.uniform(0.6, 1.1) * rng.uniform(0.8, 1.2, 3)).astype(np.float32)
+    light = (rng.uniform(0.6, 1.1) * rng.uniform(0.9, 1.1, 3)).astype(np.float32)
     return np.clip(np.asarray(scaled) * light, 0, 255).astype(np.uint8)
 
 
@@ -136,8 +138,7 @@ def _place(rng: np.random.Generator, scene: np.ndarray, grey: np.ndarray, alpha:
     """Blends a garment into `scene` (in place): colour · (grey + a little), its silhouette as opacity."""
     side = int(rng.integers(OBJECT[0], OBJECT[1] + 1))
     y, x = (int(v) for v in rng.integers(scene.shape[0] - side + 1, size=2))
-    color = rng.uniform(0.3, 1.0, 3)
-    color = (color / color.max() * rng.uniform(0.6, 1.0)).astype(np.float32)
+    color = np.array(hsv_to_rgb(rng.random(), rng.uniform(*SATURATION), rng.uniform(0.6, 1.0)), np.float32)
     flip = 1 if rng.random() < 0.5 else -1
     cloth = (0.2 + 0.8 / 255 * _scaled(grey[:, ::flip], side))[..., None] * color * 255
     opacity = _scaled(alpha[:, ::flip], side)[..., None] / 255

@@ -18,7 +18,7 @@ Z95 = 1.96  # standard normal, two-sided 95 %
 
 def to_input(images: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, H, W], mean and std as the checkpoints' `preprocess` says."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    x = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
     return ((x - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 

@@ -3,9 +3,9 @@
     python examples/ersm/train.py                     # the committed recipe
     python examples/ersm/train.py --short             # the same in little: 30 minutes on two cores
 
-Both descend from one *trunk*: the first phase trains without a mask on small canvases. Then each network runs the
-remaining phases by itself, with the same scenes, steps and learning rates; the masked one has its mask inserted, open.
-Every file is written whole: an interrupted run goes on behind the last finished phase with --resume.
+Both descend from one *trunk*, trained without a mask on small canvases. Then each goes on by itself on whole scenes,
+with the same scenes, steps and learning rates; the masked one has its mask inserted half open.
+Every file is written whole: an interrupted run goes on behind the last finished network with --resume.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from foveate.export import (
 )
 from foveate.pipeline.files import write_text
 from scoring import to_input
+from sensitivity import start_from_sensitivity
 from torch import Tensor, nn
 
 NET = {"widths": [48, 96, 192], "blocks": [3, 3, 1], "num_classes": len(CLASSES), "stem": 48}
@@ -47,42 +48,35 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`active` is the fraction of a whole scene's positions that γ is steered to; a smaller canvas gets
-    proportionally more. `steer` is the exponent of that: γ ← γ · (active now ÷ active wanted)^steer at each step."""
+    """What the mask shall keep falls from `half_open` of a scene's positions to `active`, geometrically, in the first
+    `closing` of the masked network's own steps: the loss has the term pressure · (kept − wanted) · mean(m)."""
 
-    trunk: Phase = Phase(96, 2400)
-    phases: tuple[Phase, ...] = (Phase(128, 1200), Phase(SIZE, 800))
+    trunk: tuple[Phase, ...] = (Phase(96, 1200), Phase(128, 500))
+    own: Phase = Phase(SIZE, 500)
     batch: int = 32
     rate: float = 1.5e-3
+    mask_rate: float = 2e-3
     decay: float = 0.05
     warmup: int = 100  # steps
+    half_open: float = 0.5
     active: float = 0.12
-    steer: float = 0.02
-    gamma: tuple[float, float] = (1e-2, 0.5)  # where it starts, and its bound
+    closing: float = 0.4
+    pressure: float = 3.0
     seed: int = 0
 
     @property
-    def steps(self) -> int:
-        return self.trunk.steps + sum(phase.steps for phase in self.phases)
+    def shared(self) -> int:
+        """Steps of the trunk."""
+        return sum(phase.steps for phase in self.trunk)
 
 
-SHORT = Recipe(trunk=Phase(96, 900), phases=(Phase(128, 400), Phase(SIZE, 200)))
+SHORT = Recipe(trunk=(Phase(96, 900), Phase(128, 300)), own=Phase(SIZE, 250))
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine to 0 over the trunk's and the network's own steps together."""
-    if step < recipe.warmup:
-        return recipe.rate * (step + 1) / recipe.warmup
-    return recipe.rate * _cosine((step - recipe.warmup) / (recipe.steps - recipe.warmup))
-
-
-def mask_learning_rate(recipe: Recipe, step: int) -> float:
-    """The mask starts with the trunk's end, when the network's rate has fallen: it has a whole cosine to itself."""
-    return recipe.rate * _cosine((step - recipe.trunk.steps) / (recipe.steps - recipe.trunk.steps))
-
-
-def _cosine(share: float) -> float:
-    return 0.5 + 0.5 * cos(pi * min(max(share, 0.0), 1.0))
+def learning_rate(recipe: Recipe, step: int, rate: float) -> float:
+    """Linear warm-up, constant through the trunk, then a cosine to 0."""
+    own = max(0, step - recipe.shared) / recipe.own.steps
+    return rate * min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * cos(pi * min(own, 1.0)))
 
 
 class Trainer:
@@ -96,14 +90,15 @@ class Trainer:
         groups = [
             {
                 "params": [p for p in others if p.ndim > 1],
-                "schedule": learning_rate,
+                "rate": recipe.rate,
                 "weight_decay": recipe.decay,
             },
-            {"params": [p for p in others if p.ndim == 1], "schedule": learning_rate},
-            {"params": of_masks, "schedule": mask_learning_rate},
+            {"params": [p for p in others if p.ndim == 1], "rate": recipe.rate},
+            {"params": of_masks, "rate": recipe.mask_rate},
         ]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0)
         self.log: list[dict] = []
+        self.started = time.monotonic()
 
     def run(self, phase: Phase) -> None:
         scenes = Scenes("train", self.recipe.seed, phase.size, self.path)
@@ -118,30 +113,31 @@ class Trainer:
 
     def _update(self, x: Tensor, labels: Tensor, size: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["schedule"](self.recipe, self.step)
+            group["lr"] = learning_rate(self.recipe, self.step, group["rate"])
         with torch.autocast("cpu", torch.bfloat16):
             scores = self.net(x).float()
         loss = F.cross_entropy(scores, labels)
-        total = loss + energy_regularizer(self.net) if self.masks else loss
+        total = loss + energy_regularizer(self.net) + self._sparsity() if self.masks else loss
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
-        self._steer(size)
         if self.step % 20 == 0:
             accuracy = (scores.argmax(1) == labels).float().mean()
             self._record(size, loss=loss.item(), accuracy=accuracy.item())
 
-    def _steer(self, size: int) -> None:
-        low, high = self.recipe.gamma
-        for mask in self.masks:
-            wanted = min(1.0, self.recipe.active * (SIZE / size) ** 2)
-            now = mask.active_fraction().mean().clamp(min=wanted / 10)
-            mask.gamma.mul_((now / wanted) ** self.recipe.steer).clamp_(low / 10, high)
+    def _sparsity(self) -> Tensor:
+        """A pull towards the wanted active fraction: ERSM's own regulariser is too weak to close a mask (README)."""
+        recipe = self.recipe
+        progress = (self.step - recipe.shared) / (recipe.closing * recipe.own.steps)
+        wanted = max(recipe.active, recipe.half_open * (recipe.active / recipe.half_open) ** progress)
+        pulls = [(m.active_fraction().mean() - wanted) * m.probability().mean() for m in self.masks]
+        return recipe.pressure * torch.stack(pulls).sum()
 
     def _record(self, size: int, **values: float) -> None:
-        facts = {"step": self.step, "size": size, "time_s": time.time(), **values}
+        facts = {"step": self.step, "size": size, "seconds": time.monotonic() - self.started, **values}
         for mask in self.masks:
-            facts |= {"active": mask.active_fraction().mean().item(), "gamma": mask.gamma.item()}
+            active, m = mask.active_fraction().mean(), mask.probability().mean()
+            facts |= {"active": active.item(), "m": m.item()}
         self.log.append(facts)
         print(json.dumps({k: round(v, 4) for k, v in facts.items()}), flush=True)
 
@@ -154,28 +150,19 @@ def save(trainer: Trainer, out: Path, name: str, seconds: float) -> None:
     write_text(out / f"{name}.json", json.dumps(log, indent=1))
 
 
-def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None, resume: bool) -> None:
-    """Writes out/<name>.safetensors, a copy behind each phase (<name>-<phase>), and the log beside each."""
+def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None) -> None:
+    """Writes out/<name>.safetensors and its log, behind each phase."""
     torch.manual_seed(recipe.seed)
-    step, phases = 0, (recipe.trunk,)
-    if name == "trunk":
-        net = small_resnet(**NET)
-    else:
-        net = load_checkpoint(out / "trunk.safetensors")
-        step, phases = recipe.trunk.steps, recipe.phases
+    started = time.time()
+    net = small_resnet(**NET) if name == "trunk" else load_checkpoint(out / "trunk.safetensors")
     if name == "masked":
-        net = insert_energy_mask(net, sample=torch.zeros(CONFIG["sample"]), gamma=recipe.gamma[0], **MASK)
+        net = insert_energy_mask(net, sample=torch.zeros(CONFIG["sample"]), **MASK)
+        start_from_sensitivity(net, Scenes("train", recipe.seed + 1, SIZE, fashion_mnist), recipe.half_open)
     net = nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last)
-    trainer, started = Trainer(net, recipe, step, fashion_mnist), time.time()
-    for number, phase in enumerate(phases):
-        saved = out / f"{name}-{number}.safetensors"
-        if resume and saved.exists():
-            trainer.net.load_state_dict(load_checkpoint(saved).state_dict())
-            trainer.step += phase.steps
-            continue
+    trainer = Trainer(net, recipe, 0 if name == "trunk" else recipe.shared, fashion_mnist)
+    for phase in recipe.trunk if name == "trunk" else (recipe.own,):
         trainer.run(phase)
-        save(trainer, out, f"{name}-{number}", time.time() - started)
-    save(trainer, out, name, time.time() - started)
+        save(trainer, out, name, time.time() - started)
     print(f"✓ {name}  {time.time() - started:.0f} s  {out / name}.safetensors")
 
 
@@ -186,7 +173,9 @@ def main() -> None:
         "--only", choices=("trunk", "baseline", "masked"), help="default: all three, in this order"
     )
     parser.add_argument("--short", action="store_true", help="fewer steps")
-    parser.add_argument("--resume", action="store_true", help="go on behind finished phases")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the networks that this recipe has finished"
+    )
     parser.add_argument("--threads", default=2, type=int)
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--fashion-mnist", help="folder of the .gz files; default: Debian's package")
@@ -195,7 +184,17 @@ def main() -> None:
     recipe = dataclasses.replace(SHORT if args.short else Recipe(), seed=args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in (args.only,) if args.only else ("trunk", "baseline", "masked"):
-        train(args.out, name, recipe, args.fashion_mnist, args.resume)
+        if not (args.resume and _finished(args.out / f"{name}.json", recipe, name)):
+            train(args.out, name, recipe, args.fashion_mnist)
+
+
+def _finished(log: Path, recipe: Recipe, name: str) -> bool:
+    """Whether the log is of this recipe's last step."""
+    facts = json.loads(log.read_text()) if log.exists() else {}
+    steps = recipe.shared + (0 if name == "trunk" else recipe.own.steps)
+    return facts.get("steps") == steps and facts.get("recipe") == json.loads(
+        json.dumps(dataclasses.asdict(recipe))
+    )
 
 
 if __name__ == "__main__":
