@@ -34,6 +34,6 @@ def check_decision(decision: Decision, tensors: Mapping[str, np.ndarray]) -> Non
 
 def _read(decision: Decision, tensors: Mapping[str, np.ndarray]) -> DecisionResult:
     keep = tensors[decision.keep]
-    active = np.count_nonzero(keep.reshape(len(keep), -1), axis=1) / max(1, keep[0].size)
+    active = np.array([np.count_nonzero(image) / max(1, image.size) for image in keep])
     logits, energy = (tensors[name] if name else None for name in (decision.logits, decision.energy))
     return DecisionResult(decision.name, keep, logits, energy, active)

@@ -37,7 +37,7 @@ class ImageReader:
     def __init__(self, manifest: Manifest, memory_bytes: int | None):
         self._manifest = manifest
         self._limit = memory_bytes if memory_bytes is not None else _physical_bytes()
-        self._roomy: set[tuple] = set()  # shapes that are known to fit
+        self._known: dict[tuple, tuple[int, Symbols]] = {}  # shapes that were found good: images, symbols
 
     def __call__(self, images: Any) -> Batch:
         """`images`: float32 [N, C, H, W], uint8 [H, W, C] or [N, H, W, C], a list of uint8 images, a torch tensor, or
@@ -54,23 +54,32 @@ class ImageReader:
             )
         torch = any(_is_torch(value) for value in given.values())
         feeds = {spec.name: _as_array(given[spec.name], spec, manifest) for spec in manifest.inputs}
+        shapes = tuple(value.shape for value in feeds.values())
+        known = self._known.get(shapes)
+        if known is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            known = self._known[shapes] = self._check_shapes(feeds)
+        count, symbols = known
+        for spec in manifest.inputs:
+            _check_finite(spec, feeds[spec.name])
+        return Batch(feeds, count, symbols, torch)
+
+    def _check_shapes(self, feeds: Mapping[str, np.ndarray]) -> tuple[int, Symbols]:
+        """How many images there are, and the values of the symbolic dims for one of them."""
+        manifest = self._manifest
         for spec in manifest.inputs:
             _check_shape(spec, feeds[spec.name], manifest)
         count = _check_batch(manifest, feeds)
         symbols = _check_symbols(manifest, feeds)
         self._check_memory(feeds, symbols)
-        for spec in manifest.inputs:
-            _check_finite(spec, feeds[spec.name])
         batch = manifest.inputs[0].shape[0]
         if isinstance(batch, str):
             symbols[batch] = symbols[batch] / count
-        return Batch(feeds, count, symbols, torch)
+        return count, symbols
 
     def _check_memory(self, feeds: Mapping[str, np.ndarray], symbols: Symbols) -> None:
         """Refuses what would not fit: the tensors between segments, which are a part of what a run holds."""
-        shapes = tuple(value.shape for value in feeds.values())
-        if shapes in self._roomy:
-            return
         need = count_bytes(self._manifest.tensors, symbols) + sum(value.nbytes for value in feeds.values())
         if need > self._limit:
             spec = self._manifest.inputs[0]
@@ -80,8 +89,6 @@ class ImageReader:
                 expected=f"at most {self._limit / 2**20:.0f} MiB",
                 fix="Split the batch, pass a smaller image, or load with a larger memory_bytes.",
             )
-        if len(self._roomy) < _REMEMBERED:
-            self._roomy.add(shapes)
 
 
 def input_shapes(manifest: Manifest, shapes: Sequence[Any]) -> list[dict[str, tuple[int, ...]]]:

@@ -19,15 +19,14 @@ class Windows:
 
     def __init__(self, rects: np.ndarray, halo: Halo, cells: Pair):
         top, left, bottom, right = halo
-        limit = np.array([cells[0], cells[1], cells[0], cells[1]])
-        grown = np.clip(rects + np.array([-top, -left, bottom, right]), 0, limit)
-        self.count = len(rects)
-        self.area = int(
-            ((grown[:, 2] - grown[:, 0]) * (grown[:, 3] - grown[:, 1])).sum()
-        )  # cells, halo included
-        self.whole = self.count == 1 and self.area == cells[0] * cells[1]  # one call on the whole map
         self._rects: list[list[int]] = rects.tolist()
-        self._grown: list[list[int]] = grown.tolist()
+        self._grown = [
+            [max(y0 - top, 0), max(x0 - left, 0), min(y1 + bottom, cells[0]), min(x1 + right, cells[1])]
+            for y0, x0, y1, x1 in self._rects
+        ]
+        self.count = len(self._rects)
+        self.area = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in self._grown)  # cells, halo included
+        self.whole = self.count == 1 and self.area == cells[0] * cells[1]  # one call on the whole map
         self._slices: dict[tuple, list] = {}
 
     def reads(self, tensor: GridTensor, size: Pair) -> list[Slices]:
