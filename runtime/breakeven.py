@@ -73,13 +73,9 @@ def measure_executor(
     regions = _prepare(executor, shapes, choices)
     _time([probe for region in regions for probe in _in_order(region)], deadline)
     first = tuple(int(n) for n in next(iter(shapes.values())))
-    costs = DeviceCosts(
-        fingerprint,
-        first,
-        _fit_segments(regions),
-        {r.region.name: r.fallback.ms for r in regions if math.isfinite(r.fallback.ms)},
-        guesses=guesses(executor.manifest),
-    )
+    segments = _fit_segments(regions)
+    dense = {r.region.name: _dense_ms(r, segments) for r in regions if math.isfinite(r.fallback.ms)}
+    costs = DeviceCosts(fingerprint, first, segments, dense, guesses=guesses(executor.manifest))
     unknown = [r.region.name for r in regions if r.region.name not in costs.regions]
     if unknown:
         _LOG.warning(
@@ -206,6 +202,18 @@ def _fit_segments(regions: Sequence[_RegionProbes]) -> dict[str, SegmentCost]:
                 fixed = float(np.median([cost.fixed_ms for cost in fitted.values()]))
                 fitted[segment.name] = SegmentCost(fixed, per_cell)
     return fitted
+
+
+def _dense_ms(probes: _RegionProbes, segments: Mapping[str, SegmentCost]) -> float:
+    """What the fallback took, but no more than its segments on whole maps should: it computes the same in one call,
+    and where time was short its only run was a cold one."""
+    costs = [segments.get(s.name) for s in probes.region.segments]
+    whole = [
+        cost.fixed_ms + cost.ms_per_cell * math.prod(cells)
+        for cost, cells in zip(costs, probes.grid.cells, strict=True)
+        if cost is not None
+    ]
+    return min(probes.fallback.ms, math.fsum(whole)) if len(whole) == len(costs) else probes.fallback.ms
 
 
 def fit(points: Sequence[tuple[int, float]]) -> SegmentCost:

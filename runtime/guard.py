@@ -65,7 +65,8 @@ class Guard:
             if e.close_calls >= _PROBE_DENSE:
                 e.close_calls = 0
                 return 0.0
-            return dense_ms * e.dense / e.selective
+            # Experience may tighten the prediction, never loosen it: that both got slower is learnt one by one.
+            return dense_ms * min(1.0, e.dense / e.selective)
 
     def saw_selective(self, region: str, predicted_ms: float, measured_ms: float, dense_ms: float) -> None:
         with self._lock:

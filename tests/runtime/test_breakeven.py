@@ -147,3 +147,11 @@ def test_guesses_cut_rectangles_but_choose_nothing(handmade: Path):
     region = next(s for s in manifest.steps if isinstance(s, Region))
     assert guessed.of("a").ms_per_cell > guessed.of("d").ms_per_cell
     assert guessed.dense_ms(region, 1000) is None
+
+
+def test_a_full_mask_is_never_predicted_to_gain(make_bundle: Callable[..., Path]):
+    """However noisily the fallback was measured: its segments do the same work."""
+    with load(make_bundle(), threads=1) as model:
+        measure(model, budget_ms=100.0)
+        for _ in range(3):
+            assert model(np.ones((1, 4, 64, 64), np.float32)).strategies == {"region0": ("dense",)}

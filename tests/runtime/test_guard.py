@@ -65,6 +65,9 @@ def test_predictions_are_corrected_by_experience():
     for _ in range(40):
         guard.saw_dense("two", predicted_ms=10.0, measured_ms=5.0)
     assert 5.0 <= guard.budget("two", 10.0) < 5.2
+    for _ in range(40):
+        guard.saw_dense("two", predicted_ms=10.0, measured_ms=30.0)
+    assert guard.budget("two", 10.0) == 10.0, "never above the prediction"
 
 
 def test_one_outlier_says_little():
