@@ -75,19 +75,30 @@ def plan(
 def group(step: PartitionStep, analysis: Analysis, model: CostModel) -> tuple[PlannedSegment, ...] | None:
     """The cheapest way to cut a region into segments, or None if there is none."""
     cuts = find_cuts(step, analysis)
-    best: list[tuple[float, tuple[PlannedSegment, ...]] | None] = [(0.0, ())]
+    best: list[tuple[float, tuple[_Group, ...]] | None] = [(0.0, ())]
     for end in range(1, len(cuts)):
         found = None
         for start in range(max(0, end - _MAX_BLOCKS), end):
             before = best[start]
-            segment = _segment(step, cuts[start], cuts[end], analysis, model) if before else None
-            if before is None or segment is None:
+            last = _group(step, cuts[start], cuts[end], analysis, model) if before else None
+            if before is None or last is None:
                 continue
-            total = before[0] + segment.cost_ms
+            total = before[0] + last.cost_ms
             if found is None or total < found[0]:
-                found = total, (*before[1], segment)
+                found = total, (*before[1], last)
         best.append(found)
-    return best[-1][1] if best[-1] else None
+    return None if best[-1] is None else tuple(_segment(g, analysis) for g in best[-1][1])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Nodes that could become a segment."""
+
+    nodes: tuple[NodeInfo, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    geometry: Geometry
+    cost_ms: float
 
 
 def find_cuts(step: PartitionStep, analysis: Analysis) -> list[int]:
@@ -110,9 +121,7 @@ def find_cuts(step: PartitionStep, analysis: Analysis) -> list[int]:
     return [*cuts, len(step.nodes)]
 
 
-def _segment(
-    step: PartitionStep, start: int, end: int, analysis: Analysis, model: CostModel
-) -> PlannedSegment | None:
+def _group(step: PartitionStep, start: int, end: int, analysis: Analysis, model: CostModel) -> _Group | None:
     nodes = step.nodes[start:end]
     made = {o for n in nodes for o in n.outputs}
     inputs = tuple(dict.fromkeys(name for n in nodes for name in n.fields if name not in made))
@@ -121,13 +130,17 @@ def _segment(
     geometry = measure(nodes, outputs)
     if geometry is None:
         return None
-    known = output_terms(nodes, analysis, inputs)
-    terms = {name: known[name] for name in outputs}
     cost = group_ms(nodes, geometry, outputs, step.dirty, analysis, model)
-    macs = macs_per_cell(nodes, geometry, analysis)
-    return PlannedSegment(
-        nodes, inputs, outputs, geometry, {k: v for k, v in terms.items() if v is not None}, macs, cost
-    )
+    return _Group(nodes, inputs, outputs, geometry, cost)
+
+
+def _segment(group: _Group, analysis: Analysis) -> PlannedSegment:
+    known = output_terms(group.nodes, analysis, group.inputs)
+    found = {name: known[name] for name in group.outputs}
+    terms = {name: bound for name, bound in found.items() if bound is not None}
+    macs = macs_per_cell(group.nodes, group.geometry, analysis)
+    parts = group.nodes, group.inputs, group.outputs, group.geometry
+    return PlannedSegment(*parts, terms, macs, group.cost_ms)
 
 
 def _notes(analysis: Analysis, steps: Sequence[PlannedStep]) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ class Field:
 
     def of(self, inner: Field) -> Field:
         """What o reads through this field of a tensor that reads its own source through `inner`: the exact hull."""
+        if self == SAME or inner == SAME:
+            return inner if self == SAME else self
         stride = self.stride * inner.stride
         period = range(self.stride.denominator * inner.stride.denominator)
         low = min(inner.first(self.first(o)) - math.floor(o * stride) for o in period)
