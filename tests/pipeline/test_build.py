@@ -66,7 +66,7 @@ def test_the_manifest_tells_what_the_runtime_needs(tiny_bundle):
 def test_every_file_is_hashed_and_weights_stand_once(tiny_bundle, tiny_program):
     manifest = manifest_of(tiny_bundle)
     written = {str(p.relative_to(tiny_bundle)) for p in tiny_bundle.rglob("*") if p.is_file()}
-    assert written - {"manifest.json"} == set(manifest.files)
+    assert written - {"manifest.json", "device.json"} == set(manifest.files)
     weights = sum(onnx.numpy_helper.to_array(i).nbytes for i in onnx.load(tiny_program).graph.initializer)
     assert (tiny_bundle / "programs/weights.bin").stat().st_size <= weights * 1.1
     for file in (f for f in manifest.files if f.endswith(".onnx")):
