@@ -18,6 +18,8 @@ from foveate.pipeline.data import open_data
 from foveate.runtime.manifest import Preprocess
 from torch import Tensor, nn
 
+MASK_RATE = 10  # × the network's: the mask is one linear layer that starts from nothing
+BIAS_STEP = 0.3
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -28,30 +30,36 @@ def build(args: argparse.Namespace, classes: int) -> tuple[nn.Module, dict]:
     config = {"model": f"timm:{args.model}", "args": options, "sample": [1, 3, args.size, args.size]}
     if args.after != "none":
         net = insert_energy_mask(
-            net, after=args.after, patch=args.patch, sample=torch.zeros(config["sample"])
+            net, after=args.after, patch=args.patch, start=-1.0, sample=torch.zeros(config["sample"])
         )
     return net, config
 
 
 def train(net: nn.Module, images: Tensor, labels: Tensor, args: argparse.Namespace) -> None:
     masks = list(getattr(net, "masks", []))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, total_steps=args.steps)
+    for mask in masks:
+        mask.bias.requires_grad_(False)
+    of_masks = [mask.weight for mask in masks]
+    of_net = [p for p in net.parameters() if p.requires_grad and not any(p is q for q in of_masks)]
+    groups = [{"params": of_net, "lr": args.rate, "weight_decay": 0.05}]
+    if masks:
+        groups.append({"params": of_masks, "lr": args.rate * MASK_RATE, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups)
     net.train()
     for step in range(args.steps):
         chosen = torch.randint(len(images), (args.batch,))
         x = images[chosen]
-        scores = net(x.flip(3) if step % 2 else x)
-        loss = F.cross_entropy(scores, labels[chosen])
+        loss = F.cross_entropy(net(x.flip(3) if step % 2 else x), labels[chosen])
         total = loss + energy_regularizer(net) if masks else loss
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        schedule.step()
         active = torch.tensor(1.0)
-        for mask in masks:  # the price of an active token rises while more of them are active than wanted
+        for (
+            mask
+        ) in masks:  # the loss ranks the tokens; the bias follows so that about args.active of them stay
             active = mask.active_fraction().mean()
-            mask.gamma *= (active / args.active).clamp(0.2, 5) ** 0.1
+            mask.bias.data += BIAS_STEP * (active - args.active)
         if step % 10 == 0 or step == args.steps - 1:
             print(f"step {step:4d}  loss {loss.item():.3f}  active {active.item():.1%}", flush=True)
 
