@@ -60,7 +60,7 @@ class Driver:
         facts = self.source if isinstance(self.source, Network) else None
         self.preprocess = job.preprocess or (facts.preprocess if facts else None)
         self.labels = job.labels or (facts.labels if facts else ())
-        self.sample = job.sample if job.sample is not None or facts is None else facts.sample
+        self.usual = facts.sample if facts else None
 
     def run(self) -> Path:
         program = self.export("export", self.source, ".onnx")
@@ -70,6 +70,9 @@ class Driver:
             self.preprocess = read_preprocess(program)
         choices = self.calibrate(program)
         self.build(program, choices)
+        if self.job.target == "null":
+            self.progress.skipped("verify", "target null computes nothing")
+            return self.job.out
         self.verify()
         if self.job.data is not None:
             self.bench()
@@ -254,7 +257,8 @@ class Driver:
 
     def _shape(self) -> tuple[int, ...] | None:
         """The input's shape; None leaves it to `build`."""
-        return shape_of(self.sample, self.preprocess, self._data if self.job.data is not None else None)
+        data = self._data if self.job.data is not None else None
+        return shape_of(self.job.sample, self.preprocess, self.usual, data)
 
 
 def as_program(source: Any) -> Path | Network:

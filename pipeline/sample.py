@@ -13,15 +13,21 @@ if TYPE_CHECKING:
 
 
 def shape_of(
-    sample: Any, preprocess: Preprocess | None = None, data: Callable[[], Dataset] | None = None
+    sample: Any,
+    preprocess: Preprocess | None = None,
+    usual: tuple[int, ...] | None = None,
+    data: Callable[[], Dataset] | None = None,
 ) -> tuple[int, ...] | None:
-    """Of `sample` (a shape, array or tensor); else what `preprocess` makes; else of the first image; else None."""
+    """Of `sample` (a shape, array or tensor); else what `preprocess` makes; else the checkpoint's `usual` one; else of
+    the first image; else None."""
     if sample is not None:
         return tuple(int(n) for n in getattr(sample, "shape", sample))
     if preprocess is not None and preprocess.size is not None:
         channels = 1 if preprocess.color == "gray" else 3
         nchw = preprocess.layout == "nchw"
         return (1, channels, *preprocess.size) if nchw else (1, *preprocess.size, channels)
+    if usual is not None:
+        return usual
     return next(iter(data()))[0].shape if data is not None else None
 
 

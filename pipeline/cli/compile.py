@@ -91,7 +91,7 @@ def _preprocess(program: Any) -> Any:
 def _print_result(out: Path, args: argparse.Namespace) -> None:
     from .bench import print_report
 
-    if args.data is not None:
+    if args.data is not None and args.target != "null":
         print_report(out / "report", args.json)
     elif not args.json:
-        print(f"{out}: verified; add --data to measure it")
+        print(f"{out}: built; add --data to measure it")

@@ -33,13 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
     network = open_network(args.checkpoint, args.model, args.mask_after)
     preprocess = preprocess_of(args, network.preprocess)
-    shape = shape_of(args.sample or _unless_sized(args, network.sample), preprocess)
+    shape = shape_of(args.sample, preprocess, network.sample)
     with progress_of(args).stage("export") as stage:
         path = export_program(network.module, example_of(None, shape), args.out, preprocess=preprocess)
         stage.note = f"{size_of(path)}  {path}"
     return 0
-
-
-def _unless_sized(args: argparse.Namespace, sample: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """--size goes before the sample of the checkpoint."""
-    return None if args.size else sample

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foveate.pipeline.progress import Progress
+from foveate.pipeline.sample import shape_of
 from foveate.pipeline.stages import Ledger, data_digest
 from foveate.pipeline.verify import verify
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.errors import CheckFailed, InputError
+from foveate.runtime.manifest import Preprocess
 
 import foveate
 
@@ -165,3 +167,24 @@ def test_progress_prints_one_line_a_stage():
     assert re.fullmatch(r"✓ build +\d+\.\d s +42\.1 MB", first)
     assert re.fullmatch(r"✗ verify +\d+\.\d s", second)
     assert third == "· bench      unchanged"
+
+
+@pytest.mark.parametrize(
+    ("sample", "preprocess", "usual", "expected"),
+    [
+        ((1, 3, 8, 9), Preprocess(size=(5, 6)), (1, 3, 4, 4), (1, 3, 8, 9)),
+        (np.zeros((2, 3, 8, 9)), None, None, (2, 3, 8, 9)),
+        (None, Preprocess(size=(5, 6)), (1, 3, 4, 4), (1, 3, 5, 6)),
+        (None, Preprocess(size=(5, 6), color="gray", layout="nhwc"), None, (1, 5, 6, 1)),
+        (None, Preprocess(), (1, 3, 4, 4), (1, 3, 4, 4)),
+        (None, None, None, None),
+    ],
+)
+def test_the_sample_is_what_was_said_most_explicitly(sample, preprocess, usual, expected):
+    assert shape_of(sample, preprocess, usual) == expected
+
+
+def test_the_null_target_is_built_and_not_verified(compile_once):
+    assert compile_once(target="null", data=None).stages == ["✓ build", "· verify"]
+    with pytest.raises(InputError, match="Did you mean 'cpu'"):
+        compile_once(target="cpus", data=None)
