@@ -29,5 +29,7 @@ __all__ = [*_PUBLIC, "__version__"]
 
 def __getattr__(name: str):
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'foveate' has no attribute {name!r}; public names: {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'foveate' has no attribute {name!r}; public names: {', '.join(__all__)}"
+        )
     return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

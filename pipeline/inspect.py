@@ -156,7 +156,9 @@ def _numbers(values: list[float] | tuple[float, ...]) -> str:
 
 def _decision_lines(facts: Facts) -> list[str]:
     shown = [f"decision   {d['name']} ({d['kind']}): {d['keep']}" for d in facts["decisions"]]
-    shown += [f"choice     {c['name']} = {_numbers(np.atleast_1d(c['value']).tolist())}" for c in facts["choices"]]
+    shown += [
+        f"choice     {c['name']} = {_numbers(np.atleast_1d(c['value']).tolist())}" for c in facts["choices"]
+    ]
     if facts["active_fraction"] is not None:
         shown.append(f"active     {facts['active_fraction']:.1%} in the mean over the calibration images")
     return shown
