@@ -6,6 +6,7 @@ depends on constants and shapes alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,18 +105,15 @@ def _min_size(runner: _Runner, symbols: Sizes, fixed: bool) -> Pair:
 
 
 def _candidates(symbols: Sizes) -> list[Sizes]:
-    """Two sizes of whole cells in which height and width grow differently, and an odd one."""
-    steps = ((1, 0, _ALIGN), (1, _ALIGN, 0))
+    """Two sizes of whole cells in which height and width grow differently, and one that is odd at every halving."""
     found = []
-    for batch, high, wide in steps:
+    for batch, high, wide in ((1, 0, _ALIGN), (1, _ALIGN, 0), (0, 1, 1)):
         grown = {}
         for name, size in symbols.items():
             aligned = -(-size // _ALIGN) * _ALIGN
             more = high if "height" in name else wide
             grown[name] = size + batch if name.startswith(BATCH) or name.endswith(BATCH) else aligned + more
         found.append(grown)
-    odd = {"height": 5, "width": 3}
-    found.append({k: n + next((d for w, d in odd.items() if w in k), 2) for k, n in symbols.items()})
     return found
 
 
@@ -169,7 +167,13 @@ class _Runner:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    """onnxruntime's message without its source locations."""
+    text = str(error).strip() or type(error).__name__
+    found = re.search(
+        r"running (\w+) node\. Name:'([^']*)' Status Message: (?:/\S+ .*?\) )?(.*)", text, re.DOTALL
+    )
+    text = f"{found[2]} ({found[1]}): {found[3]}" if found else text
+    return text.splitlines()[0][:200]
 
 
 def _refused(reason: str) -> ProgramError:

@@ -18,6 +18,7 @@ from .identities import remove_identities
 from .inline_functions import inline_functions
 from .names import name_everything
 from .resize_scales import resize_scales
+from .same_pads import same_pads
 from .shape_values import shape_values
 from .static_shapes import erase_static_shapes
 from .weights_as_inputs import weights_as_inputs
@@ -46,7 +47,8 @@ def to_local(program: onnx.ModelProto, probes: Probes) -> tuple[onnx.ModelProto,
     """A copy that may run on windows, and the names of the nodes that are exact at whole cells only."""
     local = onnx.ModelProto()
     local.CopyFrom(program)
-    whole = resize_scales(local, probes)  # before shape_values: it needs to know that sizes came from a shape
+    # Both before shape_values: they need to know that sizes and pads came from a shape.
+    whole = resize_scales(local, probes) | same_pads(local, probes)
     shape_values(local, probes)
     whole |= explicit_pads(
         local, probes

@@ -11,7 +11,7 @@ import onnx
 from ..graph import Graph, attributes, op_key
 from ..probe import Probes
 
-_KERNEL_OPS = ("Conv", "MaxPool", "AveragePool", "LpPool")
+KERNEL_OPS = ("Conv", "MaxPool", "AveragePool", "LpPool")
 
 
 def explicit_pads(model: onnx.ModelProto, probes: Probes) -> set[str]:
@@ -19,9 +19,9 @@ def explicit_pads(model: onnx.ModelProto, probes: Probes) -> set[str]:
     whole = set()
     for node in model.graph.node:
         mode = attributes(node).get("auto_pad", "NOTSET")
-        if op_key(node)[0] or node.op_type not in _KERNEL_OPS or mode not in ("SAME_UPPER", "SAME_LOWER"):
+        if op_key(node)[0] or node.op_type not in KERNEL_OPS or mode not in ("SAME_UPPER", "SAME_LOWER"):
             continue
-        kernel = attributes(node).get("kernel_shape") or _weight_shape(graph, node, probes)
+        kernel = attributes(node).get("kernel_shape") or weight_shape(graph, node, probes)
         if kernel is None:
             continue
         strides = attributes(node).get("strides", [1] * len(kernel))
@@ -38,7 +38,8 @@ def explicit_pads(model: onnx.ModelProto, probes: Probes) -> set[str]:
     return whole
 
 
-def _weight_shape(graph: Graph, node: onnx.NodeProto, probes: Probes) -> list[int] | None:
+def weight_shape(graph: Graph, node: onnx.NodeProto, probes: Probes) -> list[int] | None:
+    """The kernel's sizes of a Conv that does not name them."""
     if node.op_type != "Conv":
         return None
     shape = probes.shape(node.input[1])

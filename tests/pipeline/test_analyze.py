@@ -233,3 +233,43 @@ def test_composed_fields_are_the_hull_of_all_paths(outer, inner, o):
     period = range(outer.stride.denominator * inner.stride.denominator)
     assert any(both.first(i) == inner.first(outer.first(i)) for i in period)
     assert any(both.last(i) == inner.last(outer.last(i)) for i in period)
+
+
+def same_padding_by_arithmetic(stride: int):
+    """Nodes that pad x for ⌈n / stride⌉ outputs of a 3×3 kernel, as TensorFlow-style networks are exported."""
+    make = helper.make_node
+    nodes = [
+        make("Shape", ["x"], ["size"], start=2, end=4),
+        make("Add", ["size", "s_less_1"], ["above"]),
+        make("Div", ["above", "s"], ["outputs"]),
+        make("Sub", ["outputs", "one"], ["steps"]),
+        make("Mul", ["steps", "s"], ["reach"]),
+        make("Add", ["reach", "kernel"], ["needed"]),
+        make("Sub", ["needed", "size"], ["missing"]),
+        make("Max", ["missing", "zero"], ["total"]),
+        make("Div", ["total", "two"], ["before"]),
+        make("Sub", ["total", "before"], ["after"]),
+        make("Concat", ["zeros", "before", "zeros", "after"], ["pads"], axis=0),
+        make("Pad", ["x", "pads"], ["padded"], name="pad"),
+        make("Conv", ["padded", "w"], ["y"], name="conv", strides=[stride] * 2),
+    ]
+    numbers = {"s_less_1": stride - 1, "s": stride, "one": 1, "kernel": 3, "zero": 0, "two": 2}
+    weights = {k: np.array([v]) for k, v in numbers.items()} | {
+        "zeros": np.array([0, 0]),
+        "w": kernel(4, 4, 3),
+    }
+    return nodes, weights
+
+
+def test_same_padding_by_shape_arithmetic_becomes_that_of_whole_cells():
+    nodes, weights = same_padding_by_arithmetic(2)
+    found = analyzed(nodes, weights)
+    assert found.by_name["pad"].kind == LOCAL and found.by_name["pad"].whole_cells
+    assert found.by_name["conv"].fields["padded"][0] == Field(F(2), 0, 2)
+    assert found.probes.constant("pads") is None
+
+
+def test_pads_by_other_arithmetic_are_a_barrier():
+    nodes, weights = same_padding_by_arithmetic(2)
+    weights["kernel"] = np.array([4])  # not what the conv behind it has
+    assert analyzed(nodes, weights).barriers == ("pad (Pad): an operand depends on the resolution",)
