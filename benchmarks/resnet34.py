@@ -18,7 +18,6 @@ from foveate.pipeline.dense import tune
 from foveate.pipeline.environment import describe
 from foveate.pipeline.files import write_text
 from foveate.pipeline.interleave import interleave
-from foveate.pipeline.statistics import bootstrap_ratio
 from steered import blobs, ellipse, export_resnet34, hint_of
 
 import foveate
@@ -62,13 +61,13 @@ def _row(shape, mask, image, rounds, dense, auto, rects) -> dict:
         "rects": lambda _: rects(feeds),
     }
     times = interleave(contenders, [image], rounds)
-    ratio = bootstrap_ratio(times.samples("dense"), times.samples("adaptive"))
+    ratio = times.ratio("dense", "adaptive")
     expected, answer = auto.dense(feeds)["output"], auto(feeds)
     return {
         "shape": shape,
         "active_fraction": float(mask.mean()),
         **{f"{name}_ms": times.ms(name) for name in contenders},
-        "speedup": times.ms("dense") / times.ms("adaptive"),
+        "speedup": ratio.value,
         "speedup_interval": [ratio.low, ratio.high],
         "ratio_to_masked_dense": times.ms("adaptive") / times.ms("masked_dense"),
         "strategy": answer.strategies["region0"][0],

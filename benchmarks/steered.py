@@ -12,10 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from foveate.export import EnergyMaskLayer, export_program, insert_energy_mask
+from foveate.export.insert import Persist
 from foveate.export.models import ResidualNet, resnet34_body
 
 
-def steer(net: ResidualNet, sample: torch.Tensor, *, persist: str | None = "conv") -> torch.fx.GraphModule:
+def steer(net: ResidualNet, sample: torch.Tensor, *, persist: Persist = "conv") -> torch.fx.GraphModule:
     """`net` with a mask behind its stem that follows `hint` [B, 1, H, W], pooled 4 × 4: (images, hint) -> outputs."""
     masked = insert_energy_mask(net, after="stem", persist=persist, sample=sample)
     layer = EnergyMaskLayer(1)
@@ -38,7 +39,7 @@ def _steered(features: torch.Tensor, hint: torch.Tensor) -> torch.Tensor:
     return F.max_pool2d(hint, 4, 4) + 1e-6 * features[:, :1]
 
 
-def export_resnet34(folder: Path, size: int, persist: str | None = "conv") -> tuple[Path, Path]:
+def export_resnet34(folder: Path, size: int, persist: Persist = "conv") -> tuple[Path, Path]:
     """The baseline and the steered program of the ResNet-34 body at `size` × `size`, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     sample = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
