@@ -18,6 +18,7 @@ from .assemble import PROGRAM, Assembly, assemble
 from .bundle_folder import replacing_folder
 from .check import check_chain, failing_segments
 from .costs import CostModel
+from .metadata import read_sample
 from .plan import Plan, plan
 from .targets import build_engine, target_config
 from .weights import FILE, WeightFile
@@ -45,9 +46,10 @@ def build(
 ) -> Path:
     """Builds the bundle `out` from an ONNX program and gives its path.
 
-    sample: the shape the plan is made at, of the one input or by input name; by default what `preprocess` makes, or
-    what the program fixes, else 224 × 224. choices: new defaults by name. active_fraction: mean over calibration
-    images; the plan's cost model takes it for typical. Raises ProgramError, InputError, BundleError, EngineError.
+    sample: the shape the plan is made at, of the one input or by input name; by default what `preprocess` makes, else
+    the one that the program was exported with, else what it fixes, else 224 × 224. choices: new defaults by name.
+    active_fraction: mean over calibration images; the plan's cost model takes it for typical.
+    Raises ProgramError, InputError, BundleError, EngineError.
     """
     config = target_config(target)
     planned = plan_model(
@@ -93,7 +95,7 @@ def plan_model(
 
     program = load_program(program_path)
     _set_choices(program, choices or {})
-    analysis = analyze(program, sample_shapes(program, sample, preprocess))
+    analysis = analyze(program, sample_shapes(program, sample, preprocess, read_sample(program_path)))
     if model is None:
         model = CostModel() if active is None else CostModel(active=min(max(active, 0.01), 1.0))
     kept_dense: dict[str, str] = {}
@@ -106,7 +108,10 @@ def plan_model(
 
 
 def sample_shapes(
-    program: onnx.ModelProto, sample: Sample, preprocess: Preprocess | None
+    program: onnx.ModelProto,
+    sample: Sample,
+    preprocess: Preprocess | None,
+    exported_with: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """The shape of each input. Raises InputError for a sample that names no input or leaves one out."""
     initial = {i.name for i in program.graph.initializer}
@@ -122,7 +127,8 @@ def sample_shapes(
         )
     if sample is not None:
         return {inputs[0].name: tuple(sample)}
-    return {i.name: _default_shape(i, preprocess) for i in inputs}
+    exported = {} if preprocess and preprocess.size else exported_with or {}
+    return {i.name: exported.get(i.name) or _default_shape(i, preprocess) for i in inputs}
 
 
 def _default_shape(value: onnx.ValueInfoProto, preprocess: Preprocess | None) -> tuple[int, ...]:

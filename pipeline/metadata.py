@@ -10,13 +10,20 @@ from typing import Any
 from ..runtime.errors import MissingExtraError, ProgramError
 from ..runtime.manifest import Preprocess
 
-PREPROCESS = "foveate.preprocess"  # a metadata key of the ONNX file
+PREPROCESS = "foveate.preprocess"  # metadata keys of the ONNX file
+SAMPLE = "foveate.sample"
 
 
 def read_preprocess(program: str | Path) -> Preprocess | None:
     """None where the program does not say how its images are prepared. Raises ProgramError for nonsense."""
     found = _entry(program, PREPROCESS)
     return None if found is None else preprocess_of(found, f"metadata {PREPROCESS} of {program}")
+
+
+def read_sample(program: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each input that the program was exported with; empty where it does not say."""
+    found = _entry(program, SAMPLE)
+    return {name: tuple(shape) for name, shape in found.items()} if isinstance(found, dict) else {}
 
 
 def preprocess_of(facts: Mapping[str, Any], what: str) -> Preprocess:

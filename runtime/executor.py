@@ -157,7 +157,9 @@ class Executor:
         if self.references.built != built:  # a first run at a resolution is no evidence for the guard
             dense_ms = None
         start = perf_counter()
-        plan = plan_region(grid, {name: support(image[name]) for name in region.masks}, budget)
+        plan = plan_region(
+            grid, {name: support(image[name], grid.axes_of(name)) for name in region.masks}, budget
+        )
         if plan is None:
             return None
         return _Lane(reference, grid, plan, dense_ms, (perf_counter() - start) * 1e3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .costs import DeviceCosts
 from .dirtiness import Dirtiness, dirtiness_of
@@ -22,6 +22,11 @@ class RegionGrid:
     dirtiness: Dirtiness
     costs: DeviceCosts
     refusal: str = ""
+    axes: Mapping[str, Pair] = field(default_factory=dict)
+
+    def axes_of(self, name: str) -> Pair:
+        """The axes of a tensor that hold height and width."""
+        return self.axes.get(name, (2, 3))
 
     def priced(self, costs: DeviceCosts) -> RegionGrid:
         """The same grid with other costs."""
@@ -42,7 +47,7 @@ def grid_of(region: Region, shapes: Mapping[str, Sequence[int]], costs: DeviceCo
     cells = tuple(_cells(segment, sizes) for segment in region.segments)
     refusals = [_refusal(s, sizes) for s in region.segments]
     dirtiness = dirtiness_of(region, sizes, cells, costs)
-    return RegionGrid(region, sizes, cells, dirtiness, costs, next(filter(None, refusals), ""))
+    return RegionGrid(region, sizes, cells, dirtiness, costs, next(filter(None, refusals), ""), axes)
 
 
 def _cells(segment: LocalSegment, sizes: Mapping[str, Pair]) -> Pair:

@@ -264,3 +264,43 @@ def test_whole_cells(random_program, masked_image, tmp_path):
             result = runner(image)
             assert result.strategies["region0"] == (strategy,)
             assert max_error(result["y"], runner.dense(image)["y"]) <= 1e-5
+
+
+def test_the_sample_comes_from_the_export(tiny_program, tmp_path):
+    model = onnx.load(tiny_program)
+    onnx.helper.set_model_props(model, {"foveate.sample": json.dumps({"images": [2, 3, 40, 72]})})
+    onnx.save(model, tmp_path / "tiny.onnx")
+    bundle = build(tmp_path / "tiny.onnx", tmp_path / "out")
+    assert manifest_of(bundle).sample == {"images": [2, 3, 40, 72]}
+
+
+def test_maps_with_channels_last(random_program, masked_image, tmp_path):
+    """A network in NHWC behind its mask: the tensors that cross segments hold height and width on axes 1 and 2."""
+    model = random_program(lambda _: 2, 0)
+    helper = onnx.helper
+    weights = {
+        name: np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32) for name in ("m0", "m1")
+    }
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in weights.items())
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "ones"))
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    model.graph.node[-1].input[0] = "last"
+    inner = [
+        helper.make_node("Transpose", ["mask0.keep"], ["keep"], name="keep", perm=[0, 2, 3, 1]),
+        helper.make_node("Transpose", [conv.output[0]], ["first"], name="first", perm=[0, 2, 3, 1]),
+        helper.make_node("LayerNormalization", ["first", "ones"], ["normed"], name="normed", axis=-1),
+        helper.make_node("MatMul", ["normed", "m0"], ["hidden"], name="hidden"),
+        helper.make_node("Mul", ["hidden", "keep"], ["masked"], name="masked_last"),
+        helper.make_node("MatMul", ["masked", "m1"], ["mixed"], name="mixed"),
+        helper.make_node("Softmax", ["mixed"], ["last"], name="last", axis=-1),
+    ]
+    final = model.graph.node.pop()
+    model.graph.node.extend([*inner, final])
+    program = save_program(model, tmp_path / "last.onnx")
+    bundle = build(program, tmp_path / "last", sample=(1, 4, 24, 40), model=CostModel(call_ms=0.0))
+    crossing = {t.name: t.axes for s in segments_of(manifest_of(bundle)) for t in s.outputs}
+    assert (1, 2) in crossing.values()
+    with foveate.load(bundle, strategy="rects") as runner:
+        mask = np.random.default_rng(0).random((27, 33)) < 0.1
+        result = runner(masked_image(mask))
+        assert max_error(result["y"], runner.dense(masked_image(mask))["y"]) <= 1e-5
