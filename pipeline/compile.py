@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..export.extras import EXPORT, needs
 from ..runtime.manifest import Preprocess
 from .driver import Driver, Job, PerDecision
 from .progress import Progress
@@ -60,4 +61,5 @@ def compile(
         dry_run=dry_run,
         force=force,
     )
-    return Driver(job, progress or Progress(quiet=True)).run()
+    with needs("export", "compiling a program", EXPORT):
+        return Driver(job, progress or Progress(quiet=True)).run()

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ...export.extras import EXPORT, needs
 from ...runtime.errors import FoveateError
 from ..environment import versions
 
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
         logging.getLogger("foveate").setLevel(logging.DEBUG)
     try:
-        return args.run(args) or 0
+        with needs("export", f"foveate {args.command}", EXPORT):
+            return args.run(args) or 0
     except KeyboardInterrupt:
         print("interrupted; what was there before is unchanged", file=sys.stderr)
         return INTERRUPTED

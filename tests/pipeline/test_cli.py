@@ -139,6 +139,22 @@ def test_cache_lists_and_prunes_measurements(tiny_bundle, tmp_path, capsys):
     assert run("cache", "prune", bundle, "--all") == 0 and not device.exists()
 
 
+@pytest.mark.parametrize(("package", "code"), [("onnx", 3), ("users_own", None)])
+def test_a_missing_extra_is_named_and_a_users_own_module_is_not_mistaken_for_one(
+    package, code, monkeypatch, capsys
+):
+    def missing(args):
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr("foveate.pipeline.cli.inspect.run", missing)
+    if code is None:
+        with pytest.raises(ModuleNotFoundError, match=package):
+            run("inspect", "anything")
+    else:
+        assert run("inspect", "anything") == code
+        assert "pip install 'foveate[export]'" in capsys.readouterr().err
+
+
 def test_quiet_prints_facts_alone(tiny_bundle, capsys):
     assert run("verify", tiny_bundle, "--quiet", "--limit", 2, "--json") == 0
     captured = capsys.readouterr()
