@@ -31,7 +31,7 @@ CLASSES = (  # the label's number is part of its name: folders sort, and read, a
     "8_bag",
     "9_boot",
 )
-SIZE = 192  # px, a scene's side
+SIZE = 256  # px, a scene's side
 OBJECT = (48, 88)  # px, shortest and longest side of a garment
 PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "rocket")
 TRAIN_SHARE = 0.6  # of each photograph's width

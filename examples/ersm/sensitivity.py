@@ -34,7 +34,7 @@ class _Probe(nn.Module):
         return self.keep.to(x.dtype)
 
 
-def start_from_sensitivity(net: MaskedModule, scenes: Scenes, active: float, count: int = 640) -> None:
+def start_from_sensitivity(net: MaskedModule, scenes: Scenes, active: float, count: int = 384) -> None:
     """Sets weight and bias of the net's first mask so that it keeps the fraction `active` of `count` scenes."""
     mask, name = net.masks[0], net.insertions[0]["name"]
     probe = _Probe(mask.patch)

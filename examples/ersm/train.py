@@ -3,9 +3,9 @@
     python examples/ersm/train.py                     # the committed recipe
     python examples/ersm/train.py --short             # the same in little: 30 minutes on two cores
 
-Both descend from one *trunk*, trained without a mask on small canvases. Then each goes on by itself on whole scenes,
-with the same scenes, steps and learning rates; the masked one has its mask inserted half open.
-Every file is written whole: an interrupted run goes on behind the last finished network with --resume.
+Four runs, each a file: `small` learns the garments on small canvases, `trunk` goes on from there on whole scenes, and
+from the trunk go `baseline` and `masked`, with the same scenes, steps and learning rates; the masked one gets its mask
+inserted. Every file is written whole; --resume keeps the runs that this recipe has finished.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from scoring import to_input
 from sensitivity import start_from_sensitivity
 from torch import Tensor, nn
 
-NET = {"widths": [48, 96, 192], "blocks": [3, 3, 1], "num_classes": len(CLASSES), "stem": 48}
+NET = {"widths": [48, 96, 192], "blocks": [5, 1, 1], "num_classes": len(CLASSES), "stem": 48}
 MASK = {"after": "stem", "patch": 4, "persist": "conv"}
 PREPROCESS = {"size": [SIZE, SIZE], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 CONFIG = {"model": "small_resnet", "args": NET, "sample": [1, 3, SIZE, SIZE], "labels": list(CLASSES)}
@@ -47,58 +47,73 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What the mask shall keep falls from `half_open` of a scene's positions to `active`, geometrically, in the first
-    `closing` of the masked network's own steps: the loss has the term pressure · (kept − wanted) · mean(m)."""
+class Run:
+    """One optimiser's life: linear warm-up to `rate`, then constant, or a cosine to 0 over the run's steps."""
 
-    trunk: tuple[Phase, ...] = (Phase(96, 1200), Phase(128, 500))
-    own: Phase = Phase(SIZE, 500)
-    batch: int = 32
-    rate: float = 1.5e-3
-    mask_rate: float = 2e-3
-    decay: float = 0.05
-    warmup: int = 100  # steps
-    half_open: float = 0.5
-    active: float = 0.12
-    closing: float = 0.4
-    pressure: float = 3.0
-    seed: int = 0
+    phases: tuple[Phase, ...]
+    rate: float
+    warmup: int  # steps
+    constant: bool = False
 
     @property
-    def shared(self) -> int:
-        """Steps of the trunk."""
-        return sum(phase.steps for phase in self.trunk)
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def learning_rate(self, step: int) -> float:
+        cosine = 1.0 if self.constant else 0.5 + 0.5 * cos(pi * step / self.steps)
+        return self.rate * min(1.0, (step + 1) / self.warmup) * cosine
 
 
-SHORT = Recipe(trunk=(Phase(96, 900), Phase(128, 300)), own=Phase(SIZE, 250))
+@dataclass(frozen=True)
+class Recipe:
+    """What the mask shall keep falls from `open` of a scene's positions to `active`, geometrically, in the first
+    `closing` of the masked network's own run: the loss has the term pressure · (kept − wanted) · mean(m)."""
+
+    small: Run = Run((Phase(96, 900), Phase(160, 200)), rate=1.5e-3, warmup=100, constant=True)
+    trunk: Run = Run((Phase(SIZE, 350),), rate=1.5e-3, warmup=1)
+    last: Run = Run((Phase(SIZE, 250),), rate=5e-4, warmup=20)  # baseline's, and masked's
+    batch: int = 32
+    decay: float = 0.05
+    open: float = 0.15
+    active: float = 0.1
+    closing: float = 0.3
+    pressure: float = 5.0
+    seed: int = 0
+
+    def run(self, name: str) -> tuple[Run, int]:
+        """The run of a network, and the step that it starts at."""
+        runs = {"small": (self.small, 0), "trunk": (self.trunk, self.small.steps)}
+        return runs.get(name, (self.last, self.small.steps + self.trunk.steps))
 
 
-def learning_rate(recipe: Recipe, step: int, rate: float) -> float:
-    """Linear warm-up, constant through the trunk, then a cosine to 0."""
-    own = max(0, step - recipe.shared) / recipe.own.steps
-    return rate * min(1.0, (step + 1) / recipe.warmup) * (0.5 + 0.5 * cos(pi * min(own, 1.0)))
+NAMES = ("small", "trunk", "baseline", "masked")
+PARENT = {"trunk": "small", "baseline": "trunk", "masked": "trunk"}
+SHORT = Recipe(
+    small=Run((Phase(96, 600), Phase(160, 60)), rate=1.5e-3, warmup=100, constant=True),
+    trunk=Run((Phase(SIZE, 120),), rate=1.5e-3, warmup=1),
+    last=Run((Phase(SIZE, 60),), rate=5e-4, warmup=20),
+)
 
 
 class Trainer:
     """One network's run. `log` collects one record every 20 steps."""
 
-    def __init__(self, net: nn.Module, recipe: Recipe, step: int, fashion_mnist: str | None) -> None:
-        self.net, self.recipe, self.step, self.path = net, recipe, step, fashion_mnist
+    def __init__(self, net: nn.Module, recipe: Recipe, name: str, fashion_mnist: str | None) -> None:
+        self.net, self.recipe, self.path = net, recipe, fashion_mnist
+        self.schedule, self.first = recipe.run(name)
+        self.step = self.first
         self.masks = list(getattr(net, "masks", []))
-        of_masks = [p for mask in self.masks for p in mask.parameters()]
-        others = [p for p in net.parameters() if not any(p is q for q in of_masks)]
-        groups = [
-            {
-                "params": [p for p in others if p.ndim > 1],
-                "rate": recipe.rate,
-                "weight_decay": recipe.decay,
-            },
-            {"params": [p for p in others if p.ndim == 1], "rate": recipe.rate},
-            {"params": of_masks, "rate": recipe.mask_rate},
-        ]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=0.0)
         self.log: list[dict] = []
         self.started = time.monotonic()
+
+    def _groups(self) -> list[dict]:
+        """Convs and the head decay; norms, biases and masks do not."""
+        of_masks = {id(p) for mask in self.masks for p in mask.parameters()}
+        parameters = list(self.net.parameters())
+        heavy = [p for p in parameters if p.ndim > 1 and id(p) not in of_masks]
+        light = [p for p in parameters if p.ndim == 1 or id(p) in of_masks]
+        return [{"params": heavy, "weight_decay": self.recipe.decay}, {"params": light}]
 
     def run(self, phase: Phase) -> None:
         scenes = Scenes("train", self.recipe.seed, phase.size, self.path)
@@ -113,7 +128,7 @@ class Trainer:
 
     def _update(self, x: Tensor, labels: Tensor, size: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step, group["rate"])
+            group["lr"] = self.schedule.learning_rate(self.step - self.first)
         with torch.autocast("cpu", torch.bfloat16):
             scores = self.net(x).float()
         loss = F.cross_entropy(scores, labels)
@@ -128,8 +143,8 @@ class Trainer:
     def _sparsity(self) -> Tensor:
         """A pull towards the wanted active fraction: ERSM's own regulariser is too weak to close a mask (README)."""
         recipe = self.recipe
-        progress = (self.step - recipe.shared) / (recipe.closing * recipe.own.steps)
-        wanted = max(recipe.active, recipe.half_open * (recipe.active / recipe.half_open) ** progress)
+        progress = min(1.0, (self.step - self.first) / (recipe.closing * self.schedule.steps))
+        wanted = recipe.open ** (1 - progress) * recipe.active**progress
         pulls = [(m.active_fraction().mean() - wanted) * m.probability().mean() for m in self.masks]
         return recipe.pressure * torch.stack(pulls).sum()
 
@@ -154,13 +169,13 @@ def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None) -> No
     """Writes out/<name>.safetensors and its log, behind each phase."""
     torch.manual_seed(recipe.seed)
     started = time.time()
-    net = small_resnet(**NET) if name == "trunk" else load_checkpoint(out / "trunk.safetensors")
+    net = load_checkpoint(out / f"{PARENT[name]}.safetensors") if name in PARENT else small_resnet(**NET)
     if name == "masked":
         net = insert_energy_mask(net, sample=torch.zeros(CONFIG["sample"]), **MASK)
-        start_from_sensitivity(net, Scenes("train", recipe.seed + 1, SIZE, fashion_mnist), recipe.half_open)
+        start_from_sensitivity(net, Scenes("train", recipe.seed + 1, SIZE, fashion_mnist), recipe.open)
     net = nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last)
-    trainer = Trainer(net, recipe, 0 if name == "trunk" else recipe.shared, fashion_mnist)
-    for phase in recipe.trunk if name == "trunk" else (recipe.own,):
+    trainer = Trainer(net, recipe, name, fashion_mnist)
+    for phase in trainer.schedule.phases:
         trainer.run(phase)
         save(trainer, out, name, time.time() - started)
     print(f"✓ {name}  {time.time() - started:.0f} s  {out / name}.safetensors")
@@ -169,9 +184,7 @@ def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the example's networks.")
     parser.add_argument("--out", default=Path("build/ersm"), type=Path, help="folder of checkpoints and logs")
-    parser.add_argument(
-        "--only", choices=("trunk", "baseline", "masked"), help="default: all three, in this order"
-    )
+    parser.add_argument("--only", choices=NAMES, help="default: all, in this order")
     parser.add_argument("--short", action="store_true", help="fewer steps")
     parser.add_argument(
         "--resume", action="store_true", help="keep the networks that this recipe has finished"
@@ -183,7 +196,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     recipe = dataclasses.replace(SHORT if args.short else Recipe(), seed=args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in (args.only,) if args.only else ("trunk", "baseline", "masked"):
+    for name in (args.only,) if args.only else NAMES:
         if not (args.resume and _finished(args.out / f"{name}.json", recipe, name)):
             train(args.out, name, recipe, args.fashion_mnist)
 
@@ -191,7 +204,8 @@ def main() -> None:
 def _finished(log: Path, recipe: Recipe, name: str) -> bool:
     """Whether the log is of this recipe's last step."""
     facts = json.loads(log.read_text()) if log.exists() else {}
-    steps = recipe.shared + (0 if name == "trunk" else recipe.own.steps)
+    run, first = recipe.run(name)
+    steps = first + run.steps
     return facts.get("steps") == steps and facts.get("recipe") == json.loads(
         json.dumps(dataclasses.asdict(recipe))
     )
