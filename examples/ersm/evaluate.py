@@ -36,7 +36,7 @@ def evaluate(networks: dict[str, nn.Module], pairs: Iterable[tuple[np.ndarray, i
         "scenes": len(expected),
         **{name: _accuracy(correct[name], expected) for name in networks},
         "masked_minus_baseline": {
-            "mean": round(difference.mean(), 4),
+            "mean": round(float(difference.mean()), 4),
             "interval95": mean_interval(difference),
         },
         "active_fraction": {

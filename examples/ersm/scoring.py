@@ -47,7 +47,7 @@ def wilson(correct: np.ndarray) -> list[float]:
 
 def mean_interval(values: np.ndarray) -> list[float]:
     """95 % interval of the mean of per-image values."""
-    mean, half = float(np.mean(values)), Z95 * float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    mean, half = float(np.mean(values)), Z95 * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return [round(mean - half, 4), round(mean + half, 4)]
 
 
