@@ -6,6 +6,7 @@ TORCH ?= torch
 OUT ?= build/demo
 DATA ?= examples/ersm/scenes
 TARGET ?= cpu
+IMAGES ?= 200
 ARGS ?=
 SHELL := /bin/bash
 
@@ -38,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)  ## compile the trained example, verify and measure it, write its report (in OUT)
 	@$(FOVEATE) compile examples/ersm/masked.safetensors --baseline examples/ersm/baseline.safetensors \
-	  --data $(DATA) --out $(OUT) $(if $(IMAGES),--limit $(IMAGES)) $(ARGS)
+	  --data $(DATA) --limit $(IMAGES) --out $(OUT) $(ARGS)
 
 test: $(INSTALLED)  ## run the tests
 	@$(BIN)/pytest $(ARGS)

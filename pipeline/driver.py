@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PerDecision = float | Mapping[str, float] | None
 
+RECORD_IMAGES = 128  # at most, where calibration records how active images are and chooses nothing
 VERIFY_IMAGES = 16  # at most; each one is run under every strategy and densely
 
 
@@ -116,12 +117,14 @@ class Driver:
         from ..calibration.source import open_source
         from ..calibration.thresholds import measure
 
+        records = job.threshold is None and job.active is None
         with self.progress.stage("calibrate") as shown:
             found = measure(
                 open_source(program),
                 self._data(),
                 job.threshold,
                 job.active,
+                limit=min(job.limit or RECORD_IMAGES, RECORD_IMAGES) if records else job.limit,
                 threads=job.threads,
                 tick=shown.tick,
             )
