@@ -1,6 +1,6 @@
 """A picture of what the mask keeps: one shipped scene of each class, and below it the same with dropped tokens dark.
 
-python examples/ersm/overlay.py                   # writes overlay.png
+python examples/ersm/overlay.py                   # writes overlay.jpg
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def sheet(net: MaskedModule, number: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw scenes with what the mask keeps.")
     parser.add_argument("--checkpoint", default=HERE / "masked.safetensors", type=Path)
-    parser.add_argument("--out", default=HERE / "overlay.png", type=Path)
+    parser.add_argument("--out", default=HERE / "overlay.jpg", type=Path)
     parser.add_argument("--number", default=0, type=int, help="which scene of each class")
     args = parser.parse_args()
     net = load_checkpoint(args.checkpoint)
     assert isinstance(net, MaskedModule)
     with replacing(args.out) as temporary:
-        Image.fromarray(sheet(net, args.number)).save(temporary, format="png", optimize=True)
+        Image.fromarray(sheet(net, args.number)).save(temporary, format="jpeg", quality=85)
     print(f"✓ overlay  {args.out}")
 
 
