@@ -21,7 +21,7 @@ class CostModel:
 
     active: float = 0.2
     objects: int = 3
-    call_ms: float = 0.5  # fixed cost of one call on one window: gathering, scattering and planning are in it
+    call_ms: float = 0.2  # fixed cost of one call on one window: gathering, scattering and planning are in it
     gmacs: float = 60.0  # multiply-adds per second, in 1e9
     gbytes: float = 8.0  # memory traffic per second, in 1e9
 

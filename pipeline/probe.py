@@ -71,23 +71,27 @@ def probe(program: onnx.ModelProto, sample: Mapping[str, Sequence[int]]) -> Prob
     runner = _Runner(program, graph)
     symbols = symbols_of(program, graph.inputs, sample)
     runs = [runner.run(symbols)]
-    fixed: dict[str, None] = {}
-    for sizes in _candidates(symbols):
-        one_batch = sizes | {k: n for k, n in symbols.items() if k.startswith(BATCH)}
-        for attempt, what in ((sizes, ""), (one_batch, "batch")):
-            try:
-                runs.append(runner.run(attempt))
-            except ProgramError as error:
-                reason = error.got
-            else:
-                if what:
-                    fixed["the batch is fixed in the program"] = None
-                break
-        else:
-            whole = runner.is_whole(sizes)
-            if whole:
-                fixed[f"the program runs at the sample's resolution only: {reason}"] = None
-    return Probes(tuple(runs), tuple(fixed), _min_size(runner, symbols, len(runs) == 1))
+    batch = {k: n + 1 for k, n in symbols.items() if k.endswith(BATCH)}
+    failed = [
+        _add(runs, runner, sizes | batch) and _add(runs, runner, sizes) for sizes in _candidates(symbols)
+    ]
+    fixed = []
+    if len(runs) == 1 and len(batch) < len(symbols):
+        fixed.append(f"the program runs at the sample's resolution only: {failed[0]}")
+        _add(runs, runner, symbols | batch)
+    if batch and not any(run.sizes | batch == run.sizes for run in runs):
+        fixed.append("the batch is fixed in the program")
+    one_size = all({**run.sizes, **batch} == {**symbols, **batch} for run in runs)
+    return Probes(tuple(runs), tuple(fixed), _min_size(runner, symbols, one_size))
+
+
+def _add(runs: list[Probe], runner: _Runner, sizes: Sizes) -> str:
+    """Adds a run at these sizes; the reason where the program does not run there."""
+    try:
+        runs.append(runner.run(sizes))
+    except ProgramError as error:
+        return error.got
+    return ""
 
 
 def _min_size(runner: _Runner, symbols: Sizes, fixed: bool) -> Pair:
@@ -107,12 +111,11 @@ def _min_size(runner: _Runner, symbols: Sizes, fixed: bool) -> Pair:
 def _candidates(symbols: Sizes) -> list[Sizes]:
     """Two sizes of whole cells in which height and width grow differently, and one that is odd at every halving."""
     found = []
-    for batch, high, wide in ((1, 0, _ALIGN), (1, _ALIGN, 0), (0, 1, 1)):
-        grown = {}
+    for high, wide in ((0, _ALIGN), (_ALIGN, 0), (1, 1)):
+        grown = dict(symbols)
         for name, size in symbols.items():
-            aligned = -(-size // _ALIGN) * _ALIGN
-            more = high if "height" in name else wide
-            grown[name] = size + batch if name.startswith(BATCH) or name.endswith(BATCH) else aligned + more
+            if not name.endswith(BATCH):
+                grown[name] = -(-size // _ALIGN) * _ALIGN + (high if "height" in name else wide)
         found.append(grown)
     return found
 

@@ -129,7 +129,7 @@ def test_a_program_of_one_resolution(tiny_program, tmp_path):
     bundle = build(program, tmp_path / "fixed", sample=SAMPLE)
     manifest = manifest_of(bundle)
     assert "the program runs at the sample's resolution only" in manifest.notes[0]
-    assert manifest.inputs[0].shape == (1, 3, 64, 96) and manifest.min_size == (64, 96)
+    assert manifest.inputs[0].shape == ("batch", 3, 64, 96) and manifest.min_size == (64, 96)
     assert [s.kind for s in manifest.steps] == ["dense", "region", "dense"]
 
 
