@@ -1,7 +1,7 @@
 """Trains the two networks of the example: `baseline`, and `masked`, the same architecture with an energy mask.
 
-    python examples/ersm/train.py                     # the committed recipe
-    python examples/ersm/train.py --short             # the same in little: 30 minutes on two cores
+    python examples/ersm/train.py --out build/ersm
+    python examples/ersm/train.py --short             # the same in little
 
 Four runs, each a file: `small` learns the garments on small canvases, `trunk` goes on from there on whole scenes, and
 from the trunk go `baseline` and `masked`, with the same scenes, steps and learning rates; the masked one gets its mask
