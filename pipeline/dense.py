@@ -99,16 +99,17 @@ def _open(
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     # An idle contender's threads must not spin while another one is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    model = _without_weights(path)
+    if settings.static and shape is not None:
+        for name, size in _free_dims(model, shape).items():
+            options.add_free_dimension_override_by_name(name, size)
     source: str | bytes = str(path)
-    if tensors or settings.static:
-        model = _without_weights(path)
-        if settings.static and shape is not None:
-            for name, size in _free_dims(model, shape).items():
-                options.add_free_dimension_override_by_name(name, size)
-        if tensors:
-            folder = str(path.parent.resolve())
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-            source = _with_outputs(model, tensors)
+    if tensors or model.functions:
+        from .lean import lean
+
+        folder = str(path.parent.resolve())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        source = lean(_with_outputs(model, tensors)).SerializeToString()
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common root of their own
@@ -136,11 +137,11 @@ def _free_dims(model, shape: tuple[int, ...]) -> dict[str, int]:
     return {d.dim_param: n for d, n in zip(dims, shape, strict=False) if d.dim_param}
 
 
-def _with_outputs(model, tensors: tuple[str, ...]) -> bytes:
+def _with_outputs(model, tensors: tuple[str, ...]):
     import onnx
 
     present = {o.name for o in model.graph.output}
     for name in tensors:
         if name not in present:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return model.SerializeToString()
+    return model

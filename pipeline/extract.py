@@ -10,6 +10,7 @@ from onnx import helper
 
 from ..runtime.manifest import TensorSpec
 from .graph import Graph, node_inputs, op_key
+from .lean import lean
 
 
 def extract(
@@ -35,7 +36,7 @@ def extract(
     model.opset_import.extend(graph.model.opset_import)
     used = {op_key(node) for node in kept}
     model.functions.extend(f for f in graph.model.functions if (f.domain, f.name) in used)
-    return model
+    return lean(model)
 
 
 def describe(spec: TensorSpec) -> onnx.ValueInfoProto:

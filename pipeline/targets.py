@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from ..runtime.engine import Config, NullConfig, OrtConfig
-from ..runtime.errors import EngineError, InputError, InternalError, MissingExtraError
+from ..runtime.engine import Config, NullConfig, OrtConfig, by_config
+from ..runtime.errors import EngineError, InputError, MissingExtraError, did_you_mean
 
 TARGETS: dict[str, Config] = {"cpu": OrtConfig(), "null": NullConfig()}
 
@@ -15,27 +14,17 @@ Builder = Callable[[Path], None]
 _BUILDERS: dict[type, Builder] = {}
 
 
-def builds(config: type) -> Callable[[Builder], Builder]:
-    """Decorates the function that makes or checks the engine of one file for this config's backend."""
-
-    def add(function: Builder) -> Builder:
-        if config in _BUILDERS:
-            raise InternalError(f"two builders for {config.__name__}")
-        _BUILDERS[config] = function
-        return function
-
-    return add
+builds = by_config(_BUILDERS, "builders for")  # decorates what makes or checks the engine of one file
 
 
 def target_config(target: str) -> Config:
     """The engine config of a target's name. Raises InputError that suggests the nearest."""
     if target not in TARGETS:
-        near = difflib.get_close_matches(target, TARGETS, n=1)
         raise InputError(
             "target",
             got=repr(target),
             expected=f"one of {', '.join(TARGETS)}",
-            fix=f"Did you mean {near[0]!r}?" if near else "Pass --target cpu.",
+            fix=did_you_mean(target, TARGETS, "Pass --target cpu."),
         )
     return TARGETS[target]
 

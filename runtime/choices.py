@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, did_you_mean
 from .manifest import Choice, Manifest
 
 
@@ -26,12 +25,11 @@ def change_choices(
 
 def _read(name: str, value: Any, known: Mapping[str, Choice]) -> np.ndarray:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
         raise InputError(
             "choices",
             got=repr(name),
             expected=f"one of {', '.join(known) or 'none: this bundle has no choices'}",
-            fix=f"Did you mean {near[0]!r}?" if near else "`foveate inspect` lists a bundle's choices.",
+            fix=did_you_mean(name, known, "`foveate inspect` lists a bundle's choices."),
         )
     default = np.array(known[name].value, np.float32)
     try:

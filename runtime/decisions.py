@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .errors import DecisionError
+from .finite import not_finite
 from .manifest import Decision, Manifest
 from .result import DecisionResult
 
@@ -19,17 +20,13 @@ def read_decisions(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> dic
 def check_decision(decision: Decision, tensors: Mapping[str, np.ndarray]) -> None:
     """A mask compares a score with a threshold, and NaN compares false: it would silently mask the image out."""
     scores = tensors[decision.logits or decision.keep]
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = scores.reshape(len(scores), -1).sum(axis=1)
-    for index in np.flatnonzero(~np.isfinite(sums)):
-        bad = int(np.count_nonzero(~np.isfinite(scores[index])))
-        if bad:
-            raise DecisionError(
-                f"decision {decision.name!r} of image {index}",
-                got=f"{bad} of {scores[index].size} logits NaN or infinite",
-                expected="finite logits",
-                fix="Check the image's preprocessing and the checkpoint's weights.",
-            )
+    for index, bad in not_finite(scores):
+        raise DecisionError(
+            f"decision {decision.name!r} of image {index}",
+            got=f"{bad} of {scores[index].size} logits NaN or infinite",
+            expected="finite logits",
+            fix="Check the image's preprocessing and the checkpoint's weights.",
+        )
 
 
 def _read(decision: Decision, tensors: Mapping[str, np.ndarray]) -> DecisionResult:

@@ -6,16 +6,15 @@ used, so that a runtime without onnxruntime still imports.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from .errors import InputError, InternalError
+from .errors import InputError, InternalError, did_you_mean
 from .manifest import TensorSpec
 
 
@@ -69,32 +68,38 @@ class NullConfig:
 
 Config = OrtConfig | NullConfig
 Opener = Callable[[Path, "Config", Ports], Engine]
+F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIGS: dict[str, type[Config]] = {config.backend: config for config in (OrtConfig, NullConfig)}
 _OPENERS: dict[type, Opener] = {}
 
 
-def register(config: type) -> Callable[[Opener], Opener]:
-    """Decorates the function that opens engines of this config's type."""
+def by_config(table: dict[type, F], what: str) -> Callable[[type], Callable[[F], F]]:
+    """A decorator factory: `@decorator(OrtConfig)` enters a function in `table` under the config's type, once."""
 
-    def add(opener: Opener) -> Opener:
-        if config in _OPENERS:
-            raise InternalError(f"two openers for engines of {config.__name__}")
-        _OPENERS[config] = opener
-        return opener
+    def for_config(config: type) -> Callable[[F], F]:
+        def add(function: F) -> F:
+            if config in table:
+                raise InternalError(f"two {what} {config.__name__}")
+            table[config] = function
+            return function
 
-    return add
+        return add
+
+    return for_config
+
+
+register = by_config(_OPENERS, "openers for engines of")
 
 
 def config_for(backend: str, threads: int | None) -> Config:
     """The config of a backend's name. Raises InputError for an unknown name or a negative number of threads."""
     if backend not in CONFIGS:
-        near = difflib.get_close_matches(backend, CONFIGS, n=1)
         raise InputError(
             "backend",
             got=repr(backend),
             expected=f"one of {', '.join(CONFIGS)}",
-            fix=f"Did you mean {near[0]!r}?" if near else "Pass backend='ort' to foveate.load.",
+            fix=did_you_mean(backend, CONFIGS, "Pass backend='ort' to foveate.load."),
         )
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 0):
         raise InputError(

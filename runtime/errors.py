@@ -5,6 +5,9 @@ Two roots: `FoveateError` is the user's to mend, `InternalError` is ours.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FoveateError(Exception):
     """Something the caller can mend. `got`, `expected` and `fix` are also kept as attributes.
@@ -63,3 +66,9 @@ class CheckFailed(FoveateError):
 
 class InternalError(Exception):
     """A defect in Foveate itself; please report it with the message."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The fix for a name that is not known: the nearest one that is, or `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]!r}?" if near else otherwise

@@ -13,6 +13,7 @@ import numpy as np
 
 from .dims import Symbols, count_bytes, read_symbols, resolve_shape
 from .errors import InputError
+from .finite import not_finite
 from .manifest import Manifest, Pair, TensorSpec
 from .preprocess import preprocess
 
@@ -226,17 +227,12 @@ def _physical_bytes() -> int:
 
 
 def _check_finite(spec: TensorSpec, value: np.ndarray) -> None:
-    """NaN and infinity survive a sum, so one sum an image finds them; only a suspect image is looked at closely."""
     if not np.issubdtype(value.dtype, np.floating):
         return
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = value.reshape(len(value), -1).sum(axis=1)
-    for index in np.flatnonzero(~np.isfinite(sums)):
-        bad = int(np.count_nonzero(~np.isfinite(value[index])))
-        if bad:
-            raise InputError(
-                f"image {index} of input {spec.name!r}",
-                got=f"{bad} values that are NaN or infinite",
-                expected="finite values",
-                fix="Check how the image was read and normalised.",
-            )
+    for index, bad in not_finite(value):
+        raise InputError(
+            f"image {index} of input {spec.name!r}",
+            got=f"{bad} values that are NaN or infinite",
+            expected="finite values",
+            fix="Check how the image was read and normalised.",
+        )

@@ -36,14 +36,28 @@ def preprocess(images: np.ndarray | Sequence[np.ndarray], settings: Preprocess) 
             expected="one size",
             fix="Call the model once for each size, or build the bundle with --size to have images resized.",
         )
-    batch = np.stack(ready)
-    if settings.layout == "nchw":
-        batch = batch.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(batch, np.float32)
+    return _normalise(ready, settings)
+
+
+def _normalise(images: Sequence[np.ndarray], settings: Preprocess) -> np.ndarray:
+    """(pixel · scale − mean) / std as one product and one sum, written in the wanted layout at once."""
+    height, width, channels = images[0].shape
+    mean, std = (np.array(v[:channels], np.float64) for v in (settings.mean, settings.std))
+    factor, offset = (settings.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
+    planar = settings.layout == "nchw"
+    batch = np.empty(
+        (len(images), *((channels, height, width) if planar else (height, width, channels))), np.float32
+    )
+    if planar:
+        factor, offset = factor[:, None, None], offset[:, None, None]
+    for image, out in zip(images, batch, strict=True):
+        np.multiply(image.transpose(2, 0, 1) if planar else image, factor, out=out)
+        out += offset
+    return batch
 
 
 def _one(image: np.ndarray, index: int, settings: Preprocess) -> np.ndarray:
-    """One image as float32 [H', W', C], normalised."""
+    """One image as float32 [H', W', C], of the wanted size and colours."""
     if (
         image.dtype != np.uint8
         or image.ndim not in (2, 3)
@@ -63,9 +77,7 @@ def _one(image: np.ndarray, index: int, settings: Preprocess) -> np.ndarray:
     pixels = _color(pixels, settings.color)
     if settings.size is not None:
         pixels = letterbox(pixels, settings.size) if settings.letterbox else resize(pixels, settings.size)
-    channels = pixels.shape[2]
-    mean, std = (np.array(v[:channels], np.float32) for v in (settings.mean, settings.std))
-    return (pixels * np.float32(settings.scale) - mean) / std
+    return pixels
 
 
 def _color(pixels: np.ndarray, color: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from .field import Field
@@ -10,24 +11,7 @@ from .registry import Barrier, Local, NodeView, rule
 
 @rule("Conv")
 def conv(view: NodeView) -> Local | Barrier:
-    found = window_axes(view)
-    if isinstance(found, Barrier):
-        return found
-    kernel = view.shape(1)[2:]
-    strides, dilations, pads = spans(view, len(kernel))
-    if pads is None:
-        return Barrier(f"auto_pad {view.attrs['auto_pad']} of a size that is not known")
-
-    def along(axis: int) -> Field:
-        i = axis - 2
-        return Field(Fraction(strides[i]), -pads[i], (kernel[i] - 1) * dilations[i] - pads[i])
-
-    def spare(axis: int) -> int:
-        i = axis - 2
-        return pads[i] + pads[i + len(kernel)] - (kernel[i] - 1) * dilations[i] - 1 + strides[i]
-
-    y, x = found
-    return Local({0: (along(y), along(x))}, found, (spare(y), spare(x)))
+    return sliding_window(view, lambda: view.shape(1)[2:])
 
 
 @rule("ConvTranspose")
@@ -54,6 +38,29 @@ def conv_transpose(view: NodeView) -> Local | Barrier:
     def spare(axis: int) -> int:
         i = axis - 2
         return (kernel[i] - 1) * dilations[i] + 1 + more[i] - pads[i] - pads[i + len(kernel)] - strides[i]
+
+    y, x = found
+    return Local({0: (along(y), along(x))}, found, (spare(y), spare(x)))
+
+
+def sliding_window(view: NodeView, kernel_of: Callable[[], Sequence[int]]) -> Local | Barrier:
+    """What a kernel that slides over the map reads. `kernel_of` gives its sides, once the op is known to be one."""
+    found = window_axes(view)
+    if isinstance(found, Barrier):
+        return found
+    kernel = kernel_of()
+    strides, dilations, pads = spans(view, len(kernel))
+    if pads is None:
+        return Barrier(f"auto_pad {view.attrs['auto_pad']} of a size that is not known")
+
+    def along(axis: int) -> Field:
+        i = axis - 2
+        return Field(Fraction(strides[i]), -pads[i], (kernel[i] - 1) * dilations[i] - pads[i])
+
+    def spare(axis: int) -> int:
+        i = axis - 2
+        up = strides[i] - 1 if view.attrs.get("ceil_mode") else 0
+        return pads[i] + pads[i + len(kernel)] - (kernel[i] - 1) * dilations[i] - 1 + strides[i] + up
 
     y, x = found
     return Local({0: (along(y), along(x))}, found, (spare(y), spare(x)))

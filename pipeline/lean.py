@@ -1,0 +1,32 @@
+"""What an engine runs of a program: stock operators, and of those only the ones that an output needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx.inliner
+import onnx_ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+
+def lean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its functions inlined, without nodes that no output depends on, and without choices that only
+    those read. onnxruntime runs dead nodes: the energy of a mask, which few programs give out, takes longer than its
+    logits."""
+    if not model.functions:
+        return model
+    inlined = onnx_ir.from_proto(onnx.inliner.inline_local_functions(model))
+    RemoveUnusedNodesPass()(inlined)
+    small = onnx_ir.to_proto(inlined)
+    read = {name for node in small.graph.node for name in node.input} | {o.name for o in small.graph.output}
+    unused = {i.name for i in model.graph.initializer} - read
+    _drop(small.graph.input, unused)
+    _drop(small.graph.initializer, unused)
+    return small
+
+
+def _drop(values: Any, names: set[str]) -> None:
+    """From a repeated field, in place."""
+    for value in [v for v in values if v.name in names]:
+        values.remove(value)
