@@ -143,22 +143,10 @@ def _accuracy(axes: Any, result: dict[str, Any]) -> None:
         )
     _star(axes, result["adaptive_ms"], accuracy["adaptive"], "own threshold")
     if result["baseline"]["kind"] == "unmasked":
-        axes.plot(
-            result["dense_ms"],
-            accuracy["dense"],
-            "s",
-            color=PALETTE["baseline"],
-            ms=9,
-            label="baseline, dense",
-        )
-    axes.plot(
-        result["masked_dense_ms"],
-        accuracy["masked_dense"],
-        "D",
-        color=PALETTE["masked"],
-        ms=8,
-        label="masked program, dense",
-    )
+        style: dict[str, Any] = {"color": PALETTE["baseline"], "ms": 9, "label": "baseline, dense"}
+        axes.plot(result["dense_ms"], accuracy["dense"], "s", **style)
+    style = {"color": PALETTE["masked"], "ms": 8, "label": "masked program, dense"}
+    axes.plot(result["masked_dense_ms"], accuracy["masked_dense"], "D", **style)
     axes.set(xlabel="latency, ms an image", ylabel=accuracy["metric"])
     axes.set_xlim(left=0)
     axes.margins(y=0.15)

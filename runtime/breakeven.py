@@ -26,7 +26,7 @@ from .inputs import Shape
 from .manifest import LocalSegment, Pair, Region
 from .result import new_timing
 from .selective import choice_feeds, plan_region, run_windows
-from .state import Scratch
+from .state import Reference, Scratch
 from .windows import Windows
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ _LOG = logging.getLogger("foveate")
 BUDGET_MS = 1600.0  # leaves room for the first runs within two seconds
 _SIDES = (8, 4, 2)  # windows of 1/8, 1/4 and 1/2 of the map's sides
 _FRACTIONS = np.linspace(0, 1, 21)
+_BELOW = 1 - 1e-6  # so that rounding does not make equal costs a gain
+_WHOLE = 0.1  # active fraction of the regions' trial runs …
+_WHOLE_SHARE = 0.2  # … and their share of the budget
 
 
 def measure(model: Model, shape: Shape | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
@@ -58,6 +61,8 @@ class _RegionProbes:
     region: Region
     grid: RegionGrid
     fallback: _Probe
+    tensors: dict[str, np.ndarray]  # the region's inputs
+    state: Scratch
     segments: dict[str, list[_Probe]] = field(default_factory=dict)
 
 
@@ -71,11 +76,14 @@ def measure_executor(
     """Costs at these input shapes (one image each). Serves no requests meanwhile: the caller holds them back."""
     deadline = perf_counter() + budget_ms / 1e3
     regions = _prepare(executor, shapes, choices)
-    _time([probe for region in regions for probe in _in_order(region)], deadline)
+    probes = [probe for region in regions for probe in _in_order(region)]
+    _time(probes, deadline - _WHOLE_SHARE * budget_ms / 1e3)
     first = tuple(int(n) for n in next(iter(shapes.values())))
     segments = _fit_segments(regions)
     dense = {r.region.name: _dense_ms(r, segments) for r in regions if math.isfinite(r.fallback.ms)}
     costs = DeviceCosts(fingerprint, first, segments, dense, guesses=guesses(executor.manifest))
+    segments = segments | _with_overhead(executor, _regions_to_run(regions, dense), costs, choices, deadline)
+    costs = dataclasses.replace(costs, segments=segments)
     unknown = [r.region.name for r in regions if r.region.name not in costs.regions]
     if unknown:
         _LOG.warning(
@@ -84,6 +92,58 @@ def measure_executor(
             budget_ms,
         )
     return dataclasses.replace(costs, break_even=break_even(regions_at(regions, costs), costs))
+
+
+def _regions_to_run(regions: Sequence[_RegionProbes], dense: Mapping[str, float]) -> list[_RegionProbes]:
+    """Those that can run selectively and whose fallback was measured: only they are ever chosen between."""
+    return [r for r in regions if r.region.name in dense and r.region.masks and not r.grid.refusal]
+
+
+def _with_overhead(
+    executor: Executor,
+    regions: Sequence[_RegionProbes],
+    costs: DeviceCosts,
+    choices: Mapping[str, np.ndarray],
+    deadline: float,
+) -> dict[str, SegmentCost]:
+    """The segments' costs, raised by what a region's run takes beyond its calls: planning, restoring, caches that
+    one segment leaves cold for the next."""
+    trials = [_Trial(executor, r, r.grid.priced(costs), choices) for r in regions]
+    probes = [_Probe(trial.run) for trial in trials]
+    _time(probes, deadline)
+    raised: dict[str, SegmentCost] = {}
+    for trial, probe in zip(trials, probes, strict=True):
+        if math.isfinite(probe.ms) and trial.predicted_ms > 0:
+            factor = max(1.0, probe.ms / trial.predicted_ms)
+            for segment in trial.grid.region.segments:
+                cost = costs.of(segment.name)
+                raised[segment.name] = SegmentCost(factor * cost.fixed_ms, factor * cost.ms_per_cell)
+    return raised
+
+
+class _Trial:
+    """A whole selective run of one region, as a request makes it."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        probes: _RegionProbes,
+        grid: RegionGrid,
+        choices: Mapping[str, np.ndarray],
+    ):
+        self.grid, self._probes, self._choices = grid, probes, choices
+        self._run = executor.selective[grid.region.name].run
+        self._reference = Reference({n: np.zeros_like(a) for n, a in probes.state.arrays.items()})
+        self._masks = {name: ellipse(grid.sizes[name], _WHOLE) for name in grid.region.masks}
+        self.predicted_ms = 0.0
+
+    def run(self) -> None:
+        plan = plan_region(self.grid, self._masks)
+        assert plan is not None  # there is no budget
+        self.predicted_ms = plan.predicted_ms
+        state = self._probes.state
+        self._run(self.grid, plan, dict(self._probes.tensors), state, self._choices, new_timing())
+        self._reference.restore(state)
 
 
 def regions_at(regions: Iterable[_RegionProbes], costs: DeviceCosts) -> list[RegionGrid]:
@@ -140,7 +200,8 @@ def _prepare(
         feeds = {**choice_feeds(engine, choices), **inputs}
         inside = {**inputs, **state.arrays}
         grid = grid_of(region, {name: value.shape for name, value in inside.items()}, executor.costs)
-        probes = _RegionProbes(region, grid, _Probe(lambda engine=engine, feeds=feeds: engine.run(feeds)))
+        fallback = _Probe(lambda engine=engine, feeds=feeds: engine.run(feeds))
+        probes = _RegionProbes(region, grid, fallback, inputs, state)
         for segment, cells in zip(region.segments, grid.cells, strict=True):
             arguments = grid, segment, executor.engines[segment.file]
             probes.segments[segment.name] = [
@@ -205,7 +266,7 @@ def _fit_segments(regions: Sequence[_RegionProbes]) -> dict[str, SegmentCost]:
 
 
 def _dense_ms(probes: _RegionProbes, segments: Mapping[str, SegmentCost]) -> float:
-    """What the fallback took, but no more than its segments on whole maps should: it computes the same in one call,
+    """What the fallback took, but less than its segments on whole maps should: it computes the same in one call,
     and where time was short its only run was a cold one."""
     costs = [segments.get(s.name) for s in probes.region.segments]
     whole = [
@@ -213,7 +274,9 @@ def _dense_ms(probes: _RegionProbes, segments: Mapping[str, SegmentCost]) -> flo
         for cost, cells in zip(costs, probes.grid.cells, strict=True)
         if cost is not None
     ]
-    return min(probes.fallback.ms, math.fsum(whole)) if len(whole) == len(costs) else probes.fallback.ms
+    return (
+        min(probes.fallback.ms, _BELOW * math.fsum(whole)) if len(whole) == len(costs) else probes.fallback.ms
+    )
 
 
 def fit(points: Sequence[tuple[int, float]]) -> SegmentCost:
