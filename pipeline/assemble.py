@@ -20,12 +20,14 @@ from ..runtime.manifest import (
     TensorSpec,
 )
 from .analyze import Analysis
-from .extract import extract
+from .extract import describe, extract
+from .lean import lean
 from .plan import Plan, PlannedSegment, PlannedStep
 from .symbols import fit_shape
 from .terms import to_manifest
 
 PROGRAM = "programs/program.onnx"
+WHOLE = "programs/whole.onnx"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ class _Assembler:
     def __init__(self, plan: Plan, name: str):
         self.plan, self.name = plan, name
         self.analysis: Analysis = plan.analysis
-        self.models: dict[str, Callable[[], onnx.ModelProto]] = {PROGRAM: lambda: self._program()}
+        self.models: dict[str, Callable[[], onnx.ModelProto]] = {
+            PROGRAM: lambda: self._program(),
+            WHOLE: lambda: self._whole(),
+        }
         self._dense = self._regions = 0
 
     def run(self, facts: dict) -> Assembly:
@@ -61,6 +66,7 @@ class _Assembler:
             tensors=tuple(self.spec(t) for t in crossing if t not in own),
             steps=steps,
             program=PROGRAM,
+            whole=WHOLE,
             decisions=analysis.decisions,
             choices=_choices(analysis),
             preprocess=facts.pop("preprocess", None) or Preprocess(),
@@ -97,6 +103,14 @@ class _Assembler:
                 else:
                     added.dim_param = dim
         return program
+
+    def _whole(self) -> onnx.ModelProto:
+        """The program with the decisions among its outputs, of stock operators."""
+        program = self._program()
+        given = {o.name for o in program.graph.output}
+        decided = dict.fromkeys(t for d in self.analysis.decisions for t in (d.keep, d.logits, d.energy) if t)
+        program.graph.output.extend(describe(self.spec(t)) for t in decided if t not in given)
+        return lean(program)
 
     def _dense_segment(self, planned: PlannedStep) -> DenseSegment:
         step, name = planned.step, f"dense{self._dense}"

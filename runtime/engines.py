@@ -27,12 +27,14 @@ class Engines:
 
     @property
     def program(self) -> Engine:
-        """The dense reference. Its outputs are the program's, then those tensors of decisions that it gives."""
+        """The program as one engine. Its outputs are the program's, then those tensors of decisions that it gives."""
         with self._lock:
             if self._program is None:
                 manifest = self._bundle.manifest
                 ports = Ports(manifest.inputs, manifest.outputs, decision_tensors(manifest))
-                self._program = open_engine(self._bundle.file(manifest.program), self._config, ports)
+                self._program = open_engine(
+                    self._bundle.file(manifest.whole or manifest.program), self._config, ports
+                )
             return self._program
 
     def close(self) -> None:

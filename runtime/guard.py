@@ -2,7 +2,9 @@
 
 Per region it follows how measured times compare with predicted ones, for the selective path and for the fallback, as
 exponentially weighted means. A region whose selective path loses several times in a row is demoted to its fallback for
-a number of requests that doubles with every losing probe.
+a number of requests that doubles with every losing probe. Where every region keeps falling back, whatever the reason,
+the steps are not worth their borders: the model rests, and runs the whole program in one engine, until an image comes
+that keeps little, or it is time to look again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ _LOSSES = 4  # in a row, until demotion
 _FIRST_PAUSE, _LONGEST_PAUSE = 32, 1024  # requests
 _NEAR = 0.6  # selective above this share of dense: the dense time itself is worth checking …
 _PROBE_DENSE = 64  # … once in so many requests
+_STREAK = 8  # requests in a row whose regions all fell back, until the model rests …
+_REST = 16  # … for so many
 
 
 @dataclass
@@ -39,6 +43,28 @@ class Guard:
     def __init__(self, regions: tuple[str, ...]):
         self._regions = {name: _Experience() for name in regions}
         self._lock = threading.Lock()
+        self._streak = self._rest = 0
+
+    @property
+    def resting(self) -> bool:
+        """The last requests fell back throughout: one engine for the whole program is then the best there is."""
+        return self._rest > 0
+
+    def saw_choices(self, all_dense: bool) -> None:
+        """A request ran step by step; `all_dense`: every region of it fell back."""
+        with self._lock:
+            self._streak = self._streak + 1 if all_dense else 0
+            if self._streak >= _STREAK:
+                self._rest, self._streak = (
+                    _REST,
+                    _STREAK - 1,
+                )  # one more fallback after the rest begins another
+
+    def rested(self, promising: bool) -> None:
+        """A request ran as one engine; `promising`: an image of it keeps so little that windows should win."""
+        with self._lock:
+            self._rest = 0 if promising else max(0, self._rest - 1)
+            self._streak = 0 if promising else self._streak
 
     def demoted(self, region: str) -> bool:
         return self._regions[region].remaining > 0

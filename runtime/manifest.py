@@ -4,6 +4,7 @@ A bundle is a folder:
 
     manifest.json                this file's `Manifest`
     programs/program.onnx        the dense reference; every other file is cut from it
+    programs/whole.onnx          the same as one engine: no function bodies, decisions among the outputs
     programs/<segment>.onnx      one per segment, one fallback per region
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
@@ -165,6 +166,7 @@ class Manifest:
     tensors: tuple[TensorSpec, ...]  # every tensor that crosses a border between steps or segments
     steps: tuple[Step, ...]
     program: str = "programs/program.onnx"
+    whole: str = ""  # the program as one engine, with the decisions among its outputs; "": the program itself
     backend: str = "ort"
     decisions: tuple[Decision, ...] = ()
     choices: tuple[Choice, ...] = ()

@@ -100,11 +100,11 @@ class Model:
             )
             if whole:
                 self._run_whole_program(executor, request)
-                for region in executor.selective:
-                    executor.guard.pass_by(region)
             else:
                 executor.run(request)
             result = self._answer(batch, request, start)
+            if self._options.strategy == "auto":
+                self._tell_guard(executor, result, whole)
             self._stats.add(result, batch.images, whole)
             return result
 
@@ -282,10 +282,20 @@ class Model:
     def _prefers_whole_program(self, executor: Executor) -> bool:
         """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
         strategy = self._options.strategy
-        if strategy == "rects" or (strategy == "auto" and not executor.guard.all_demoted):
+        guard = executor.guard
+        if strategy == "rects" or (strategy == "auto" and not (guard.all_demoted or guard.resting)):
             return False
         given = set(executor.engines.program.outputs)
         return all(spec.name in given for spec in decision_tensors(self.manifest))
+
+    def _tell_guard(self, executor: Executor, result: Result, whole: bool) -> None:
+        if not whole:
+            executor.guard.saw_choices(all(s == "dense" for ss in result.strategies.values() for s in ss))
+            return
+        for region in executor.selective:
+            executor.guard.pass_by(region)
+        least = min((float(d.active_fraction.min()) for d in result.decisions.values()), default=1.0)
+        executor.guard.rested(promising=least < executor.costs.break_even)
 
     def _run_whole_program(self, executor: Executor, request: Request) -> None:
         start = perf_counter()

@@ -100,3 +100,39 @@ def test_clear_wins_need_no_probe():
     for _ in range(200):
         assert guard.budget("one", 10.0) > 0
         guard.saw_selective("one", predicted_ms=2.0, measured_ms=2.0, dense_ms=10.0)
+
+
+def fall_back(guard: Guard, times: int) -> None:
+    for _ in range(times):
+        guard.saw_choices(all_dense=True)
+
+
+def test_fallbacks_throughout_make_the_model_rest():
+    guard = Guard(REGIONS)
+    fall_back(guard, 7)
+    guard.saw_choices(all_dense=False)
+    fall_back(guard, 7)
+    assert not guard.resting
+    fall_back(guard, 1)
+    assert guard.resting and not guard.all_demoted
+
+
+def test_a_rest_ends_and_one_more_fallback_begins_another():
+    guard = Guard(REGIONS)
+    fall_back(guard, 8)
+    requests = 0
+    while guard.resting:
+        guard.rested(promising=False)
+        requests += 1
+    assert requests == 16
+    fall_back(guard, 1)
+    assert guard.resting
+
+
+def test_a_promising_image_ends_the_rest():
+    guard = Guard(REGIONS)
+    fall_back(guard, 8)
+    guard.rested(promising=True)
+    assert not guard.resting
+    fall_back(guard, 1)
+    assert not guard.resting

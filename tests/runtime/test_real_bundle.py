@@ -41,3 +41,13 @@ def test_a_threshold_moves_the_mask(tiny_bundle: Path):
         result, dense = model(image), model.dense(image)
     assert result.decisions["mask0"].active_fraction[0] < before
     np.testing.assert_allclose(result["logits"], dense["logits"], rtol=1e-4, atol=1e-5)
+
+
+def test_images_that_keep_everything_end_up_in_one_engine(tiny_bundle: Path):
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
+    with load(tiny_bundle, threads=1, choices={"mask0.threshold": 0.0}) as model:
+        results = [model(image) for _ in range(12)]
+        assert model.stats()["whole_program_requests"] >= 3
+    for result in results:
+        assert result.decisions["mask0"].keep.all()
+        np.testing.assert_allclose(result["logits"], results[0]["logits"], rtol=1e-5, atol=1e-6)
