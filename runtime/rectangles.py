@@ -16,9 +16,9 @@ import numpy as np
 
 Rects = np.ndarray  # int [n, 4]: y0, x0, y1, x1, half open
 
-FINEST = (
-    32  # tiles along the longer side of the map; cuts fall between tiles, rectangles then shrink to the cell
-)
+# Cuts fall between tiles, rectangles then shrink to the cell: at most so many tiles along the longer side of the map,
+FINEST = 32
+COARSER = 4  # … and beyond that many cells, of so many cells at least: as good, and done in three quarters of the time
 
 
 def cover(active: np.ndarray, *, fixed: float, halo: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Rects:
@@ -27,7 +27,8 @@ def cover(active: np.ndarray, *, fixed: float, halo: tuple[int, int, int, int] =
     fixed: what a call costs beside its cells, in cells. halo: cells that a window adds at the top, left,
     bottom and right. Rectangles may overlap where two were merged around a third.
     """
-    step = -(-max(active.shape) // FINEST)
+    longer = max(active.shape)
+    step = max(-(-longer // FINEST), COARSER if longer > FINEST else 1)
     tiles = any_pool(active, step)
     bounds = _bounding_box(tiles)
     if bounds is None:
