@@ -68,15 +68,6 @@ def fill_outputs(model: onnx.ModelProto, decided: Decided) -> None:
             )
 
 
-def fill_attributes(model: onnx.ModelProto, decided: Decided) -> None:
-    """A decision has all its attributes: onnx's inliner does not know their defaults."""
-    for node, op in decided:
-        given = {a.name for a in node.attribute}
-        node.attribute.extend(
-            a.default_value for name, a in op.schema.attributes.items() if name not in given
-        )
-
-
 def name_decisions(model: onnx.ModelProto, decided: Decided) -> None:
     """Decisions have unique names (mask0, mask1, … where unnamed), and their outputs are <name>.<output>, but
     for the model's own outputs, which keep the names that its users know."""
@@ -156,7 +147,6 @@ PASSES = (
     check_versions,
     check_stock_opset,
     check_inputs,  # before anything reads inputs by position
-    fill_attributes,  # before bodies, which may suit their values
     fill_outputs,  # before names are given to outputs
     name_decisions,  # before parameters, which are called after their decision
     own_parameters,

@@ -99,20 +99,22 @@ def _open(
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     # An idle contender's threads must not spin while another one is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    model = _without_weights(path)
-    if settings.static and shape is not None:
-        for name, size in _free_dims(model, shape).items():
-            options.add_free_dimension_override_by_name(name, size)
-    source: str | bytes = str(path)
-    if tensors or model.functions:
-        from .lean import lean
-
-        folder = str(path.parent.resolve())
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        source = lean(_with_outputs(model, tensors)).SerializeToString()
     try:
+        model = _without_weights(path)
+        if settings.static and shape is not None:
+            for name, size in _free_dims(model, shape).items():
+                options.add_free_dimension_override_by_name(name, size)
+        source: str | bytes = str(path)
+        if tensors or model.functions:
+            from .lean import lean
+
+            folder = str(path.parent.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            source = lean(_with_outputs(model, tensors)).SerializeToString()
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common root of their own
+    except MissingExtraError:
+        raise
+    except Exception as error:  # onnx's and onnxruntime's exceptions have no common root of their own
         raise EngineError(
             f"program {path}",
             got=f"{type(error).__name__}: {error}",

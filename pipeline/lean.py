@@ -16,7 +16,7 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
     logits."""
     if not model.functions:
         return model
-    inlined = onnx_ir.from_proto(onnx.inliner.inline_local_functions(model))
+    inlined = onnx_ir.from_proto(onnx.inliner.inline_local_functions(_with_defaults(model)))
     RemoveUnusedNodesPass()(inlined)
     small = onnx_ir.to_proto(inlined)
     read = {name for node in small.graph.node for name in node.input} | {o.name for o in small.graph.output}
@@ -24,6 +24,18 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
     _drop(small.graph.input, unused)
     _drop(small.graph.initializer, unused)
     return small
+
+
+def _with_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose calls give every attribute: the inliner leaves out what a call leaves out, default or not."""
+    complete = onnx.ModelProto()
+    complete.CopyFrom(model)
+    defaults = {(f.domain, f.name): f.attribute_proto for f in model.functions}
+    for node in complete.graph.node:
+        given = {a.name for a in node.attribute}
+        missing = [a for a in defaults.get((node.domain, node.op_type), ()) if a.name not in given]
+        node.attribute.extend(missing)
+    return complete
 
 
 def _drop(values: Any, names: set[str]) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from foveate.export.program import load_program
 from foveate.pipeline.lean import lean
 
 COHERENCE = "Softplus"  # nothing but the energy has one
@@ -16,7 +15,7 @@ COHERENCE = "Softplus"  # nothing but the energy has one
 
 @pytest.fixture
 def program(tiny_program) -> onnx.ModelProto:
-    return load_program(tiny_program)
+    return onnx.load(tiny_program)
 
 
 def ops(model: onnx.ModelProto) -> set[str]:

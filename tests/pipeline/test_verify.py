@@ -76,9 +76,9 @@ def scale_last_segment(copy: Path, region: Region, stem: DenseSegment) -> str:
 def move_threshold(copy: Path, region: Region, stem: DenseSegment) -> str:
     """The bundle's stem decides by another threshold than the program."""
     model = onnx.load(copy / stem.file, load_external_data=False)
-    [node] = [node for node in model.graph.node if node.op_type == "EnergyMask"]
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.3), "moved"))
-    node.input[3] = "moved"
+    [node] = [node for node in model.graph.node if "mask0.threshold" in node.input]
+    node.input[list(node.input).index("mask0.threshold")] = "moved"
     (copy / stem.file).write_bytes(model.SerializeToString())
     return stem.file
 
