@@ -117,10 +117,12 @@ class Model:
         return self._answer(batch, request, start)
 
     def warmup(self, *shapes: Shape | Sequence[Shape]) -> None:
-        """Pays first-run costs now: measures the device if need be, and computes the reference states of these input
-        shapes: [N, C, H, W] of the first input, a dict by input name, or a list of either. Without any, at the shape
-        that the plan was made at. Raises InputError."""
+        """Pays first-run costs now: opens every engine, measures the device if need be, and computes the reference
+        states of these input shapes: [N, C, H, W] of the first input, a dict by input name, or a list of either.
+        Without any, at the shape that the plan was made at. Raises InputError."""
         executor = self._live()
+        if self._options.strategy != "rects":
+            _ = executor.engines.program  # opens it: not in the midst of serving
         specs = {spec.name: spec for spec in self.manifest.inputs}
         random = np.random.default_rng(0)
         for feeds in input_shapes(self.manifest, shapes):
