@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from .checkpoint import read_config as read_config
     from .checkpoint import save_checkpoint as save_checkpoint
     from .energy_mask_layer import EnergyMaskLayer as EnergyMaskLayer
-    from .energy_mask_layer import energy_regularizer as energy_regularizer
     from .insert import insert_energy_mask as insert_energy_mask
+    from .mask_losses import energy_regularizer as energy_regularizer
+    from .mask_losses import location_loss as location_loss
     from .models import resnet34_body as resnet34_body
     from .models import small_resnet as small_resnet
     from .program import export_program as export_program
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "EnergyMaskLayer": "energy_mask_layer",
-    "energy_regularizer": "energy_mask_layer",
+    "energy_regularizer": "mask_losses",
     "export_program": "program",
     "import_timm": "timm_import",
     "insert_energy_mask": "insert",
     "load_checkpoint": "checkpoint",
     "load_program": "program",
+    "location_loss": "mask_losses",
     "read_config": "checkpoint",
     "resnet34_body": "models",
     "save_checkpoint": "checkpoint",
@@ -44,6 +46,7 @@ __all__ = [
     "insert_energy_mask",
     "load_checkpoint",
     "load_program",
+    "location_loss",
     "read_config",
     "resnet34_body",
     "save_checkpoint",

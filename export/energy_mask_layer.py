@@ -53,9 +53,13 @@ class EnergyMaskLayer(nn.Module):
             self.active = keep.detach().count_nonzero((1, 2, 3)) / (x.shape[2] * x.shape[3])
         return keep
 
+    def last_logits(self) -> Tensor:
+        """z of the last forward pass [B, 1, ⌈H/p⌉, ⌈W/p⌉], differentiable."""
+        return _of_last_pass(self.logits)
+
     def probability(self) -> Tensor:
         """m of the last forward pass [B, 1, ⌈H/p⌉, ⌈W/p⌉]."""
-        return torch.sigmoid(-_of_last_pass(self.logits) / self.temperature)
+        return torch.sigmoid(-self.last_logits() / self.temperature)
 
     def energy_loss(self) -> Tensor:
         """mean(m · E) of the last forward pass, differentiable: the paper's regulariser."""
@@ -77,13 +81,3 @@ def _of_last_pass(value: Tensor | None) -> Tensor:
     if value is None:
         raise RuntimeError("EnergyMaskLayer has decided nothing yet: run a forward pass first")
     return value
-
-
-def energy_regularizer(model: nn.Module) -> Tensor:
-    """Sum of `energy_loss()` over the model's masks, for the loss. Raises ValueError if there is none."""
-    losses = [m.energy_loss() for m in model.modules() if isinstance(m, EnergyMaskLayer)]
-    if not losses:
-        raise ValueError(
-            "the model has no EnergyMaskLayer; insert one with insert_energy_mask(model, after=…)"
-        )
-    return torch.stack(losses).sum()

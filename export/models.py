@@ -69,17 +69,22 @@ def small_resnet(
     num_classes: int = 10,
     stem: int = 32,
     in_channels: int = 3,
+    context: Sequence[int] = (),
 ) -> ResidualNet:
-    """A network for small tasks: a stem of two stride-2 convs with `stem` channels, then one layer per width."""
-    convs = nn.Sequential(
-        nn.Conv2d(in_channels, stem // 2, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(stem // 2),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(stem // 2, stem, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(stem),
-        nn.ReLU(inplace=True),
-    )
-    return ResidualNet(convs, stem, widths, blocks, num_classes)
+    """A network for small tasks: a stem of two stride-2 convs with `stem` channels, then one layer per width.
+
+    `context` holds the dilations of further 3 × 3 convs that end the stem: a mask behind it then sees more of a
+    position's surroundings, 8·dilation px more a conv.
+    """
+    convs = [*_conv(in_channels, stem // 2, stride=2), *_conv(stem // 2, stem, stride=2)]
+    for dilation in context:
+        convs += _conv(stem, stem, dilation=dilation)
+    return ResidualNet(nn.Sequential(*convs), stem, widths, blocks, num_classes)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def resnet34_body(num_classes: int = 0, seed: int = 0) -> ResidualNet:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.backends.ort import spin
+from ..runtime.engine import OrtConfig
 from ..runtime.errors import EngineError, MissingExtraError, ProgramError
 from .interleave import interleave
 
@@ -18,14 +20,17 @@ from .interleave import interleave
 class DenseSettings:
     """What a dense engine may be tuned in; the number of threads is the same for all contenders."""
 
-    spinning: bool = True  # threads wait actively while a call runs
+    spin_us: int | None = None  # as `OrtConfig.spin_us`; None is onnxruntime's own way
     static: bool = False  # the image's shape is fixed when the engine opens
 
     def words(self) -> str:
-        return f"{'static' if self.static else 'dynamic'} shape, {'' if self.spinning else 'no '}spinning"
+        spinning = "spinning" if self.spin_us is None else f"spinning {self.spin_us} µs"
+        return f"{'static' if self.static else 'dynamic'} shape, {spinning}"
 
 
-CANDIDATES = tuple(DenseSettings(spinning, static) for static in (False, True) for spinning in (True, False))
+CANDIDATES = tuple(
+    DenseSettings(us, static) for static in (False, True) for us in (None, OrtConfig().spin_us)
+)
 
 
 class Dense:
@@ -96,9 +101,7 @@ def _open(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
-    # An idle contender's threads must not spin while another one is timed.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    spin(options, settings.spin_us)
     try:
         model = _without_weights(path)
         if settings.static and shape is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
 import onnx.inliner
 import onnx_ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+REFERRED = 1024  # bytes: what is larger stays outside while a model is rewritten
 
 
 def lean(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -16,29 +16,46 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
     logits."""
     if not model.functions:
         return model
-    inlined = onnx_ir.from_proto(onnx.inliner.inline_local_functions(_with_defaults(model)))
+    inlined = onnx_ir.from_proto(onnx.inliner.inline_local_functions(_with_defaults(_light(model))))
     RemoveUnusedNodesPass()(inlined)
+    values = inlined.graph.initializers.items()
+    read = {name for name, value in values if value.uses() or value.is_graph_output()}
     small = onnx_ir.to_proto(inlined)
-    read = {name for node in small.graph.node for name in node.input} | {o.name for o in small.graph.output}
-    unused = {i.name for i in model.graph.initializer} - read
-    _drop(small.graph.input, unused)
-    _drop(small.graph.initializer, unused)
+    unread = {i.name for i in model.graph.initializer} - read
+    for choice in [i for i in small.graph.input if i.name in unread]:
+        small.graph.input.remove(choice)
+    del small.graph.initializer[:]
+    small.graph.initializer.extend(i for i in model.graph.initializer if i.name in read)
     return small
 
 
+def _light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that refers to its weights: the inliner serialises what it gets, and protobuf ends at 2 GB."""
+    fields = {f.name: v for f, v in model.ListFields() if f.name != "graph"}
+    parts = {f.name: v for f, v in model.graph.ListFields() if f.name != "initializer"}
+    weights = [_reference(i) for i in model.graph.initializer]
+    return onnx.ModelProto(**fields, graph=onnx.GraphProto(**parts, initializer=weights))
+
+
+def _reference(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    if tensor.ByteSize() < REFERRED:
+        return tensor
+    place = onnx.StringStringEntryProto(key="location", value="outside")
+    return onnx.TensorProto(
+        name=tensor.name,
+        dims=tensor.dims,
+        data_type=tensor.data_type,
+        data_location=onnx.TensorProto.EXTERNAL,
+        external_data=[place],
+    )
+
+
 def _with_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose calls give every attribute: the inliner leaves out what a call leaves out, default or not."""
-    complete = onnx.ModelProto()
-    complete.CopyFrom(model)
+    """`model`, changed in place: its calls give every attribute. The inliner leaves out what a call leaves out, default
+    or not."""
     defaults = {(f.domain, f.name): f.attribute_proto for f in model.functions}
-    for node in complete.graph.node:
+    for node in model.graph.node:
         given = {a.name for a in node.attribute}
         missing = [a for a in defaults.get((node.domain, node.op_type), ()) if a.name not in given]
         node.attribute.extend(missing)
-    return complete
-
-
-def _drop(values: Any, names: set[str]) -> None:
-    """From a repeated field, in place."""
-    for value in [v for v in values if v.name in names]:
-        values.remove(value)
+    return model

@@ -69,9 +69,7 @@ def _local_segments(manifest: Manifest) -> list[LocalSegment]:
 
 
 def _named_files(manifest: Manifest) -> set[str]:
-    files = {manifest.program, manifest.whole or manifest.program} | {
-        s.file for s in _local_segments(manifest)
-    }
+    files = {manifest.program, manifest.one_engine} | {s.file for s in _local_segments(manifest)}
     return files | {step.fallback if isinstance(step, Region) else step.file for step in manifest.steps}
 
 

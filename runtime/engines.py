@@ -32,9 +32,7 @@ class Engines:
             if self._program is None:
                 manifest = self._bundle.manifest
                 ports = Ports(manifest.inputs, manifest.outputs, decision_tensors(manifest))
-                self._program = open_engine(
-                    self._bundle.file(manifest.whole or manifest.program), self._config, ports
-                )
+                self._program = open_engine(self._bundle.file(manifest.one_engine), self._config, ports)
             return self._program
 
     def close(self) -> None:

@@ -182,6 +182,11 @@ class Manifest:
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def one_engine(self) -> str:
+        """The file to open for the program as one engine."""
+        return self.whole or self.program
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
 

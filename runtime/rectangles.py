@@ -144,7 +144,8 @@ def _leaves(whole: np.ndarray, best: np.ndarray, levels: list[slice]) -> list[tu
 
 
 def _merge(boxes: np.ndarray, fixed: float, rim: tuple[float, float]) -> np.ndarray:
-    """Replaces pairs of boxes by their union while that lowers the cost."""
+    """Replaces pairs of boxes by their union while that lowers the cost: each time all pairs at once that gain more
+    together than with any other box."""
     while len(boxes) > 1:
         near = np.minimum(boxes[:, None, :2], boxes[None, :, :2])
         far = np.maximum(boxes[:, None, 2:], boxes[None, :, 2:])
@@ -152,11 +153,13 @@ def _merge(boxes: np.ndarray, fixed: float, rim: tuple[float, float]) -> np.ndar
         cost = union.diagonal()
         gain = cost[:, None] + cost - union
         np.fill_diagonal(gain, 0.0)
-        a, b = divmod(int(gain.argmax()), len(boxes))
-        if gain[a, b] <= 0:
+        partner, number = gain.argmax(1), np.arange(len(boxes))
+        mutual = (partner[partner] == number) & (number < partner) & (gain[number, partner] > 0)
+        a, b = number[mutual], partner[mutual]
+        if not len(a):
             break
-        merged = np.concatenate([near[a, b], far[a, b]])
-        boxes = np.concatenate([np.delete(boxes, [a, b], axis=0), merged[None]])
+        merged = np.concatenate([near[a, b], far[a, b]], axis=1)
+        boxes = np.concatenate([np.delete(boxes, [a, b], axis=0), merged])
     return boxes
 
 

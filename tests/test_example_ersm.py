@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+MODULES = ("data", "deletion", "evaluate", "scoring", "silhouettes", "train")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "ersm"
 
 
@@ -20,7 +21,7 @@ def example():
     """The example's modules, importable as its scripts see them."""
     sys.path.insert(0, str(EXAMPLE))
     try:
-        return {name: import_module(name) for name in ("data", "deletion", "evaluate", "train")}
+        return {name: import_module(name) for name in MODULES}
     finally:
         sys.path.remove(str(EXAMPLE))
 
@@ -109,15 +110,41 @@ def test_deletion_keeps_what_its_ranking_says(example):
     assert (z.masked_fill(~chosen, -1e9).amax(1) <= z.masked_fill(chosen, 1e9).amin(1)).all()
 
 
+def test_a_batch_has_the_scenes_and_their_silhouettes(example, garments):
+    scenes = example["data"].Scenes("train", seed=3, path=garments)
+    images, silhouettes, labels = scenes.batch(5, 2)
+    assert np.array_equal(images[0], scenes.scene(5)[0]) and labels[1] == scenes.scene(6)[1]
+    assert silhouettes.shape == (2, 256, 256) and silhouettes.dtype == np.float32
+    assert silhouettes.min() == 0 and silhouettes.max() == 1
+    rows, columns = np.nonzero(silhouettes[0])
+    assert max(np.ptp(rows), np.ptp(columns)) < example["data"].OBJECT[1]
+
+
+def test_the_first_guess_finds_garments(example, garments):
+    from foveate.export import EnergyMaskLayer, small_resnet
+    from foveate.export.mask_losses import wanted_tokens
+
+    silhouettes, data = example["silhouettes"], example["data"]
+    torch.manual_seed(0)
+    stem, mask = small_resnet(stem=16, context=(2,)).stem, EnergyMaskLayer(16, patch=4)
+    silhouettes.start_from_silhouettes(mask, stem, data.Scenes("train", seed=1, path=garments), 0.2)
+    images, opacity, _ = data.Scenes("train", seed=2, path=garments).batch(0, 32)
+    with torch.no_grad():
+        keep = mask(stem(example["scoring"].to_input(images)))[:, 0, ::4, ::4].flatten()
+    wanted = wanted_tokens(torch.from_numpy(opacity), (16, 16), 0.1).flatten()
+    assert 0.1 < keep.mean() < 0.3
+    assert (keep * wanted).sum() / wanted.sum() > 2 * keep.mean()  # twice what chance would find
+
+
 def test_a_step_of_training_moves_the_mask(example, garments):
     from foveate.export import insert_energy_mask, small_resnet
 
     train = example["train"]
-    recipe = train.Recipe(batch=4, last=train.Run((train.Phase(96, 2),), rate=1e-3, warmup=1))
+    recipe = train.Recipe(batch=4, own=train.Run((train.Phase(96, 2),), rate=1e-3, warmup=1))
     net = small_resnet((8, 8, 8), (1, 1, 1), 10, stem=8)
     net = insert_energy_mask(net, sample=torch.zeros(1, 3, 96, 96), **train.MASK)
     before = net.masks[0].weight.detach().clone()
     trainer = train.Trainer(net, recipe, "masked", str(garments))
-    trainer.run(recipe.last.phases[0])
+    trainer.run(recipe.own.phases[0])
     assert trainer.step - trainer.first == 2
     assert not torch.equal(before, net.masks[0].weight)

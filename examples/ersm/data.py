@@ -111,16 +111,21 @@ class Scenes:
         self.photographs = load_photographs(split)
 
     def scene(self, number: int) -> tuple[np.ndarray, int]:
+        image, _, label = self._make(number)
+        return image, label
+
+    def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scenes start … start + count − 1: uint8 [count, size, size, 3], the garments' opacity float32 [count, size,
+        size] in 0 … 1, and labels int64 [count]."""
+        images, silhouettes, labels = zip(*(self._make(start + i) for i in range(count)), strict=True)
+        return np.stack(images), np.stack(silhouettes), np.array(labels)
+
+    def _make(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
         rng = np.random.default_rng([self.seed, number, self.split == "test"])
         index = int(rng.integers(len(self.garments.labels)))
         scene = _background(rng, self.photographs[rng.integers(len(self.photographs))], self.size)
-        _place(rng, scene, self.garments.grey[index], self.garments.alpha[index])
-        return scene, int(self.garments.labels[index])
-
-    def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scenes start … start + count − 1: uint8 [count, size, size, 3] and int64 [count]."""
-        pairs = [self.scene(start + i) for i in range(count)]
-        return np.stack([image for image, _ in pairs]), np.array([label for _, label in pairs])
+        silhouette = _place(rng, scene, self.garments.grey[index], self.garments.alpha[index])
+        return scene, silhouette, int(self.garments.labels[index])
 
 
 def _background(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndarray:
@@ -134,16 +139,20 @@ def _background(rng: np.random.Generator, photograph: np.ndarray, size: int) -> 
     return np.clip(np.asarray(scaled) * light, 0, 255).astype(np.uint8)
 
 
-def _place(rng: np.random.Generator, scene: np.ndarray, grey: np.ndarray, alpha: np.ndarray) -> None:
-    """Blends a garment into `scene` (in place): colour · (grey + a little), its silhouette as opacity."""
+def _place(rng: np.random.Generator, scene: np.ndarray, grey: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Blends a garment into `scene` (in place): colour · (grey + a little), its silhouette as opacity. Returns that,
+    float32 [size, size] in 0 … 1."""
     side = int(rng.integers(OBJECT[0], OBJECT[1] + 1))
     y, x = (int(v) for v in rng.integers(scene.shape[0] - side + 1, size=2))
     color = np.array(hsv_to_rgb(rng.random(), rng.uniform(*SATURATION), rng.uniform(0.6, 1.0)), np.float32)
     flip = 1 if rng.random() < 0.5 else -1
     cloth = (0.2 + 0.8 / 255 * _scaled(grey[:, ::flip], side))[..., None] * color * 255
-    opacity = _scaled(alpha[:, ::flip], side)[..., None] / 255
+    opacity = _scaled(alpha[:, ::flip], side) / 255
     window = scene[y : y + side, x : x + side]
-    window[...] = (cloth * opacity + window * (1 - opacity)).astype(np.uint8)
+    window[...] = (cloth * opacity[..., None] + window * (1 - opacity[..., None])).astype(np.uint8)
+    silhouette = np.zeros(scene.shape[:2], np.float32)
+    silhouette[y : y + side, x : x + side] = opacity
+    return silhouette
 
 
 def _scaled(image: np.ndarray, side: int) -> np.ndarray:

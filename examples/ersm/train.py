@@ -3,11 +3,10 @@
     python examples/ersm/train.py --out build/ersm
     python examples/ersm/train.py --short             # the same in little
 
-Six runs, each a file: `small` learns the garments on small canvases, `trunk` goes on from there on whole scenes, and
-from the trunk go `baseline1` → `baseline` and `masked1` → `masked`, with the same scenes, steps and learning rates; the
-masked one gets its mask inserted. `masked1` closes the mask in the mean; `masked` presses on those images alone that
-keep more than wanted, so that no background passes whole for a garment, and a faint garment may keep more. Every file
-is written whole; --resume keeps the runs that this recipe has finished.
+Four runs, each a file: `small` learns the garments on small canvases, `trunk` goes on from there on whole scenes, and
+from the trunk go `baseline` and `masked`, with the same scenes, steps and learning rates; the masked one gets its mask
+inserted, and learns from the silhouettes too what to keep. Every file is written whole; --resume keeps the runs that
+this recipe has finished.
 """
 
 from __future__ import annotations
@@ -28,15 +27,22 @@ from foveate.export import (
     energy_regularizer,
     insert_energy_mask,
     load_checkpoint,
+    location_loss,
     save_checkpoint,
     small_resnet,
 )
 from foveate.pipeline.files import write_text
 from scoring import to_input
-from sensitivity import start_from_sensitivity
+from silhouettes import SHARE, start_from_silhouettes
 from torch import Tensor, nn
 
-NET = {"widths": [64, 96, 128], "blocks": [5, 1, 1], "num_classes": len(CLASSES), "stem": 48}
+NET = {
+    "widths": [64, 96, 128],
+    "blocks": [5, 1, 1],
+    "num_classes": len(CLASSES),
+    "stem": 32,
+    "context": [2, 4],
+}
 MASK = {"after": "stem", "patch": 4, "persist": "conv"}
 PREPROCESS = {"size": [SIZE, SIZE], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 CONFIG = {"model": "small_resnet", "args": NET, "sample": [1, 3, SIZE, SIZE], "labels": list(CLASSES)}
@@ -68,43 +74,32 @@ class Run:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the mask shall keep falls from `open` of a scene's positions to `active`, geometrically, in the first
-    `closing` of `masked1`: the loss has the term pressure · (kept − wanted) · mean(m), over the batch. `masked` has it
-    for each image, where kept > wanted = `active`."""
+    """The loss of `masked` is cross-entropy + the paper's regulariser + location · `location_loss` with a weight
+    `miss`. `open` is the fraction of a scene's positions that the mask keeps at first."""
 
     small: Run = Run((Phase(96, 1800), Phase(160, 300)), rate=1.5e-3, warmup=100, constant=True)
     trunk: Run = Run((Phase(SIZE, 500),), rate=1.5e-3, warmup=1)
-    own: Run = Run((Phase(SIZE, 600),), rate=7e-4, warmup=20)  # of baseline1 and masked1
-    last: Run = Run((Phase(SIZE, 250),), rate=4e-4, warmup=20)  # of baseline and masked
+    own: Run = Run((Phase(SIZE, 800),), rate=7e-4, warmup=20)  # of baseline and masked
     batch: int = 32
     decay: float = 0.05
-    open: float = 0.2
-    active: float = 0.12
-    closing: float = 0.3
-    pressure: float = 5.0
+    open: float = 0.12
+    location: float = 3.0
+    miss: float = 4.0
     seed: int = 0
 
     def run(self, name: str) -> tuple[Run, int]:
         """The run of a network, and the step that it starts at."""
-        runs = (self.small, self.trunk, self.own, self.last)
+        runs = (self.small, self.trunk, self.own)
         stage = STAGE[name]
         return runs[stage], sum(run.steps for run in runs[:stage])
 
 
-NAMES = ("small", "trunk", "baseline1", "masked1", "baseline", "masked")
-STAGE = {"small": 0, "trunk": 1, "baseline1": 2, "masked1": 2, "baseline": 3, "masked": 3}
-PARENT = {
-    "trunk": "small",
-    "baseline1": "trunk",
-    "masked1": "trunk",
-    "baseline": "baseline1",
-    "masked": "masked1",
-}
+STAGE = {"small": 0, "trunk": 1, "baseline": 2, "masked": 2}
+PARENT = {"trunk": "small", "baseline": "trunk", "masked": "trunk"}
 SHORT = Recipe(
     small=Run((Phase(96, 600), Phase(160, 60)), rate=1.5e-3, warmup=100, constant=True),
     trunk=Run((Phase(SIZE, 120),), rate=1.5e-3, warmup=1),
-    own=Run((Phase(SIZE, 60),), rate=7e-4, warmup=20),
-    last=Run((Phase(SIZE, 30),), rate=4e-4, warmup=5),
+    own=Run((Phase(SIZE, 90),), rate=7e-4, warmup=20),
 )
 
 
@@ -113,7 +108,6 @@ class Trainer:
 
     def __init__(self, net: nn.Module, recipe: Recipe, name: str, fashion_mnist: str | None) -> None:
         self.net, self.recipe, self.path = net, recipe, fashion_mnist
-        self.closes = name == "masked1"
         self.schedule, self.first = recipe.run(name)
         self.step = self.first
         self.masks = list(getattr(net, "masks", []))
@@ -135,38 +129,28 @@ class Trainer:
         with ThreadPoolExecutor(1) as background:
             made = background.submit(scenes.batch, self.step * batch, batch)
             for _ in range(phase.steps):
-                images, labels = made.result()
+                images, silhouettes, labels = made.result()
                 made = background.submit(scenes.batch, (self.step + 1) * batch, batch)
-                self._update(to_input(images), torch.from_numpy(labels), phase.size)
+                self._update(to_input(images), torch.from_numpy(silhouettes), torch.from_numpy(labels))
                 self.step += 1
 
-    def _update(self, x: Tensor, labels: Tensor, size: int) -> None:
+    def _update(self, x: Tensor, silhouettes: Tensor, labels: Tensor) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(self.step - self.first)
         with torch.autocast("cpu", torch.bfloat16):
             scores = self.net(x).float()
         loss = F.cross_entropy(scores, labels)
-        total = loss + energy_regularizer(self.net) + self._sparsity() if self.masks else loss
+        total = loss + self._mask_loss(silhouettes) if self.masks else loss
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
         if self.step % 20 == 0:
             accuracy = (scores.argmax(1) == labels).float().mean()
-            self._record(size, loss=loss.item(), accuracy=accuracy.item())
+            self._record(x.shape[2], loss=loss.item(), accuracy=accuracy.item())
 
-    def _sparsity(self) -> Tensor:
-        """A pull towards the wanted active fraction: ERSM's own regulariser is too weak to close a mask (README)."""
-        recipe = self.recipe
-        pulls = []
-        for mask in self.masks:
-            kept, m = mask.active_fraction(), mask.probability().mean((1, 2, 3))  # [B]
-            if self.closes:
-                progress = min(1.0, (self.step - self.first) / (recipe.closing * self.schedule.steps))
-                wanted = recipe.open ** (1 - progress) * recipe.active**progress
-                pulls.append((kept.mean() - wanted) * m.mean())
-            else:
-                pulls.append(((kept - recipe.active).clamp_min(0) * m).mean())
-        return recipe.pressure * torch.stack(pulls).sum()
+    def _mask_loss(self, silhouettes: Tensor) -> Tensor:
+        located = location_loss(self.net, silhouettes, SHARE, self.recipe.miss)
+        return energy_regularizer(self.net) + self.recipe.location * located
 
     def _record(self, size: int, **values: float) -> None:
         facts = {"step": self.step, "size": size, "seconds": time.monotonic() - self.started, **values}
@@ -190,9 +174,11 @@ def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None) -> No
     torch.manual_seed(recipe.seed)
     started = time.time()
     net = load_checkpoint(out / f"{PARENT[name]}.safetensors") if name in PARENT else small_resnet(**NET)
-    if name == "masked1":
+    if name == "masked":
+        stem = net.get_submodule(MASK["after"])
         net = insert_energy_mask(net, sample=torch.zeros(CONFIG["sample"]), **MASK)
-        start_from_sensitivity(net, Scenes("train", recipe.seed + 1, SIZE, fashion_mnist), recipe.open)
+        scenes = Scenes("train", recipe.seed + 1, SIZE, fashion_mnist)
+        start_from_silhouettes(net.masks[0], stem, scenes, recipe.open)
     net = nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last)
     trainer = Trainer(net, recipe, name, fashion_mnist)
     for phase in trainer.schedule.phases:
@@ -204,7 +190,7 @@ def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the example's networks.")
     parser.add_argument("--out", default=Path("build/ersm"), type=Path, help="folder of checkpoints and logs")
-    parser.add_argument("--only", choices=NAMES, help="default: all, in this order")
+    parser.add_argument("--only", choices=STAGE, help="default: all, in this order")
     parser.add_argument("--short", action="store_true", help="fewer steps")
     parser.add_argument(
         "--resume", action="store_true", help="keep the networks that this recipe has finished"
@@ -216,7 +202,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     recipe = dataclasses.replace(SHORT if args.short else Recipe(), seed=args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in (args.only,) if args.only else NAMES:
+    for name in (args.only,) if args.only else STAGE:
         if not (args.resume and _finished(args.out / f"{name}.json", recipe, name)):
             train(args.out, name, recipe, args.fashion_mnist)
 

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..engine import Config, OrtConfig, Ports, register
-from ..errors import EngineError, MissingExtraError
+from ..errors import EngineError, InputError, MissingExtraError
+
+_TIMED_SPINNING = (1, 26)  # the onnxruntime that first knows session.intra_op.spin_duration_us
 
 
 class OrtEngine:
@@ -69,8 +71,7 @@ def _open_session(path: Path, config: OrtConfig) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = config.log_severity
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spinning)))
+    spin(options, config.spin_us)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -80,6 +81,25 @@ def _open_session(path: Path, config: OrtConfig) -> Any:
             expected=f"a program that onnxruntime {ort.__version__} runs",
             fix="Build the bundle again with `foveate build`, or upgrade onnxruntime.",
         ) from error
+
+
+def spin(options: Any, us: int | None) -> None:
+    """Sets how long threads wait actively within a run: `OrtConfig.spin_us`."""
+    import onnxruntime as ort
+
+    if us is not None and (type(us) is not int or us < 0):
+        raise InputError(
+            "spin_us",
+            got=repr(us),
+            expected="whole microseconds from 0, or None",
+            fix="Leave it at its default.",
+        )
+    timed = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= _TIMED_SPINNING
+    spins = us is None or (timed and us > 0)
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    if spins and us is not None:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(us))
 
 
 def _check_border(path: Path, ports: Ports, inputs: Sequence[str], outputs: Sequence[str]) -> None:

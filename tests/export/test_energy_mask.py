@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foveate.export import EnergyMaskLayer, energy_regularizer
+from foveate.export import EnergyMaskLayer
 from foveate.export.energy_mask import energy_mask, from_tokens, to_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,7 +141,6 @@ def test_layer_starts_open_and_has_the_papers_loss():
     assert layer.logits is not None and layer.energy is not None
     m = torch.sigmoid(-layer.logits)
     torch.testing.assert_close(layer.energy_loss(), (m * layer.energy).mean())
-    torch.testing.assert_close(energy_regularizer(torch.nn.Sequential(layer)), layer.energy_loss())
 
 
 def test_active_fraction_counts_positions_of_each_image():
@@ -161,8 +160,3 @@ def test_layer_can_be_copied_after_a_forward_pass():
     assert copy.deepcopy(layer).logits is None
     with pytest.raises(RuntimeError, match="forward pass first"):
         copy.deepcopy(layer).energy_loss()
-
-
-def test_regularizer_needs_a_mask():
-    with pytest.raises(ValueError, match="insert_energy_mask"):
-        energy_regularizer(torch.nn.Conv2d(1, 1, 1))

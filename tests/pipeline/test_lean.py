@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime
 import pytest
 from foveate.pipeline.lean import lean
@@ -51,6 +52,37 @@ def test_it_answers_as_the_program(program, threshold):
     expected, got = run(program, images, **choices), run(lean(program), images, **choices)
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_weights_stay_outside(program, monkeypatch):
+    """Protobuf cannot serialise 2 GB, and the inliner serialises what it gets."""
+    weight = np.random.default_rng(0).standard_normal(10**6).astype(np.float32)
+    program.graph.initializer.append(onnx.numpy_helper.from_array(weight, "heavy"))
+    program.graph.node.add(op_type="ReduceSum", input=["heavy"], output=["sum"])
+    program.graph.output.append(give_out("sum"))
+    inline, seen = onnx.inliner.inline_local_functions, []
+    monkeypatch.setattr(
+        onnx.inliner, "inline_local_functions", lambda m: seen.append(m.ByteSize()) or inline(m)
+    )
+    small = lean(program)
+    assert len(seen) == 1 and seen[0] < 10**5
+    held = {i.name: i for i in small.graph.initializer}
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(held["heavy"]), weight)
+
+
+def test_a_choice_that_only_a_branch_reads_stays(program):
+    """The energy's lambda as a constant of an If's branches."""
+    program.graph.output.append(give_out("chosen"))
+    program.graph.initializer.append(onnx.helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True]))
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Neg", ["mask0.lambda"], ["out"])], "branch", [], [give_out("out")]
+    )
+    node = onnx.helper.make_node("If", ["yes"], ["chosen"], then_branch=branch, else_branch=branch)
+    program.graph.node.append(node)
+    small = lean(program)
+    assert "mask0.lambda" in {i.name for i in small.graph.input}
+    assert COHERENCE not in ops(small)
+    onnxruntime.InferenceSession(small.SerializeToString())
 
 
 def test_a_model_without_functions_is_left_alone(program):

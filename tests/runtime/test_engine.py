@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from foveate.runtime import engine
+from foveate.runtime.backends.ort import spin
 from foveate.runtime.engine import NullConfig, OrtConfig, Ports, config_for, open_engine, register
 from foveate.runtime.errors import EngineError, InputError, InternalError, MissingExtraError
 from foveate.runtime.manifest import TensorSpec
@@ -52,6 +55,32 @@ def test_ort_runs(handmade: Path):
     assert (opened.inputs, opened.outputs) == (("a", "keep2"), ("b",))
     (b,) = opened.run(feeds())
     assert b.shape == (1, 8, 4, 4) and b.any()
+
+
+@pytest.mark.parametrize(
+    ("version", "us", "allowed", "duration"),
+    [
+        ("1.31.1", 10, "1", "10"),
+        ("1.31.1", 0, "0", None),
+        ("1.31.1", None, "1", None),
+        ("1.26.0.dev1", 10, "1", "10"),
+        ("1.25.1", 10, "0", None),  # it knows no durations, and would spin throughout
+        ("1.25.1", None, "1", None),
+    ],
+)
+def test_spinning(monkeypatch, version, us, allowed, duration):
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    entries = {}
+    spin(SimpleNamespace(add_session_config_entry=entries.__setitem__), us)
+    assert entries["session.intra_op.allow_spinning"] == allowed
+    assert entries.get("session.intra_op.spin_duration_us") == duration
+    assert entries["session.force_spinning_stop"] == "1"
+
+
+@pytest.mark.parametrize("us", [-1, 0.5])
+def test_a_time_that_is_none(handmade: Path, us: Any):
+    with pytest.raises(InputError, match="spin_us"):
+        open_engine(handmade / "programs/b.onnx", OrtConfig(1, spin_us=us), PORTS)
 
 
 def test_choices_are_optional_inputs(handmade: Path):
