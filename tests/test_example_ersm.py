@@ -136,15 +136,45 @@ def test_the_first_guess_finds_garments(example, garments):
     assert (keep * wanted).sum() / wanted.sum() > 2 * keep.mean()  # twice what chance would find
 
 
-def test_a_step_of_training_moves_the_mask(example, garments):
+@pytest.mark.parametrize("name", ["masked1", "masked"])
+def test_a_step_of_training_moves_the_mask(example, garments, name):
     from foveate.export import insert_energy_mask, small_resnet
 
     train = example["train"]
-    recipe = train.Recipe(batch=4, own=train.Run((train.Phase(96, 2),), rate=1e-3, warmup=1))
-    net = small_resnet((8, 8, 8), (1, 1, 1), 10, stem=8)
-    net = insert_energy_mask(net, sample=torch.zeros(1, 3, 96, 96), **train.MASK)
+    run = train.Run((train.Phase(96, 2),), rate=1e-3, warmup=1, location=1.0, miss=4.0, distil=1.0)
+    recipe = train.Recipe(batch=4, own=run, last=run)
+    teacher = small_resnet((8, 8, 8), (1, 1, 1), 10, stem=8).eval()
+    net = insert_energy_mask(
+        small_resnet((8, 8, 8), (1, 1, 1), 10, stem=8), sample=torch.zeros(1, 3, 96, 96), **train.MASK
+    )
     before = net.masks[0].weight.detach().clone()
-    trainer = train.Trainer(net, recipe, "masked", str(garments))
-    trainer.run(recipe.own.phases[0])
+    trainer = train.Trainer(net, recipe, name, str(garments), teacher if name in train.TEACHER else None)
+    trainer.run(run.phases[0])
     assert trainer.step - trainer.first == 2
     assert not torch.equal(before, net.masks[0].weight)
+
+
+def test_a_student_is_drawn_to_its_teacher(example, garments):
+    from foveate.export import EnergyMaskLayer
+
+    class Answers(torch.nn.Module):
+        """The same scores for every image, behind a mask."""
+
+        def __init__(self, scores: list[float]) -> None:
+            super().__init__()
+            self.scores = torch.nn.Parameter(torch.tensor(scores))
+            self.mask = EnergyMaskLayer(3)
+            self.masks = [self.mask]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.mask(x)
+            return self.scores.expand(len(x), -1)
+
+    train = example["train"]
+    run = train.Run((train.Phase(96, 1),), rate=0.1, warmup=1, distil=100.0)
+    student, teacher = Answers([0.0] * 10), Answers([3.0, *[0.0] * 9])
+    train.Trainer(student, train.Recipe(batch=4, last=run), "masked", str(garments), teacher).run(
+        run.phases[0]
+    )
+    assert student.scores.argmax() == 0
+    assert not teacher.scores.grad

@@ -3,10 +3,10 @@
     python examples/ersm/train.py --out build/ersm
     python examples/ersm/train.py --short             # the same in little
 
-Four runs, each a file: `small` learns the garments on small canvases, `trunk` goes on from there on whole scenes, and
-from the trunk go `baseline` and `masked`, with the same scenes, steps and learning rates; the masked one gets its mask
-inserted, and learns from the silhouettes too what to keep. Every file is written whole; --resume keeps the runs that
-this recipe has finished.
+Six runs, each a file: `small` learns the garments on small canvases, `trunk` goes on from there on whole scenes, and
+from the trunk go `baseline1` → `baseline` and `masked1` → `masked`, with the same scenes, steps and learning rates. The
+masked one gets its mask inserted and learns from the silhouettes too what to keep; `masked` learns besides to answer as
+`baseline1` does. Every file is written whole; --resume keeps the runs that this recipe has finished.
 """
 
 from __future__ import annotations
@@ -56,12 +56,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class Run:
-    """One optimiser's life: linear warm-up to `rate`, then constant, or a cosine to 0 over the run's steps."""
+    """One optimiser's life: linear warm-up to `rate`, then constant, or a cosine to 0 over the run's steps.
+
+    A masked network's loss is cross-entropy + the paper's regulariser + location · `location_loss` of weight `miss`
+    + distil · the divergence from the teacher's softened answers (Hinton et al., arXiv 1503.02531)."""
 
     phases: tuple[Phase, ...]
     rate: float
     warmup: int  # steps
     constant: bool = False
+    location: float = 0.0
+    miss: float = 0.0
+    distil: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -74,40 +80,54 @@ class Run:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The loss of `masked` is cross-entropy + the paper's regulariser + location · `location_loss` with a weight
-    `miss`. `open` is the fraction of a scene's positions that the mask keeps at first."""
+    """`open`: the fraction of a scene's positions that the mask keeps at first."""
 
     small: Run = Run((Phase(96, 1800), Phase(160, 300)), rate=1.5e-3, warmup=100, constant=True)
     trunk: Run = Run((Phase(SIZE, 500),), rate=1.5e-3, warmup=1)
-    own: Run = Run((Phase(SIZE, 800),), rate=7e-4, warmup=20)  # of baseline and masked
+    own: Run = Run((Phase(SIZE, 800),), rate=7e-4, warmup=20, location=3.0, miss=4.0)  # of the two with a 1
+    last: Run = Run((Phase(SIZE, 320),), rate=4e-4, warmup=10, location=1.0, miss=10.0, distil=1.0)
     batch: int = 32
     decay: float = 0.05
     open: float = 0.12
-    location: float = 3.0
-    miss: float = 4.0
     seed: int = 0
 
     def run(self, name: str) -> tuple[Run, int]:
         """The run of a network, and the step that it starts at."""
-        runs = (self.small, self.trunk, self.own)
+        runs = (self.small, self.trunk, self.own, self.last)
         stage = STAGE[name]
         return runs[stage], sum(run.steps for run in runs[:stage])
 
 
-STAGE = {"small": 0, "trunk": 1, "baseline": 2, "masked": 2}
-PARENT = {"trunk": "small", "baseline": "trunk", "masked": "trunk"}
+STAGE = {"small": 0, "trunk": 1, "baseline1": 2, "masked1": 2, "baseline": 3, "masked": 3}
+PARENT = {
+    "trunk": "small",
+    "baseline1": "trunk",
+    "masked1": "trunk",
+    "baseline": "baseline1",
+    "masked": "masked1",
+}
+TEACHER = {"masked": "baseline1"}
+SOFTNESS = 2.0  # temperature of the teacher's and the student's answers
 SHORT = Recipe(
     small=Run((Phase(96, 600), Phase(160, 60)), rate=1.5e-3, warmup=100, constant=True),
     trunk=Run((Phase(SIZE, 120),), rate=1.5e-3, warmup=1),
-    own=Run((Phase(SIZE, 90),), rate=7e-4, warmup=20),
+    own=Run((Phase(SIZE, 90),), rate=7e-4, warmup=20, location=3.0, miss=4.0),
+    last=Run((Phase(SIZE, 40),), rate=4e-4, warmup=5, location=1.0, miss=10.0, distil=1.0),
 )
 
 
 class Trainer:
     """One network's run. `log` collects one record every 20 steps."""
 
-    def __init__(self, net: nn.Module, recipe: Recipe, name: str, fashion_mnist: str | None) -> None:
-        self.net, self.recipe, self.path = net, recipe, fashion_mnist
+    def __init__(
+        self,
+        net: nn.Module,
+        recipe: Recipe,
+        name: str,
+        fashion_mnist: str | None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.net, self.recipe, self.path, self.teacher = net, recipe, fashion_mnist, teacher
         self.schedule, self.first = recipe.run(name)
         self.step = self.first
         self.masks = list(getattr(net, "masks", []))
@@ -140,7 +160,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             scores = self.net(x).float()
         loss = F.cross_entropy(scores, labels)
-        total = loss + self._mask_loss(silhouettes) if self.masks else loss
+        total = loss + self._mask_loss(x, silhouettes, scores) if self.masks else loss
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
@@ -148,9 +168,16 @@ class Trainer:
             accuracy = (scores.argmax(1) == labels).float().mean()
             self._record(x.shape[2], loss=loss.item(), accuracy=accuracy.item())
 
-    def _mask_loss(self, silhouettes: Tensor) -> Tensor:
-        located = location_loss(self.net, silhouettes, SHARE, self.recipe.miss)
-        return energy_regularizer(self.net) + self.recipe.location * located
+    def _mask_loss(self, x: Tensor, silhouettes: Tensor, scores: Tensor) -> Tensor:
+        run = self.schedule
+        loss = energy_regularizer(self.net)
+        loss = loss + run.location * location_loss(self.net, silhouettes, SHARE, run.miss)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            wanted = F.softmax(self.teacher(x).float() / SOFTNESS, 1)
+        answered = F.log_softmax(scores / SOFTNESS, 1)
+        return loss + run.distil * SOFTNESS**2 * F.kl_div(answered, wanted, reduction="batchmean")
 
     def _record(self, size: int, **values: float) -> None:
         facts = {"step": self.step, "size": size, "seconds": time.monotonic() - self.started, **values}
@@ -174,13 +201,14 @@ def train(out: Path, name: str, recipe: Recipe, fashion_mnist: str | None) -> No
     torch.manual_seed(recipe.seed)
     started = time.time()
     net = load_checkpoint(out / f"{PARENT[name]}.safetensors") if name in PARENT else small_resnet(**NET)
-    if name == "masked":
+    if name == "masked1":
         stem = net.get_submodule(MASK["after"])
         net = insert_energy_mask(net, sample=torch.zeros(CONFIG["sample"]), **MASK)
         scenes = Scenes("train", recipe.seed + 1, SIZE, fashion_mnist)
         start_from_silhouettes(net.masks[0], stem, scenes, recipe.open)
     net = nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last)
-    trainer = Trainer(net, recipe, name, fashion_mnist)
+    teacher = load_checkpoint(out / f"{TEACHER[name]}.safetensors").eval() if name in TEACHER else None
+    trainer = Trainer(net, recipe, name, fashion_mnist, teacher)
     for phase in trainer.schedule.phases:
         trainer.run(phase)
         save(trainer, out, name, time.time() - started)
