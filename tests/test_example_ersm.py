@@ -136,13 +136,13 @@ def test_the_first_guess_finds_garments(example, garments):
     assert (keep * wanted).sum() / wanted.sum() > 2 * keep.mean()  # twice what chance would find
 
 
-@pytest.mark.parametrize("name", ["masked1", "masked"])
+@pytest.mark.parametrize("name", ["masked1", "masked2", "masked"])
 def test_a_step_of_training_moves_the_mask(example, garments, name):
     from foveate.export import insert_energy_mask, small_resnet
 
     train = example["train"]
-    run = train.Run((train.Phase(96, 2),), rate=1e-3, warmup=1, location=1.0, miss=4.0, distil=1.0)
-    recipe = train.Recipe(batch=4, own=run, last=run)
+    run = train.Run((train.Phase(96, 2),), rate=1e-3, warmup=1, location=1.0, miss=4.0, distil=1.0, rim=8)
+    recipe = train.Recipe(batch=4, own=run, last=run, rim=run)
     teacher = small_resnet((8, 8, 8), (1, 1, 1), 10, stem=8).eval()
     net = insert_energy_mask(
         small_resnet((8, 8, 8), (1, 1, 1), 10, stem=8), sample=torch.zeros(1, 3, 96, 96), **train.MASK
@@ -173,7 +173,7 @@ def test_a_student_is_drawn_to_its_teacher(example, garments):
     train = example["train"]
     run = train.Run((train.Phase(96, 1),), rate=0.1, warmup=1, distil=100.0)
     student, teacher = Answers([0.0] * 10), Answers([3.0, *[0.0] * 9])
-    train.Trainer(student, train.Recipe(batch=4, last=run), "masked", str(garments), teacher).run(
+    train.Trainer(student, train.Recipe(batch=4, last=run), "masked2", str(garments), teacher).run(
         run.phases[0]
     )
     assert student.scores.argmax() == 0
