@@ -58,7 +58,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _normalised(x: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
+def normalised(x: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, their norm, and the tokens divided by norm + EPS."""
     tokens = to_tokens(_wide(x), patch)
     norm = torch.linalg.vector_norm(tokens, dim=1, keepdim=True)
@@ -81,7 +81,7 @@ def energy_mask(
 
     weight is [1, C·p², 1, 1], bias [1]; threshold, temperature, lam and gamma are 0-d tensors.
     """
-    units = _normalised(x, patch)[2]
+    units = normalised(x, patch)[2]
     logits = (units * weight).sum(1, keepdim=True) + bias
     coherence = (units * sum_of_neighbours(units)).sum(1, keepdim=True)
     energy = lam * F.softplus(logits) + gamma * F.softplus(coherence)
@@ -108,7 +108,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad_keep: Tensor, grad_logits: Tensor, grad_energy: Tensor):
     x, weight, bias, _threshold, temperature, lam, gamma, logits = ctx.saved_tensors
-    tokens, norm, units = _normalised(x, ctx.patch)
+    tokens, norm, units = normalised(x, ctx.patch)
     near = sum_of_neighbours(units)
     coherence = (units * near).sum(1, keepdim=True)
 

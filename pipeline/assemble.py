@@ -48,8 +48,8 @@ class _Assembler:
         self.plan, self.name = plan, name
         self.analysis: Analysis = plan.analysis
         self.models: dict[str, Callable[[], onnx.ModelProto]] = {
-            PROGRAM: lambda: self._program(),
-            WHOLE: lambda: self._whole(),
+            PROGRAM: self._program,
+            WHOLE: self._whole,
         }
         self._dense = self._regions = 0
 

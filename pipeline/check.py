@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from ..runtime.backends.ort import spin
 from ..runtime.errors import InternalError, MissingExtraError
 from ..runtime.manifest import Manifest, Pair, Region, TensorSpec
 from .analyze import Analysis
@@ -158,7 +159,7 @@ def open_session(model: onnx.ModelProto | str) -> Run:
         raise MissingExtraError("onnxruntime", "cpu", "checking a plan") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    spin(options, 0)
     source = model if isinstance(model, str) else model.SerializeToString()
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

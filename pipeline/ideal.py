@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.backends.ort import spin
 from ..runtime.errors import MissingExtraError
 from ..runtime.manifest import Manifest, Region
 from .activity import Work, active_macs
@@ -109,7 +110,7 @@ def _session(op: str, channels: int, threads: int):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    spin(options, None)
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

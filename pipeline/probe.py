@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from ..runtime.backends.ort import spin
 from ..runtime.errors import MissingExtraError, ProgramError
 from ..runtime.manifest import Pair
 from .graph import DATA, Graph
@@ -137,7 +138,7 @@ class _Runner:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        spin(options, 0)
         try:
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]

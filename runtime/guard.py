@@ -55,10 +55,8 @@ class Guard:
         with self._lock:
             self._streak = self._streak + 1 if all_dense else 0
             if self._streak >= _STREAK:
-                self._rest, self._streak = (
-                    _REST,
-                    _STREAK - 1,
-                )  # one more fallback after the rest begins another
+                self._rest = _REST
+                self._streak = _STREAK - 1  # one more fallback after the rest begins another
 
     def rested(self, promising: bool) -> None:
         """A request ran as one engine; `promising`: an image of it keeps so little that windows should win."""

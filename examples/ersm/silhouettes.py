@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from data import Scenes
 from foveate.export import EnergyMaskLayer
-from foveate.export.energy_mask import EPS, to_tokens
+from foveate.export.energy_mask import normalised
 from foveate.export.mask_losses import wanted_tokens
 from scoring import to_input
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def _tokens(patch: int, stem: nn.Module, scenes: Scenes, start: int) -> tuple[Te
     """The normalised tokens [32·N, D] of 32 scenes, and which of them should be kept [32·N]."""
     images, silhouettes, _ = scenes.batch(start, 32)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = to_tokens(stem(to_input(images)).float(), patch)
-    units = tokens / (tokens.norm(dim=1, keepdim=True) + EPS)  # [B, D, h, w]
+        features = stem(to_input(images))
+    units = normalised(features, patch)[2]  # [B, D, h, w]
     target = wanted_tokens(torch.from_numpy(silhouettes), (units.shape[2], units.shape[3]), SHARE)
     return units.flatten(2).transpose(1, 2).flatten(0, 1), target.flatten()

@@ -86,7 +86,7 @@ class Recipe:
 
     small: Run = Run((Phase(96, 1800), Phase(160, 300)), rate=1.5e-3, warmup=100, constant=True)
     trunk: Run = Run((Phase(SIZE, 500),), rate=1.5e-3, warmup=1)
-    own: Run = Run((Phase(SIZE, 800),), rate=7e-4, warmup=20, location=3.0, miss=4.0)  # of the two with a 1
+    own: Run = Run((Phase(SIZE, 800),), rate=7e-4, warmup=20, location=3.0, miss=4.0)
     last: Run = Run((Phase(SIZE, 320),), rate=4e-4, warmup=10, location=1.0, miss=10.0, distil=1.0)
     rim: Run = Run((Phase(SIZE, 150),), rate=4e-4, warmup=10, location=1.0, miss=10.0, distil=1.0, rim=8)
     batch: int = 32
