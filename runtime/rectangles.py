@@ -9,6 +9,7 @@ of one size are priced by one array operation, so the time of a plan hardly depe
 
 from __future__ import annotations
 
+import math
 import threading
 from itertools import pairwise
 
@@ -16,9 +17,8 @@ import numpy as np
 
 Rects = np.ndarray  # int [n, 4]: y0, x0, y1, x1, half open
 
-# Cuts fall between tiles, rectangles then shrink to the cell: at most so many tiles along the longer side of the map,
-FINEST = 32
-COARSER = 4  # … and beyond that many cells, of so many cells at least: as good, and done in three quarters of the time
+# Cuts fall between tiles, rectangles then shrink to the cell: at most so many tiles along what is active
+FINEST = 16
 
 
 def cover(active: np.ndarray, *, fixed: float, halo: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Rects:
@@ -27,34 +27,33 @@ def cover(active: np.ndarray, *, fixed: float, halo: tuple[int, int, int, int] =
     fixed: what a call costs beside its cells, in cells. halo: cells that a window adds at the top, left,
     bottom and right. Rectangles may overlap where two were merged around a third.
     """
-    longer = max(active.shape)
-    step = max(-(-longer // FINEST), COARSER if longer > FINEST else 1)
-    tiles = any_pool(active, step)
-    bounds = _bounding_box(tiles)
+    bounds = _bounding_box(active)
     if bounds is None:
         return np.empty((0, 4), np.intp)
-    rim = ((halo[0] + halo[2]) / step, (halo[1] + halo[3]) / step)
-    fixed /= step**2
-    boxes = bounds[None]
-    if (bounds[2:] - bounds[:2]).prod() - np.count_nonzero(tiles) > fixed:  # else no cut can pay for a call
-        boxes = _merge(_partition(tiles, fixed, rim), fixed, rim)
-    if step > 1:
-        boxes = np.array([_shrink(active, box * step) for box in boxes])
-    return boxes
+    active = active[bounds[0] : bounds[2], bounds[1] : bounds[3]]
+    boxes = np.array([[0, 0, *active.shape]])
+    if active.size - np.count_nonzero(active) > fixed:  # else no cut can pay for a call
+        step = -(-max(active.shape) // FINEST)
+        tiles = any_pool(active, (step, step))
+        rim = ((halo[0] + halo[2]) / step, (halo[1] + halo[3]) / step)
+        boxes = _merge(_partition(tiles, fixed / step**2, rim), fixed / step**2, rim)
+        boxes = boxes if step == 1 else _shrink(boxes, active, step)
+    return boxes + bounds[[0, 1, 0, 1]]
 
 
-def any_pool(active: np.ndarray, step: int) -> np.ndarray:
-    """True where any cell of a step × step block is; a partial block at the bottom or right counts as one."""
+def any_pool(active: np.ndarray, steps: tuple[int, int]) -> np.ndarray:
+    """True where any cell of a block of `steps` rows and columns is; a partial block at the bottom or right counts as
+    one."""
+    return _any_rows(_any_rows(active, steps[0]).T, steps[1]).T
+
+
+def _any_rows(active: np.ndarray, step: int) -> np.ndarray:
     if step == 1:
         return active
-    rows = active[::step].copy()
+    pooled = active[::step].copy()
     for offset in range(1, step):
         part = active[offset::step]
-        rows[: len(part)] |= part
-    pooled = rows[:, ::step].copy()
-    for offset in range(1, step):
-        part = rows[:, offset::step]
-        pooled[:, : part.shape[1]] |= part
+        pooled[: len(part)] |= part
     return pooled
 
 
@@ -69,13 +68,13 @@ def _partition(tiles: np.ndarray, fixed: float, rim: tuple[float, float]) -> np.
         np.minimum(half, other, out=parent)
     top, left, bottom, right = blocks.extents
     whole = (np.float32(rim[0]) - bottom - top) * (np.float32(rim[1]) - right - left) + np.float32(fixed)
-    whole[top == side] = 0.0  # nothing active: nothing to run
+    np.copyto(whole, 0.0, where=top == side)  # nothing active: nothing to run
     blocks.best[...] = whole
     for half, other, parent, both in blocks.cuts:
         np.add(half, other, out=both)
         np.minimum(parent, both, out=parent)
-    boxes = [blocks.extents[:, y, x] for y, x in _leaves(whole, blocks.best, blocks.levels)]
-    return np.abs(np.array(boxes)).astype(np.intp)
+    y, x = zip(*_leaves(whole, blocks.best, blocks.levels), strict=True)
+    return np.abs(blocks.extents[:, y, x]).T.astype(np.intp)
 
 
 class _Blocks:
@@ -125,18 +124,24 @@ _work = _Work()
 
 def _leaves(whole: np.ndarray, best: np.ndarray, levels: list[slice]) -> list[tuple[int, int]]:
     """The blocks that the best partition runs whole, as positions in the pyramid."""
+    price, cheapest = memoryview(whole), memoryview(best)  # their items are Python's numbers, quicker than numpy's
+    starts = [level.start for level in levels]
     leaves = []
     pending = [(len(levels) - 1, 0, len(levels) - 1, 0)]  # level and number along rows, along columns
     while pending:
         i, row, j, column = pending.pop()
-        y, x = levels[i].start + row, levels[j].start + column
-        if best[y, x] == 0:
+        y, x = starts[i] + row, starts[j] + column
+        cost = cheapest[y, x]
+        if cost == 0:
             continue
-        if best[y, x] == whole[y, x]:
+        if cost == price[y, x]:
             leaves.append((y, x))
             continue
-        above = levels[i - 1].start + 2 * row if i else 0
-        if i and best[above, x] + best[above + 1, x] == best[y, x]:
+        upper = starts[i - 1] + 2 * row if i else 0
+        left = starts[j - 1] + 2 * column if j else 0
+        by_row = cheapest[upper, x] + cheapest[upper + 1, x] if i else math.inf
+        by_column = cheapest[y, left] + cheapest[y, left + 1] if j else math.inf
+        if by_row <= by_column:
             pending += [(i - 1, 2 * row, j, column), (i - 1, 2 * row + 1, j, column)]
         else:
             pending += [(i, row, j - 1, 2 * column), (i, row, j - 1, 2 * column + 1)]
@@ -147,19 +152,21 @@ def _merge(boxes: np.ndarray, fixed: float, rim: tuple[float, float]) -> np.ndar
     """Replaces pairs of boxes by their union while that lowers the cost: each time all pairs at once that gain more
     together than with any other box."""
     while len(boxes) > 1:
-        near = np.minimum(boxes[:, None, :2], boxes[None, :, :2])
-        far = np.maximum(boxes[:, None, 2:], boxes[None, :, 2:])
-        union = (far - near + rim).prod(-1) + fixed
+        y0, x0, y1, x1 = boxes.T
+        height = np.maximum.outer(y1, y1) - np.minimum.outer(y0, y0) + rim[0]
+        width = np.maximum.outer(x1, x1) - np.minimum.outer(x0, x0) + rim[1]
+        union = height * width + fixed
         cost = union.diagonal()
-        gain = cost[:, None] + cost - union
+        gain = np.add.outer(cost, cost) - union
         np.fill_diagonal(gain, 0.0)
         partner, number = gain.argmax(1), np.arange(len(boxes))
-        mutual = (partner[partner] == number) & (number < partner) & (gain[number, partner] > 0)
-        a, b = number[mutual], partner[mutual]
-        if not len(a):
+        mutual = (partner[partner] == number) & (gain[number, partner] > 0)
+        if not mutual.any():
             break
-        merged = np.concatenate([near[a, b], far[a, b]], axis=1)
-        boxes = np.concatenate([np.delete(boxes, [a, b], axis=0), merged])
+        a = np.flatnonzero(mutual & (number < partner))
+        b = boxes[partner[a]]
+        merged = np.concatenate([np.minimum(boxes[a, :2], b[:, :2]), np.maximum(boxes[a, 2:], b[:, 2:])], axis=1)
+        boxes = np.concatenate([boxes[~mutual], merged])
     return boxes
 
 
@@ -171,8 +178,25 @@ def _bounding_box(active: np.ndarray) -> np.ndarray | None:
     return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
 
-def _shrink(active: np.ndarray, box: np.ndarray) -> np.ndarray:
-    y0, x0, y1, x1 = box
-    inner = _bounding_box(active[y0:y1, x0:x1])
-    assert inner is not None, "every box of a cover holds something"
-    return inner + np.array([y0, x0, y0, x0])
+def _shrink(boxes: np.ndarray, active: np.ndarray, step: int) -> Rects:
+    """Boxes of tiles, with something active along each border, to the boxes of the cells that they hold."""
+    top, bottom = _tighten(boxes[:, 0::2], any_pool(active, (1, step)), boxes[:, 1::2], step)
+    left, right = _tighten(boxes[:, 1::2], any_pool(active, (step, 1)).T, boxes[:, 0::2], step)
+    return np.stack([top, left, bottom, right], axis=1)
+
+
+def _tighten(along: np.ndarray, active: np.ndarray, across: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """First active cell and the end of the last, each int [n], for boxes that span the tiles `along` and `across` (int
+    [n, 2], half open) of `active` (bool [cells along, tiles across])."""
+    cells, tiles = active.shape
+    before = np.zeros((cells, tiles + 1), np.intp)  # active tiles before each
+    np.cumsum(active, axis=1, out=before[:, 1:])
+    offset = np.arange(step)
+    first = np.minimum(along[:, :1] * step + offset, cells - 1)
+    last = np.maximum(np.minimum(along[:, 1:] * step, cells) - 1 - offset, 0)
+
+    def reached(cell: np.ndarray) -> np.ndarray:
+        held = before[cell, across[:, 1:]] > before[cell, across[:, :1]]
+        return cell[np.arange(len(cell)), held.argmax(axis=1)]
+
+    return reached(first), reached(last) + 1

@@ -45,8 +45,16 @@ def test_dear_calls_make_one_rectangle():
     assert len(cover(active, fixed=0)) > 8
 
 
-@given(masks, st.integers(1, 5))
-def test_any_pool(active, step):
-    pooled = any_pool(active, step)
+@given(masks, st.integers(1, 5), st.integers(1, 5))
+def test_any_pool(active, height, width):
+    pooled = any_pool(active, (height, width))
+    assert pooled.shape == (-(-active.shape[0] // height), -(-active.shape[1] // width))
     for (y, x), value in np.ndenumerate(pooled):
-        assert value == active[y * step : (y + 1) * step, x * step : (x + 1) * step].any()
+        assert value == active[y * height : (y + 1) * height, x * width : (x + 1) * width].any()
+
+
+@given(masks.filter(lambda m: m.any()), st.floats(0, 300), halos)
+def test_something_is_active_along_each_border(active, fixed, halo):
+    for y0, x0, y1, x1 in cover(active, fixed=fixed, halo=halo):
+        inside = active[y0:y1, x0:x1]
+        assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
