@@ -124,7 +124,10 @@ _work = _Work()
 
 def _leaves(whole: np.ndarray, best: np.ndarray, levels: list[slice]) -> list[tuple[int, int]]:
     """The blocks that the best partition runs whole, as positions in the pyramid."""
-    price, cheapest = memoryview(whole), memoryview(best)  # their items are Python's numbers, quicker than numpy's
+    price, cheapest = (
+        memoryview(whole),
+        memoryview(best),
+    )  # their items are Python's numbers, quicker than numpy's
     starts = [level.start for level in levels]
     leaves = []
     pending = [(len(levels) - 1, 0, len(levels) - 1, 0)]  # level and number along rows, along columns
@@ -165,7 +168,9 @@ def _merge(boxes: np.ndarray, fixed: float, rim: tuple[float, float]) -> np.ndar
             break
         a = np.flatnonzero(mutual & (number < partner))
         b = boxes[partner[a]]
-        merged = np.concatenate([np.minimum(boxes[a, :2], b[:, :2]), np.maximum(boxes[a, 2:], b[:, 2:])], axis=1)
+        merged = np.concatenate(
+            [np.minimum(boxes[a, :2], b[:, :2]), np.maximum(boxes[a, 2:], b[:, 2:])], axis=1
+        )
         boxes = np.concatenate([boxes[~mutual], merged])
     return boxes
 
@@ -185,7 +190,9 @@ def _shrink(boxes: np.ndarray, active: np.ndarray, step: int) -> Rects:
     return np.stack([top, left, bottom, right], axis=1)
 
 
-def _tighten(along: np.ndarray, active: np.ndarray, across: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+def _tighten(
+    along: np.ndarray, active: np.ndarray, across: np.ndarray, step: int
+) -> tuple[np.ndarray, np.ndarray]:
     """First active cell and the end of the last, each int [n], for boxes that span the tiles `along` and `across` (int
     [n, 2], half open) of `active` (bool [cells along, tiles across])."""
     cells, tiles = active.shape
