@@ -124,10 +124,8 @@ _work = _Work()
 
 def _leaves(whole: np.ndarray, best: np.ndarray, levels: list[slice]) -> list[tuple[int, int]]:
     """The blocks that the best partition runs whole, as positions in the pyramid."""
-    price, cheapest = (
-        memoryview(whole),
-        memoryview(best),
-    )  # their items are Python's numbers, quicker than numpy's
+    # Memory views: their items are Python numbers, quicker than numpy's.
+    price, cheapest = whole.data, best.data
     starts = [level.start for level in levels]
     leaves = []
     pending = [(len(levels) - 1, 0, len(levels) - 1, 0)]  # level and number along rows, along columns
