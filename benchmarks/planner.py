@@ -2,9 +2,9 @@
 
     python benchmarks/planner.py
 
-`cold` is the first call after the processor's caches were filled with other data, as in a request; `hot` follows
-another call. `cost` is the cover's in cells, `fixed` for each call included, beside that of one bounding box. The goal
-is 0.5 ms.
+`hot` and `cold` are of the native planner, `numpy` of the one that stands in for it, hot. `cold` is the first call
+after the processor's caches were filled with other data, as in a request; `hot` follows another call. `cost` is that of
+the cover in cells, `fixed` for each call included, beside that of one bounding box. The goal is 0.5 ms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 from foveate.pipeline.environment import describe
 from foveate.pipeline.files import write_text
 from foveate.runtime.breakeven import ellipse
-from foveate.runtime.rectangles import cover
+from foveate.runtime.native.library import library, why_missing
+from foveate.runtime.rectangles import cover, cover_numpy
 from steered import blobs
 
 SIDES = (16, 32, 64, 128)  # cells
@@ -46,13 +47,13 @@ KINDS: dict[str, Callable[[int, float], np.ndarray]] = {
 def measure(kind: str, side: int, fraction: float, calls: int) -> dict:
     active, fixed = KINDS[kind](side, fraction), FIXED * side**2
     rects = cover(active, fixed=fixed, halo=HALO)
-    hot, cold = [], []
+    cold, hot, plain = [], [], []
     for _ in range(calls):
         CACHES.sum()
         for times in (cold, hot):
-            start = perf_counter()
-            cover(active, fixed=fixed, halo=HALO)
-            times.append((perf_counter() - start) * 1e3)
+            times.append(_time(lambda: cover(active, fixed=fixed, halo=HALO)))
+        cover_numpy(active, fixed, HALO)
+        plain.append(_time(lambda: cover_numpy(active, fixed, HALO)))
     box = cover(active, fixed=1e9)
     return {
         "kind": kind,
@@ -60,10 +61,17 @@ def measure(kind: str, side: int, fraction: float, calls: int) -> dict:
         "active_fraction": float(active.mean()),
         "hot_ms": float(np.median(hot)),
         "cold_ms": float(np.median(cold)),
+        "numpy_ms": float(np.median(plain)),
         "windows": len(rects),
         "cost": _cost(rects, fixed),
         "cost_of_one_box": _cost(box, fixed),
     }
+
+
+def _time(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return (perf_counter() - start) * 1e3
 
 
 def _cost(rects: np.ndarray, fixed: float) -> float:
@@ -71,9 +79,9 @@ def _cost(rects: np.ndarray, fixed: float) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["mask       cells  active   hot ms  cold ms  windows   cost  of one box"]
+    lines = ["mask       cells  active   hot ms  cold ms numpy ms  windows   cost  of one box"]
     for r in rows:
-        times = f"{r['hot_ms']:8.3f} {r['cold_ms']:8.3f} {r['windows']:8d}"
+        times = f"{r['hot_ms']:8.3f} {r['cold_ms']:8.3f} {r['numpy_ms']:8.3f} {r['windows']:8d}"
         costs = f"{r['cost']:6.0f} {r['cost_of_one_box']:11.0f}"
         lines.append(f"{r['kind']:10} {r['side']:5d} {r['active_fraction']:7.1%} {times} {costs}")
     return "\n".join(lines)
@@ -84,6 +92,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("build/planner.json"))
     args = parser.parse_args()
+    if library() is None:
+        raise SystemExit(f"the native planner is missing: {why_missing()}")
     rows = [measure(k, s, f, args.calls) for k in KINDS for s in SIDES for f in FRACTIONS]
     print(table(rows))
     worst = max(rows, key=lambda r: r["hot_ms"])

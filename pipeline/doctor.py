@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.native.library import path as library_path
+from ..runtime.native.library import why_missing
 from .environment import cpu_model, usable_cores
 
 FLAGS = (
@@ -53,7 +55,7 @@ def doctor(folder: Path | None = None) -> list[Check]:
         _package("matplotlib", "plots of the report", "pip install 'foveate[report]'"),
         _package("PIL", "reading image files", "pip install 'foveate[report]'"),
         _package("tensorrt_rtx", "engines for NVIDIA GPUs", "pip install 'foveate[tensorrt]'"),
-        _compiler(),
+        _native(),
         _writable(folder or Path.cwd()),
     ]
 
@@ -138,14 +140,19 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _compiler() -> Check:
-    found = [shutil.which(name) for name in ("c++", "g++", "clang++", "cl")]
-    path = next((p for p in found if p), None)
-    fix = (
-        "apt-get install g++ (Debian), xcode-select --install (macOS) or Visual Studio Build Tools (Windows)"
-    )
+def _native() -> Check:
+    """The native kernels; where they are missing for want of a compiler, how to get one."""
+    found = next((p for p in map(shutil.which, ("c++", "g++", "clang++")) if p), None)
+    fix = "pip install --force-reinstall foveate"
+    if found is None:
+        fix = f"install a C++ compiler (apt-get install g++, xcode-select --install), then {fix}"
+    missing = why_missing()
     return Check(
-        "compiler", path is not None, path or "no C++ compiler", "native kernels, which are optional", fix
+        "native",
+        not missing,
+        missing or str(library_path()),
+        "native kernels: planning takes longer without",
+        fix,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,11 +21,11 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     """Built from a copy of what a checkout holds, by the backend that is installed here."""
     source = tmp_path_factory.mktemp("source")
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "_native*"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md"):
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "libfoveate.*")
+        )
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md"):
         shutil.copy(ROOT / name, source)
-    if (ROOT / "setup.py").is_file():
-        shutil.copy(ROOT / "setup.py", source)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(source / "dist")]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -36,7 +37,25 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     for folder in FOLDERS[1:]:
         expected |= {f"foveate/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
     found = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert found == expected
+    native = found - expected
+    assert found >= expected and {Path(name).stem for name in native} == {"libfoveate"}
+
+
+def test_one_wheel_serves_every_python(wheel):
+    assert "-py3-none-" in Path(wheel.filename or "").name
+
+
+def test_the_installation_goes_on_without_a_compiler(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(
+        ROOT / "runtime" / "native", source / "runtime/native", ignore=shutil.ignore_patterns("lib*")
+    )
+    shutil.copy(ROOT / "setup.py", source)
+    environment = {**os.environ, "CC": "/nowhere/cc", "CXX": "/nowhere/c++"}
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", "out"]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(source.rglob("libfoveate.*"))
 
 
 def test_the_base_needs_numpy_alone_and_extras_choose_the_rest(wheel):

@@ -64,3 +64,11 @@ def test_both_onnxruntimes_are_refused(monkeypatch):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     check = doctor(tmp_path / "missing")[-1]
     assert check.name == "folder" and not check.ok and "missing" in check.found
+
+
+def test_without_native_kernels_the_way_to_get_them_is_named(monkeypatch):
+    monkeypatch.setattr(module, "why_missing", lambda: "not built")
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    check = next(c for c in doctor() if c.name == "native")
+    assert not check.ok and check.found == "not built"
+    assert "g++" in check.fix and "--force-reinstall" in check.fix

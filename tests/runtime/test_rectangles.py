@@ -1,5 +1,7 @@
 import numpy as np
-from foveate.runtime.rectangles import any_pool, cover
+import pytest
+from foveate.runtime.native.library import library
+from foveate.runtime.rectangles import any_pool, cover, cover_numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -11,6 +13,15 @@ halos = st.tuples(*[st.integers(0, 4)] * 4)
 def cost(rects: np.ndarray, fixed: float, halo: tuple[int, int, int, int]) -> float:
     size = rects[:, 2:] - rects[:, :2] + (halo[0] + halo[2], halo[1] + halo[3])
     return fixed * len(rects) + float(size.prod(1).sum())
+
+
+@pytest.fixture(autouse=True, params=["native", "numpy"])
+def planner(request, monkeypatch):
+    """Every test goes through both planners."""
+    if request.param == "numpy":
+        monkeypatch.setattr("foveate.runtime.rectangles.library", lambda: None)
+    else:
+        assert library() is not None, "the native library was not built"
 
 
 @given(masks, st.floats(0, 300), halos)
@@ -43,6 +54,15 @@ def test_dear_calls_make_one_rectangle():
     active = np.eye(40, dtype=bool)
     assert cover(active, fixed=1e9).tolist() == [[0, 0, 40, 40]]
     assert len(cover(active, fixed=0)) > 8
+
+
+@given(masks, st.floats(0.01, 300), halos)
+def test_both_planners_find_covers_of_the_same_cost(active, fixed, halo):
+    costs = [
+        cost(plan, fixed, halo)
+        for plan in (cover(active, fixed=fixed, halo=halo), cover_numpy(active, fixed, halo))
+    ]
+    assert costs[0] == pytest.approx(costs[1], rel=0.05)  # ties between cuts may fall either way
 
 
 @given(masks, st.integers(1, 5), st.integers(1, 5))

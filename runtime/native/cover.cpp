@@ -1,0 +1,167 @@
+// The rectangle planner of rectangles.py, natively: the same tiles, partition, merging and tightening.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "foveate.h"
+
+namespace {
+
+constexpr int kFinest = 16;  // tiles along what is active, as in rectangles.py
+constexpr int kBlocks = 2 * kFinest - 1;  // dyadic blocks along an axis: kFinest of one tile, half as many of two …
+
+struct Box {
+  int y0, x0, y1, x1;
+};
+
+Box unite(const Box& a, const Box& b) {
+  return {std::min(a.y0, b.y0), std::min(a.x0, b.x0), std::max(a.y1, b.y1), std::max(a.x1, b.x1)};
+}
+
+struct Cost {
+  double fixed, rim_y, rim_x;
+  double operator()(const Box& b) const { return fixed + (b.y1 - b.y0 + rim_y) * (b.x1 - b.x0 + rim_x); }
+};
+
+// The cheapest cover of tiles by bounding boxes of dyadic blocks.
+class Partition {
+ public:
+  Partition(const std::vector<uint8_t>& tiles, int height, int width, const Cost& cost) : cost_(cost) {
+    for (int count = kFinest, start = 0; count; start += count, count /= 2) starts_.push_back(start);
+    for (int y = 0; y < kFinest; y++)
+      for (int x = 0; x < kFinest; x++) {
+        const bool held = y < height && x < width && tiles[y * width + x];
+        at(y, x) = held ? whole({y, x, y + 1, x + 1}) : Block{};
+      }
+    const int levels = static_cast<int>(starts_.size());
+    for (int i = 0; i < levels; i++)
+      for (int j = 0; j < levels; j++)
+        if (i || j) level(i, j);
+    collect(levels - 1, 0, levels - 1, 0);
+  }
+  std::vector<Box> boxes;
+
+ private:
+  enum Cut : uint8_t { kEmpty, kWhole, kRows, kColumns };
+  struct Block {
+    Box box{};
+    double best = 0;
+    Cut cut = kEmpty;
+  };
+
+  Block& at(int y, int x) { return blocks_[y * kBlocks + x]; }
+  Block whole(const Box& box) const { return {box, cost_(box), kWhole}; }
+
+  void level(int i, int j) {
+    for (int row = 0; row < kFinest >> i; row++)
+      for (int column = 0; column < kFinest >> j; column++) {
+        Block& block = at(starts_[i] + row, starts_[j] + column);
+        block = {};
+        if (i) halve(block, at(starts_[i - 1] + 2 * row, starts_[j] + column),
+                     at(starts_[i - 1] + 2 * row + 1, starts_[j] + column), kRows);
+        if (j) halve(block, at(starts_[i] + row, starts_[j - 1] + 2 * column),
+                     at(starts_[i] + row, starts_[j - 1] + 2 * column + 1), kColumns);
+      }
+  }
+
+  void halve(Block& block, const Block& a, const Block& b, Cut cut) const {
+    if (a.cut == kEmpty && b.cut == kEmpty) return;
+    if (block.cut == kEmpty) block = whole(a.cut == kEmpty ? b.box : b.cut == kEmpty ? a.box : unite(a.box, b.box));
+    if (a.best + b.best < block.best) block.best = a.best + b.best, block.cut = cut;
+  }
+
+  void collect(int i, int row, int j, int column) {
+    const Block& block = at(starts_[i] + row, starts_[j] + column);
+    if (block.cut == kWhole) boxes.push_back(block.box);
+    if (block.cut == kRows) collect(i - 1, 2 * row, j, column), collect(i - 1, 2 * row + 1, j, column);
+    if (block.cut == kColumns) collect(i, row, j - 1, 2 * column), collect(i, row, j - 1, 2 * column + 1);
+  }
+
+  Cost cost_;
+  std::vector<int> starts_;
+  std::vector<Block> blocks_ = std::vector<Block>(kBlocks * kBlocks);
+};
+
+// Replaces pairs of boxes by their union while that lowers the cost: each time all pairs at once that gain more together
+// than with any other box.
+void merge(std::vector<Box>& boxes, const Cost& cost) {
+  for (;;) {
+    const int n = static_cast<int>(boxes.size());
+    std::vector<int> partner(n, -1);
+    for (int a = 0; a < n; a++) {
+      double most = 0;
+      for (int b = 0; b < n; b++) {
+        const double gain = a == b ? 0 : cost(boxes[a]) + cost(boxes[b]) - cost(unite(boxes[a], boxes[b]));
+        if (gain > most) most = gain, partner[a] = b;
+      }
+    }
+    std::vector<Box> kept, merged;
+    for (int a = 0; a < n; a++) {
+      const int b = partner[a];
+      if (b < 0 || partner[b] != a)
+        kept.push_back(boxes[a]);
+      else if (a < b)
+        merged.push_back(unite(boxes[a], boxes[b]));
+    }
+    if (merged.empty()) return;
+    boxes = std::move(kept);
+    boxes.insert(boxes.end(), merged.begin(), merged.end());
+  }
+}
+
+// The tightest box of the active cells inside one, which holds some.
+Box tighten(const uint8_t* active, int64_t pitch, const Box& box) {
+  Box inner{box.y1, box.x1, box.y0, box.x0};
+  for (int y = box.y0; y < box.y1; y++) {
+    const uint8_t* row = active + y * pitch;
+    int first = box.x0, last = box.x1;
+    while (first < box.x1 && !row[first]) first++;
+    if (first == box.x1) continue;
+    while (!row[last - 1]) last--;
+    inner = {std::min(inner.y0, y), std::min(inner.x0, first), y + 1, std::max(inner.x1, last)};
+  }
+  return inner;
+}
+
+std::vector<Box> cover(const uint8_t* active, int64_t pitch, const Box& bounds, double fixed, const int32_t halo[4]) {
+  const int height = bounds.y1 - bounds.y0, width = bounds.x1 - bounds.x0;
+  int64_t held = 0;
+  for (int y = bounds.y0; y < bounds.y1; y++)
+    for (int x = bounds.x0; x < bounds.x1; x++) held += active[y * pitch + x] != 0;
+  if (static_cast<int64_t>(height) * width - held <= fixed) return {bounds};  // no cut can pay for a call
+
+  const int step = (std::max(height, width) + kFinest - 1) / kFinest;
+  const int rows = (height + step - 1) / step, columns = (width + step - 1) / step;
+  std::vector<uint8_t> tiles(rows * columns);
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++)
+      tiles[y / step * columns + x / step] |= active[(bounds.y0 + y) * pitch + bounds.x0 + x] != 0;
+
+  const Cost cost{fixed / (step * step), double(halo[0] + halo[2]) / step, double(halo[1] + halo[3]) / step};
+  std::vector<Box> boxes = Partition(tiles, rows, columns, cost).boxes;
+  merge(boxes, cost);
+  for (Box& box : boxes)
+    box = tighten(active, pitch,
+                  {bounds.y0 + box.y0 * step, bounds.x0 + box.x0 * step, std::min(bounds.y0 + box.y1 * step, bounds.y1),
+                   std::min(bounds.x0 + box.x1 * step, bounds.x1)});
+  return boxes;
+}
+
+}  // namespace
+
+int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fixed, const int32_t halo[4],
+                 int64_t* rects, int64_t limit) {
+  const Box map{0, 0, static_cast<int>(height), static_cast<int>(width)};
+  const Box bounds = tighten(active, width, map);
+  if (bounds.y0 >= bounds.y1) return 0;
+  const std::vector<Box> boxes = cover(active, width, bounds, fixed, halo);
+  const int64_t count = std::min(limit, static_cast<int64_t>(boxes.size()));
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t rect[4] = {boxes[i].y0, boxes[i].x0, boxes[i].y1, boxes[i].x1};
+    std::memcpy(rects + 4 * i, rect, sizeof rect);
+  }
+  return static_cast<int64_t>(boxes.size());
+}
+
+int32_t fv_abi() { return kAbi; }

@@ -1,0 +1,62 @@
+"""Loads the native library, once per process, where the installation could build it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+from ctypes import c_double, c_int32, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+ABI = 1  # of foveate.h
+DISABLE = "FOVEATE_NATIVE"  # "0" in the environment: run without the library
+_LOG = logging.getLogger("foveate")
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "fv_abi": (c_int32, []),
+    "fv_cover": (c_int64, [c_void_p, c_int64, c_int64, c_double, c_void_p, c_void_p, c_int64]),
+}
+
+
+def path() -> Path:
+    """Where the installation puts the library."""
+    return Path(__file__).with_name("libfoveate.dll" if sys.platform == "win32" else "libfoveate.so")
+
+
+def library() -> ctypes.CDLL | None:
+    """The library, or None where it was not built, is of another version, or is switched off."""
+    return _load()[0]
+
+
+def why_missing() -> str:
+    """Why `library` gives None; empty where it does not."""
+    return _load()[1]
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    if os.environ.get(DISABLE) == "0":
+        return None, f"switched off by {DISABLE}=0"
+    if not path().is_file():
+        return None, "not built: the installation found no C++ compiler"
+    try:
+        found = ctypes.CDLL(str(path()))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(found, name)
+            function.restype, function.argtypes = result, arguments
+        version = found.fv_abi()
+    except (OSError, AttributeError) as error:
+        return _refuse(f"{path()} cannot be loaded: {error}")
+    if version != ABI:
+        return _refuse(f"{path()} has ABI {version}, expected {ABI}")
+    return found, ""
+
+
+def _refuse(reason: str) -> tuple[None, str]:
+    _LOG.warning(
+        "native kernels are off: %s. Install foveate again: pip install --force-reinstall foveate", reason
+    )
+    return None, reason
