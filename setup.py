@@ -7,7 +7,8 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-LIBRARY = "libfoveate.dll" if sys.platform == "win32" else "libfoveate.so"
+# Names that Python does not take for a module; native/library.py knows them too.
+LIBRARY = {"win32": "libfoveate.dll", "darwin": "libfoveate.dylib"}.get(sys.platform, "libfoveate.so.1")
 
 
 class PlainLibrary(build_ext):

@@ -23,7 +23,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 def path() -> Path:
     """Where the installation puts the library."""
-    return Path(__file__).with_name("libfoveate.dll" if sys.platform == "win32" else "libfoveate.so")
+    names = {"win32": "libfoveate.dll", "darwin": "libfoveate.dylib"}
+    return Path(__file__).with_name(names.get(sys.platform, "libfoveate.so.1"))
 
 
 def library() -> ctypes.CDLL | None:
