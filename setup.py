@@ -32,7 +32,7 @@ native = Extension(
     "foveate.runtime.native.libfoveate",
     sources=sorted(glob("runtime/native/*.cpp")),
     depends=sorted(glob("runtime/native/*.h")),
-    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-pthread"],
+    extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-pthread"],
     extra_link_args=["-pthread"],
     language="c++",
     optional=True,

@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any
+
+from .decode import decode
 
 SCHEMA_VERSION = 1
 
@@ -197,46 +196,4 @@ class Manifest:
         if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
             found = data.get("schema_version") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"manifest schema version {found!r}, this runtime reads {SCHEMA_VERSION}")
-        return _decode(Manifest, data)
-
-
-def _decode(kind: Any, value: Any) -> Any:
-    """`value` (parsed JSON) as an instance of the annotation `kind`."""
-    origin: Any = typing.get_origin(kind)
-    args: tuple[Any, ...] = typing.get_args(kind)
-    if hasattr(kind, "__dataclass_fields__"):
-        hints = typing.get_type_hints(kind)
-        unknown = set(value) - set(hints)
-        if unknown:
-            raise ValueError(f"{kind.__name__} has no field {sorted(unknown)}")
-        return kind(**{k: _decode(hints[k], v) for k, v in value.items()})
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None and type(None) in args else _decode_union(args, value)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError(f"expected a list, got {value!r}")
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_decode(args[0], v) for v in value)
-        return tuple(_decode(a, v) for a, v in zip(args, value, strict=True))
-    if origin is list:
-        return [_decode(args[0], v) for v in value]
-    if origin is dict:
-        return {k: _decode(args[1], v) for k, v in value.items()}
-    if kind is float and isinstance(value, int):
-        return float(value)
-    if isinstance(kind, type) and not isinstance(value, kind):
-        raise TypeError(f"expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _decode_union(args: tuple[Any, ...], value: Any) -> Any:
-    options = [a for a in args if a is not type(None)]
-    if all(dataclasses.is_dataclass(a) for a in options):
-        by_kind = {a.__dataclass_fields__["kind"].default: a for a in options}
-        return _decode(by_kind[value["kind"]], value)
-    for option in options:
-        if typing.get_origin(option) in (tuple, list) and isinstance(value, list):
-            return _decode(option, value)
-        if isinstance(option, type) and isinstance(value, option):
-            return value
-    return float(value) if float in options else value
+        return decode(Manifest, data)

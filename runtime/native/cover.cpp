@@ -163,5 +163,3 @@ int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fi
   }
   return static_cast<int64_t>(boxes.size());
 }
-
-int32_t fv_abi() { return kAbi; }

@@ -16,3 +16,46 @@ FV_API int32_t fv_abi();
 // rectangles.py. Writes at most `limit`, and returns how many there are.
 FV_API int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fixed, const int32_t halo[4],
                         int64_t* rects, int64_t limit);
+
+// What follows reports failure as text: functions that make something return null, others not 0, and write up to
+// `error_size` bytes to `error`. Each object is used by one thread at a time, but plans, which are never changed.
+typedef struct FvPlan FvPlan;
+typedef struct FvState FvState;
+typedef struct FvPool FvPool;
+
+// The instruction set that `isa` stands for (0: the best here), or null where it cannot run.
+FV_API const char* fv_isa(int32_t isa);
+
+// `words` is a plan as plan.py encodes it, with its weights and other numbers in `params`; both are copied.
+FV_API FvPlan* fv_plan_open(const int64_t* words, int64_t count, const float* params, int64_t param_count, int32_t isa,
+                            char* error, int64_t error_size);
+FV_API void fv_plan_close(FvPlan*);
+
+// Threads that share the work of one run at a time, with the caller among them.
+FV_API FvPool* fv_pool_open(int32_t threads);
+FV_API void fv_pool_close(FvPool*);
+
+// Buffers for inputs of these sizes (height and width of each), which outlive neither the plan nor the caller.
+FV_API FvState* fv_state_open(const FvPlan*, const int64_t* sizes, char* error, int64_t error_size);
+FV_API void fv_state_close(FvState*);
+FV_API int64_t fv_state_bytes(const FvState*);
+// Height, width and channels of output `index`.
+FV_API void fv_state_output(const FvState*, int64_t index, int64_t shape[3]);
+
+// Computes every tensor for inputs that are zero and keeps it as the reference. Outputs, [channels, height, width]
+// each, are written whole.
+FV_API int32_t fv_state_refer(FvState*, FvPool*, float* const* outputs, char* error, int64_t error_size);
+
+// Finds what differs from the reference where these inputs are dirty: [height, width] of bytes each, null for
+// everywhere. `work` becomes the multiply-adds that it takes.
+FV_API int32_t fv_state_prepare(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
+
+// Computes what `prepare` found from inputs of [channels, height, width], and writes it to the outputs.
+FV_API int32_t fv_state_run(FvState*, FvPool*, const float* const* inputs, float* const* outputs, char* error,
+                            int64_t error_size);
+
+// Sets what was computed back to the reference, in the outputs, too (null: in none).
+FV_API int32_t fv_state_restore(FvState*, FvPool*, float* const* outputs, char* error, int64_t error_size);
+
+// Positions that op `index` computes next.
+FV_API int64_t fv_state_computed(const FvState*, int64_t index);

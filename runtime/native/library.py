@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from ctypes import c_double, c_int32, c_int64, c_void_p
+from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,24 @@ ABI = 1  # of foveate.h
 DISABLE = "FOVEATE_NATIVE"  # "0" in the environment: run without the library
 _LOG = logging.getLogger("foveate")
 
+_ERROR = [c_char_p, c_int64]
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_abi": (c_int32, []),
     "fv_cover": (c_int64, [c_void_p, c_int64, c_int64, c_double, c_void_p, c_void_p, c_int64]),
+    "fv_isa": (c_char_p, [c_int32]),
+    "fv_plan_open": (c_void_p, [c_void_p, c_int64, c_void_p, c_int64, c_int32, *_ERROR]),
+    "fv_plan_close": (None, [c_void_p]),
+    "fv_pool_open": (c_void_p, [c_int32]),
+    "fv_pool_close": (None, [c_void_p]),
+    "fv_state_open": (c_void_p, [c_void_p, c_void_p, *_ERROR]),
+    "fv_state_close": (None, [c_void_p]),
+    "fv_state_bytes": (c_int64, [c_void_p]),
+    "fv_state_output": (None, [c_void_p, c_int64, c_void_p]),
+    "fv_state_refer": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_prepare": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_run": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_restore": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_computed": (c_int64, [c_void_p, c_int64]),
 }
 
 

@@ -1,0 +1,21 @@
+"""Lowering: a region's nodes -> the ops of the native kernels.
+
+Each op family is a file of rules, found by op type. A node without a rule, or one that its rule cannot express, makes
+the region unsupported, and names the reason.
+"""
+
+from . import convolution, elementwise, joining, pooling, resize
+from .lower import Place, lower
+from .registry import Unsupported, lowered_ops
+
+__all__ = [
+    "Place",
+    "Unsupported",
+    "convolution",
+    "elementwise",
+    "joining",
+    "lower",
+    "lowered_ops",
+    "pooling",
+    "resize",
+]

@@ -1,0 +1,32 @@
+"""Conv."""
+
+from __future__ import annotations
+
+from ...runtime.native.plan import Conv, Window
+from ..analyze.convolution import spans
+from .registry import LoweredNode, Unsupported, rule
+
+
+@rule("Conv")
+def conv(node: LoweredNode) -> None:
+    view = node.view
+    weights = node.constant(1)
+    if weights.ndim != 4:
+        raise Unsupported("has a kernel that is not two-dimensional")
+    bias = node.builder.array(node.constant(2)) if view.name(2) else None
+    source = node.source()
+    window = sliding_window(node, weights.shape[2:])
+    groups = view.attrs.get("group", 1)
+    node.builder.ops.append(Conv(source, node.target(), window, groups, node.builder.array(weights), bias))
+
+
+def sliding_window(node: LoweredNode, kernel: tuple[int, ...]) -> Window:
+    strides, dilations, pads = spans(node.view, len(kernel))
+    if pads is None or min(pads) < 0:
+        raise Unsupported(f"has pads {pads}")
+    y, x = kernel
+    return Window((y, x), _pair(strides), _pair(dilations), _pair(pads[:2]), _pair(pads[2:]))
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    return int(values[0]), int(values[1])

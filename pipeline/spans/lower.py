@@ -1,0 +1,47 @@
+"""From a region's nodes to a span plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...runtime.native.plan import SpanPlan
+from ..analyze import Analysis
+from ..analyze.registry import NodeView
+from .fuse import fuse
+from .registry import Builder, LoweredNode, Place, Unsupported, lower_node
+
+
+def lower(
+    analysis: Analysis, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], place: Place
+) -> SpanPlan:
+    """The plan of the named nodes. Raises Unsupported, whose text names the node that the kernels cannot run."""
+    builder = Builder(place)
+    for name in inputs:
+        _check_float(analysis, name)
+        if analysis.axes.get(name) != (2, 3) or len(analysis.probes.sample.shapes[name]) != 4:
+            raise Unsupported(f"{name} is no map of [batch, channels, height, width]")
+        builder.tensor(name, analysis.probes.sample.shapes[name][1])
+    for name in nodes:
+        node = analysis.local.by_name[name]
+        try:
+            for output in node.output:
+                _check_float(analysis, output)
+            lower_node(LoweredNode(NodeView(node, analysis.local, analysis.probes, analysis.axes), builder))
+        except Unsupported as reason:
+            raise Unsupported(f"{name} ({node.op_type}) {reason}") from None
+    made = tuple(builder.find(name) for name in outputs)
+    ops = fuse(builder.ops, builder.channels, made)
+    return SpanPlan(
+        names=tuple(builder.names),
+        channels=tuple(builder.channels),
+        inputs=tuple(range(len(inputs))),
+        masks=tuple(i for i, name in enumerate(inputs) if name in analysis.masks),
+        outputs=made,
+        ops=tuple(ops),
+    )
+
+
+def _check_float(analysis: Analysis, name: str) -> None:
+    kind = analysis.probes.sample.dtypes.get(name, "float32")
+    if name and kind != "float32":
+        raise Unsupported(f"{name} is {kind}, and the kernels compute in float32")

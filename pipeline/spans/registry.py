@@ -1,0 +1,118 @@
+"""The registry of lowering rules, and what a rule builds with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...runtime.errors import InternalError
+from ...runtime.native.plan import Array, Copy, Op, Part, Step
+from ..analyze.registry import NodeView
+from ..graph import op_key
+
+Place = Callable[[np.ndarray], Array]  # puts numbers (float32) into the file of weights
+
+
+class Unsupported(Exception):
+    """The native kernels cannot run a node; the text completes "node (op) …"."""
+
+
+@dataclass
+class Builder:
+    """The ops so far. Tensors are numbered as they appear."""
+
+    place: Place
+    names: list[str] = field(default_factory=list)
+    channels: list[int] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+
+    def tensor(self, name: str, channels: int) -> int:
+        """A new tensor."""
+        self.names.append(name)
+        self.channels.append(channels)
+        return len(self.names) - 1
+
+    def find(self, name: str) -> int:
+        """The tensor of that name."""
+        return self.names.index(name)
+
+    def array(self, values: np.ndarray) -> Array:
+        return self.place(np.ascontiguousarray(values, np.float32))
+
+
+@dataclass
+class LoweredNode:
+    """A node as a lowering rule sees it."""
+
+    view: NodeView
+    builder: Builder
+
+    def source(self, i: int = 0) -> int:
+        """The tensor that is input i: a map of one image, [1, channels, height, width]."""
+        self._check_layout(self.view.name(i), len(self.view.shape(i)))
+        return self.builder.find(self.view.name(i))
+
+    def target(self, output: int = 0) -> int:
+        """A new tensor for an output."""
+        name = self.view.node.output[output]
+        shape = self.view.probes.sample.shapes[name]
+        self._check_layout(name, len(shape))
+        return self.builder.tensor(name, shape[1])
+
+    def constant(self, i: int) -> np.ndarray:
+        """The value of a constant operand."""
+        if self.view.name(i) in self.view.graph.choices:
+            raise Unsupported(f"takes the choice {self.view.name(i)}")
+        value = self.view.value(i)
+        if value is None:
+            raise Unsupported(f"has an operand {self.view.name(i)} whose value is not known")
+        return value
+
+    def per_channel(self, i: int, channels: int) -> np.ndarray:
+        """A constant operand spread over channels: float32 [channels]."""
+        value = np.asarray(self.constant(i), np.float32)
+        padded = value.reshape((1,) * (4 - value.ndim) + value.shape) if value.ndim <= 4 else value
+        if padded.ndim != 4 or padded.size not in (1, channels) or padded.shape[1] != padded.size:
+            raise Unsupported(f"has a constant {self.view.name(i)} of shape {list(value.shape)}")
+        return np.broadcast_to(padded.ravel(), channels)
+
+    def apply(self, source: int, *steps: Step) -> None:
+        """The output is the source with these steps done to it."""
+        count = self.builder.channels[source]
+        self.builder.ops.append(Copy((Part(source, 0, count, 0),), self.target(), steps))
+
+    def _check_layout(self, name: str, rank: int) -> None:
+        if self.view.map_axes.get(name) != (2, 3) or rank != 4:
+            raise Unsupported(f"holds {name} in another layout than [batch, channels, height, width]")
+
+
+Rule = Callable[[LoweredNode], None]
+_RULES: dict[tuple[str, str], Rule] = {}
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Decorates the lowering rule of these op types."""
+
+    def add(function: Rule) -> Rule:
+        for op in ops:
+            if ("", op) in _RULES:
+                raise InternalError(f"two lowering rules for op {op}")
+            _RULES["", op] = function
+        return function
+
+    return add
+
+
+def lower_node(node: LoweredNode) -> None:
+    """Adds the node's ops. Raises Unsupported."""
+    found = _RULES.get(op_key(node.view.node))
+    if found is None:
+        raise Unsupported("has no native kernel")
+    found(node)
+
+
+def lowered_ops() -> tuple[str, ...]:
+    """Op types that have a rule."""
+    return tuple(sorted(op for _, op in _RULES))

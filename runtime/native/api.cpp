@@ -1,0 +1,108 @@
+// The C ABI over plans, states and pools: no exception leaves it.
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+#include "foveate.h"
+#include "state.h"
+
+using namespace foveate;
+
+struct FvPlan {
+  std::shared_ptr<const Plan> plan;
+};
+struct FvState {
+  State state;
+};
+struct FvPool {
+  Pool pool;
+};
+
+namespace {
+
+void tell(const char* what, char* error, int64_t size) {
+  if (error && size > 0) std::snprintf(error, size_t(size), "%s", what);
+}
+
+template <class F>
+auto guarded(char* error, int64_t size, F f) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    tell("out of memory", error, size);
+  } catch (const std::exception& failure) {
+    tell(failure.what(), error, size);
+  }
+  return decltype(f())(0);
+}
+
+// Not 0 where f fails.
+template <class F>
+int32_t attempted(char* error, int64_t size, F f) {
+  return guarded(error, size, [&] { return f(), true; }) ? 0 : 1;
+}
+
+Pool* of(FvPool* pool) { return pool ? &pool->pool : nullptr; }
+
+}  // namespace
+
+int32_t fv_abi() { return kAbi; }
+
+const char* fv_isa(int32_t isa) {
+  const Kernels* kernels = kernels_for(static_cast<Isa>(isa));
+  return kernels ? kernels->name : nullptr;
+}
+
+FvPlan* fv_plan_open(const int64_t* words, int64_t count, const float* params, int64_t param_count, int32_t isa,
+                     char* error, int64_t error_size) {
+  return guarded(error, error_size, [&] {
+    const Kernels* kernels = kernels_for(static_cast<Isa>(isa));
+    if (!kernels) throw Error("this processor lacks the instruction set");
+    return new FvPlan{std::make_shared<Plan>(words, count, params, param_count, *kernels)};
+  });
+}
+
+void fv_plan_close(FvPlan* plan) { delete plan; }
+
+FvPool* fv_pool_open(int32_t threads) {
+  return guarded(nullptr, 0, [&] { return new FvPool{Pool(threads)}; });
+}
+
+void fv_pool_close(FvPool* pool) { delete pool; }
+
+FvState* fv_state_open(const FvPlan* plan, const int64_t* sizes, char* error, int64_t error_size) {
+  return guarded(error, error_size, [&] {
+    std::vector<Size> given;
+    for (size_t i = 0; i < plan->plan->inputs.size(); i++) given.push_back({sizes[2 * i], sizes[2 * i + 1]});
+    return new FvState{State(plan->plan, given)};
+  });
+}
+
+void fv_state_close(FvState* state) { delete state; }
+
+int64_t fv_state_bytes(const FvState* state) { return state->state.bytes(); }
+
+void fv_state_output(const FvState* state, int64_t index, int64_t shape[3]) {
+  const Plan& plan = state->state.plan();
+  const Size size = state->state.size(plan.outputs[index]);
+  shape[0] = size.height, shape[1] = size.width, shape[2] = plan.tensors[plan.outputs[index]].channels;
+}
+
+int32_t fv_state_refer(FvState* state, FvPool* pool, float* const* outputs, char* error, int64_t error_size) {
+  return attempted(error, error_size, [&] { state->state.refer(of(pool), outputs); });
+}
+
+int32_t fv_state_prepare(FvState* state, const uint8_t* const* dirty, double* work, char* error, int64_t error_size) {
+  return attempted(error, error_size, [&] { *work = state->state.prepare(dirty); });
+}
+
+int32_t fv_state_run(FvState* state, FvPool* pool, const float* const* inputs, float* const* outputs, char* error,
+                     int64_t error_size) {
+  return attempted(error, error_size, [&] { state->state.run(of(pool), inputs, outputs); });
+}
+
+int32_t fv_state_restore(FvState* state, FvPool* pool, float* const* outputs, char* error, int64_t error_size) {
+  return attempted(error, error_size, [&] { state->state.restore(of(pool), outputs); });
+}
+
+int64_t fv_state_computed(const FvState* state, int64_t index) { return state->state.computed(size_t(index)); }

@@ -1,0 +1,139 @@
+"""Python objects over the library's: plans, states and pools, closed with their last reference."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import EngineError, InternalError
+from ..manifest import Pair
+from .library import library, why_missing
+
+ISAS = ("best", "portable", "avx2", "avx512")
+_ERROR_BYTES = 512
+
+
+def isa_name(isa: str = "best") -> str | None:
+    """The instruction set that `isa` stands for on this processor; None where it cannot run."""
+    name = _library().fv_isa(ISAS.index(isa))
+    return name.decode() if name else None
+
+
+class _Handle:
+    """Something that the library opened. A forked child leaves it alone: its threads stayed with the parent."""
+
+    def __init__(self, pointer: int | None, close: str):
+        self.pointer, self._close, self._process = pointer, close, os.getpid()
+
+    def __del__(self) -> None:
+        native = library()
+        if native is not None and getattr(self, "pointer", None) and os.getpid() == self._process:
+            getattr(native, self._close)(self.pointer)
+
+
+class PoolHandle(_Handle):
+    """`threads` with the caller among them; 0 takes one per core that this process may use."""
+
+    def __init__(self, threads: int):
+        affinity = getattr(os, "sched_getaffinity", None)
+        usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+        super().__init__(_library().fv_pool_open(threads or usable), "fv_pool_close")
+
+
+class PlanHandle(_Handle):
+    """A plan of `plan.encode` with its packed weights. Immutable: any number of states may share it."""
+
+    def __init__(
+        self, words: np.ndarray, params: np.ndarray, *, inputs: int, outputs: int, isa: str = "best"
+    ):
+        self.inputs, self.outputs = inputs, outputs
+        error = _Error()
+        pointer = _library().fv_plan_open(
+            words.ctypes.data, words.size, params.ctypes.data, params.size, ISAS.index(isa), *error.arguments
+        )
+        error.check(pointer)
+        super().__init__(pointer, "fv_plan_close")
+
+
+class StateHandle(_Handle):
+    """The buffers of a plan at one resolution. For one caller at a time.
+
+    outputs: float32 [1, channels, height, width] each, the state's own: they hold the reference where nothing was
+    computed. Raises EngineError where the plan cannot run at these sizes.
+    """
+
+    def __init__(self, plan: PlanHandle, sizes: Sequence[Pair], pool: PoolHandle):
+        self._plan, self._pool = plan, pool
+        native, error = _library(), _Error()
+        given = np.array(sizes, np.int64).reshape(plan.inputs, 2)
+        pointer = native.fv_state_open(plan.pointer, given.ctypes.data, *error.arguments)
+        error.check(pointer)
+        super().__init__(pointer, "fv_state_close")
+        shape = np.empty(3, np.int64)
+        self.outputs: list[np.ndarray] = []
+        for index in range(plan.outputs):
+            native.fv_state_output(pointer, index, shape.ctypes.data)
+            self.outputs.append(np.empty((1, int(shape[2]), int(shape[0]), int(shape[1])), np.float32))
+        self._targets = _pointers(self.outputs)
+        self._call("fv_state_refer", self._pool.pointer, self._targets)
+
+    @property
+    def nbytes(self) -> int:
+        return _library().fv_state_bytes(self.pointer) + sum(a.nbytes for a in self.outputs)
+
+    def prepare(self, dirty: Sequence[np.ndarray | None]) -> float:
+        """What must be computed where the inputs differ from the reference (bool [height, width] each; None:
+        everywhere), as multiply-adds."""
+        work = ctypes.c_double()
+        kept = [None if d is None else np.ascontiguousarray(d) for d in dirty]
+        self._call("fv_state_prepare", _pointers(kept), ctypes.byref(work))
+        return work.value
+
+    def run(self, inputs: Sequence[np.ndarray]) -> None:
+        """Computes it from inputs, float32 [1, channels, height, width] each, into `outputs`."""
+        kept = [np.ascontiguousarray(value, np.float32) for value in inputs]
+        self._call("fv_state_run", self._pool.pointer, _pointers(kept), self._targets)
+
+    def restore(self) -> None:
+        """Back to the reference."""
+        self._call("fv_state_restore", self._pool.pointer, self._targets)
+
+    def computed(self, op: int) -> int:
+        """Positions of op `op` that the last `prepare` found."""
+        return _library().fv_state_computed(self.pointer, op)
+
+    def _call(self, name: str, *arguments: object) -> None:
+        error = _Error()
+        failed = getattr(_library(), name)(self.pointer, *arguments, *error.arguments)
+        error.check(not failed)
+
+
+class _Error:
+    """Room for what the library says."""
+
+    def __init__(self) -> None:
+        self._text = ctypes.create_string_buffer(_ERROR_BYTES)
+        self.arguments = (self._text, _ERROR_BYTES)
+
+    def check(self, succeeded: object) -> None:
+        if not succeeded:
+            raise EngineError(
+                "the native kernels",
+                got=self._text.value.decode(errors="replace") or "a failure without a word",
+                expected="a plan and inputs that they run",
+                fix="Build the bundle again with `foveate build`, or load it with strategy='rects'.",
+            )
+
+
+def _pointers(arrays: Sequence[np.ndarray | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(arrays))(*(None if a is None else a.ctypes.data for a in arrays))
+
+
+def _library() -> ctypes.CDLL:
+    native = library()
+    if native is None:
+        raise InternalError(f"native kernels were asked for, which are missing: {why_missing()}")
+    return native

@@ -1,0 +1,48 @@
+// The arithmetic, once for each instruction set; everything else is compiled for any processor.
+#pragma once
+#include <cstdint>
+
+namespace foveate {
+
+constexpr int kMaxTile = 14;    // output positions that a convolution keeps in registers
+constexpr int kMaxVectors = 2;  // … times vectors of output channels
+
+// A tile of a convolution: some output positions, anywhere, times a block of output channels.
+struct ConvTile {
+  const float* const* in;  // of each position: where its first tap begins
+  float* const* out;       // of each position: where the block begins
+  const int64_t* taps;     // offsets from `in`, of `tap_length` consecutive floats each
+  int64_t tap_count, tap_length;
+  const float* weights;  // [taps × their length][the block's vectors × width]
+  const float* bias;     // [the block's vectors × width]
+  int64_t channels;      // of the block that exist: the last block may be partial
+};
+
+enum class Activation : int32_t { kRelu, kLeaky, kClip, kSigmoid, kHardSigmoid, kHardSwish, kSilu, kTanh };
+
+struct Kernels {
+  const char* name;
+  int width;  // floats in a vector
+  int tile;   // positions in a full tile
+  void (*conv[kMaxVectors][kMaxTile])(const ConvTile&);  // [vectors − 1][positions − 1]
+
+  // y[i] += Σ_t in[taps[t] + i] · weights[t·stride + i] for i < n
+  void (*depthwise)(float* y, const float* in, const int64_t* taps, int64_t tap_count, const float* weights,
+                    int64_t stride, int64_t n);
+  void (*add)(float* y, const float* x, int64_t n);
+  void (*subtract)(float* y, const float* x, int64_t n);
+  void (*multiply)(float* y, const float* x, int64_t n);
+  void (*maximum)(float* y, const float* x, int64_t n);
+  void (*scale)(float* y, float by, int64_t n);
+  void (*add_scaled)(float* y, const float* x, float by, int64_t n);
+  void (*affine)(float* y, const float* scale, const float* shift, int64_t n);
+  void (*prelu)(float* y, const float* slope, int64_t n);
+  void (*activate)(float* y, Activation kind, float a, float b, int64_t n);
+};
+
+enum class Isa : int32_t { kBest, kPortable, kAvx2, kAvx512 };
+
+// The kernels of an instruction set; null where this processor or this build lacks it.
+const Kernels* kernels_for(Isa isa);
+
+}  // namespace foveate

@@ -1,0 +1,162 @@
+// The kernels, written with the compiler's vectors. A file for each instruction set includes this inside its own
+// namespace, after it has told the compiler what to generate: nothing here may come from the standard library, whose
+// inline functions the linker would share with code for older processors.
+
+typedef float Vector __attribute__((vector_size(kWidth * 4)));
+typedef int32_t Integers __attribute__((vector_size(kWidth * 4)));
+typedef float Loose __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));  // in memory, at any address
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Loose*>(from); }
+inline void store(float* to, Vector v) { *reinterpret_cast<Loose*>(to) = v; }
+
+inline void store_part(float* to, Vector v, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = v[i];
+}
+
+// N positions × V vectors of channels stay in registers over all taps.
+template <int N, int V>
+void conv(const ConvTile& tile) {
+  const float* w = tile.weights;
+  Vector sum[N][V];
+  for (int v = 0; v < V; v++)
+    for (int n = 0; n < N; n++) sum[n][v] = load(tile.bias + v * kWidth);
+  for (int64_t t = 0; t < tile.tap_count; t++) {
+    const float* in[N];
+    for (int n = 0; n < N; n++) in[n] = tile.in[n] + tile.taps[t];
+#pragma GCC unroll 1
+    for (int64_t c = 0; c < tile.tap_length; c++, w += V * kWidth) {
+      Vector weight[V];
+      for (int v = 0; v < V; v++) weight[v] = load(w + v * kWidth);
+#pragma GCC unroll 16
+      for (int n = 0; n < N; n++) {
+        const float x = in[n][c];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) sum[n][v] += weight[v] * x;
+      }
+    }
+  }
+  if (tile.channels == V * kWidth) {
+    for (int n = 0; n < N; n++)
+      for (int v = 0; v < V; v++) store(tile.out[n] + v * kWidth, sum[n][v]);
+    return;
+  }
+  for (int n = 0; n < N; n++)
+    for (int v = 0; v < V; v++) {
+      const int64_t left = tile.channels - v * kWidth;
+      if (left >= kWidth)
+        store(tile.out[n] + v * kWidth, sum[n][v]);
+      else
+        store_part(tile.out[n] + v * kWidth, sum[n][v], left);
+    }
+}
+
+void depthwise(float* y, const float* in, const int64_t* taps, int64_t tap_count, const float* weights, int64_t stride,
+               int64_t n) {
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
+    Vector a = load(y + i), b = load(y + i + kWidth);
+    for (int64_t t = 0; t < tap_count; t++) {
+      const float *x = in + taps[t] + i, *w = weights + t * stride + i;
+      a += load(x) * load(w);
+      b += load(x + kWidth) * load(w + kWidth);
+    }
+    store(y + i, a);
+    store(y + i + kWidth, b);
+  }
+  for (; i < n; i++) {
+    float sum = y[i];
+    for (int64_t t = 0; t < tap_count; t++) sum += in[taps[t] + i] * weights[t * stride + i];
+    y[i] = sum;
+  }
+}
+
+// y[i] = F(y[i], a, b): whole vectors, then the rest through one. (A lambda would not be compiled for the instruction set.)
+template <Vector (*F)(Vector, float, float)>
+inline void map(float* y, float a, float b, int64_t n) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(y + i, F(load(y + i), a, b));
+  if (i == n) return;
+  Vector rest = {};
+  for (int64_t j = i; j < n; j++) rest[j - i] = y[j];
+  store_part(y + i, F(rest, a, b), n - i);
+}
+
+void add(float* __restrict y, const float* __restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] += x[i];
+}
+void subtract(float* __restrict y, const float* __restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] -= x[i];
+}
+void multiply(float* __restrict y, const float* __restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] *= x[i];
+}
+void maximum(float* __restrict y, const float* __restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = y[i] > x[i] ? y[i] : x[i];
+}
+void scale(float* y, float by, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] *= by;
+}
+void add_scaled(float* __restrict y, const float* __restrict x, float by, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] += x[i] * by;
+}
+void affine(float* __restrict y, const float* __restrict scale, const float* __restrict shift, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = y[i] * scale[i] + shift[i];
+}
+void prelu(float* __restrict y, const float* __restrict slope, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = y[i] > 0 ? y[i] : y[i] * slope[i];
+}
+
+inline Vector filled(float value) { return Vector{} + value; }
+inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
+
+// eˣ to 2 ulp: 2ⁿ · eʳ with n = round(x / ln 2), and the series of eʳ to the seventh power, |r| ≤ ln 2 / 2.
+inline Vector exponential(Vector x) {
+  x = smaller(larger(x, filled(-87.f)), filled(88.f));
+  const Vector shift = filled(12582912.f);  // 1.5 · 2²³: adding it rounds to a whole number
+  const Vector n = (x * 1.44269504f + shift) - shift;
+  const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  Vector p = filled(1.f / 5040);
+  p = p * r + 1.f / 720;
+  p = p * r + 1.f / 120;
+  p = p * r + 1.f / 24;
+  p = p * r + 1.f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.f;
+  p = p * r + 1.f;
+  const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
+  return p * (Vector)power;
+}
+
+inline Vector relu(Vector x, float, float) { return larger(x, filled(0.f)); }
+inline Vector leaky(Vector x, float a, float) { return x > 0.f ? x : x * a; }
+inline Vector clip(Vector x, float a, float b) { return smaller(larger(x, filled(a)), filled(b)); }
+inline Vector sigmoid(Vector x, float, float) { return 1.f / (1.f + exponential(-x)); }
+inline Vector hard_sigmoid(Vector x, float a, float b) { return clip(x * a + b, 0.f, 1.f); }
+inline Vector hard_swish(Vector x, float, float) { return x * hard_sigmoid(x, 1.f / 6, 0.5f); }
+inline Vector silu(Vector x, float, float) { return x * sigmoid(x, 0, 0); }
+inline Vector tanh(Vector x, float, float) { return 2.f * sigmoid(2.f * x, 0, 0) - 1.f; }
+
+void activate(float* y, Activation kind, float a, float b, int64_t n) {
+  switch (kind) {
+    case Activation::kRelu: return map<relu>(y, a, b, n);
+    case Activation::kLeaky: return map<leaky>(y, a, b, n);
+    case Activation::kClip: return map<clip>(y, a, b, n);
+    case Activation::kSigmoid: return map<sigmoid>(y, a, b, n);
+    case Activation::kHardSigmoid: return map<hard_sigmoid>(y, a, b, n);
+    case Activation::kHardSwish: return map<hard_swish>(y, a, b, n);
+    case Activation::kSilu: return map<silu>(y, a, b, n);
+    case Activation::kTanh: return map<tanh>(y, a, b, n);
+  }
+}
+
+#define FV_ROW(V)                                                                                               \
+  {                                                                                                             \
+    FV_CELL(V, 1), FV_CELL(V, 2), FV_CELL(V, 3), FV_CELL(V, 4), FV_CELL(V, 5), FV_CELL(V, 6), FV_CELL(V, 7),    \
+        FV_CELL(V, 8), FV_CELL(V, 9), FV_CELL(V, 10), FV_CELL(V, 11), FV_CELL(V, 12), FV_CELL(V, 13),           \
+        FV_CELL(V, 14)                                                                                          \
+  }
+#define FV_CELL(V, N) conv<(N <= kTile ? N : 1), V>
+
+const Kernels kKernels = {kName, kWidth,    kTile,      {FV_ROW(1), FV_ROW(2)}, depthwise, add,   subtract, multiply,
+                          maximum, scale, add_scaled, affine,                 prelu,     activate};

@@ -1,0 +1,259 @@
+// Decoding and checking: whatever the words say, the result is a plan that can be run, or an Error.
+#include "plan.h"
+
+#include <algorithm>
+
+namespace foveate {
+namespace {
+
+constexpr int64_t kMagic = 0x666f76656174;  // "foveat"
+constexpr int64_t kMost = 1 << 20;          // of anything that is counted
+
+[[noreturn]] void fail(const std::string& what) { throw Error("the plan " + what); }
+
+class Reader {
+ public:
+  Reader(const int64_t* words, int64_t count, const float* params, int64_t param_count)
+      : words_(words), end_(words + count), params_(params), param_count_(param_count) {}
+
+  int64_t word(int64_t low, int64_t high, const char* what) {
+    if (words_ == end_) fail(std::string("ends before ") + what);
+    const int64_t value = *words_++;
+    if (value < low || value > high) fail("has " + std::string(what) + " " + std::to_string(value));
+    return value;
+  }
+
+  int64_t count(const char* what, int64_t low = 0) { return word(low, kMost, what); }
+
+  template <class Enum>
+  Enum choice(Enum last, const char* what) {
+    return static_cast<Enum>(word(0, static_cast<int64_t>(last), what));
+  }
+
+  // `count` parameters at an offset that the next word gives.
+  const float* params(int64_t count, const char* what) {
+    const int64_t offset = word(0, param_count_, what);
+    if (count > param_count_ - offset) fail(std::string("has too few parameters for ") + what);
+    return params_ + offset;
+  }
+
+  std::vector<float> values(int64_t count, const char* what) {
+    const float* from = params(count, what);
+    return {from, from + count};
+  }
+
+  // The same where the offset may be −1, for zeros.
+  std::vector<float> optional(int64_t count, const char* what) {
+    if (words_ != end_ && *words_ == -1) return words_++, std::vector<float>(count);
+    return values(count, what);
+  }
+
+  bool done() const { return words_ == end_; }
+
+ private:
+  const int64_t *words_, *end_;
+  const float* params_;
+  int64_t param_count_;
+};
+
+class Decoder {
+ public:
+  Decoder(Plan& plan, Reader reader) : plan_(plan), read_(reader) {}
+
+  void run() {
+    if (read_.word(INT64_MIN, INT64_MAX, "its first word") != kMagic) fail("is none");
+    plan_.tensors.resize(read_.count("a number of tensors", 1));
+    for (Tensor& tensor : plan_.tensors) tensor.channels = read_.count("channels", 1);
+    made_.resize(plan_.tensors.size());
+    for (int64_t n = read_.count("a number of inputs", 1); n; n--) {
+      const int id = tensor("input");
+      if (made_[id]) fail("has an input twice");
+      made_[id] = true;
+      plan_.tensors[id].input = true;
+      plan_.tensors[id].mask = read_.word(0, 1, "a mask flag");
+      if (plan_.tensors[id].mask && plan_.tensors[id].channels != 1) fail("has a mask of several channels");
+      plan_.inputs.push_back(id);
+    }
+    std::vector<int> outputs;
+    for (int64_t n = read_.count("a number of outputs", 1); n; n--) outputs.push_back(tensor("output"));
+    for (int64_t n = read_.count("a number of ops", 1); n; n--) plan_.ops.push_back(op());
+    for (int id : outputs) {
+      if (!made_[id] || plan_.tensors[id].input) fail("has an output that no op makes");
+      plan_.tensors[id].output = true;
+    }
+    plan_.outputs = outputs;
+    if (!read_.done()) fail("has words left over");
+  }
+
+ private:
+  int tensor(const char* what) {
+    return static_cast<int>(read_.word(0, static_cast<int64_t>(plan_.tensors.size()) - 1, what));
+  }
+
+  int source() {
+    const int id = tensor("a source");
+    if (!made_[id]) fail("reads a tensor before it is made");
+    return id;
+  }
+
+  int64_t channels(int id) const { return plan_.tensors[id].channels; }
+
+  Op op() {
+    Op op;
+    op.kind = read_.choice(OpKind::kCopy, "an op kind");
+    op.out = tensor("a target");
+    if (made_[op.out]) fail("makes a tensor twice");
+    switch (op.kind) {
+      case OpKind::kConv: conv(op); break;
+      case OpKind::kPool: pool(op); break;
+      case OpKind::kResize: resize(op); break;
+      case OpKind::kCopy: copy(op); break;
+    }
+    made_[op.out] = true;
+    for (int64_t n = read_.count("a number of steps"); n; n--) op.steps.push_back(step(op));
+    return op;
+  }
+
+  void whole(Op& op) {
+    const int in = source();
+    op.parts = {{in, 0, channels(in), 0}};
+  }
+
+  void window(Op& op) {
+    op.y.kernel = read_.count("a kernel", 1), op.x.kernel = read_.count("a kernel", 1);
+    op.y.stride = read_.count("a stride", 1), op.x.stride = read_.count("a stride", 1);
+    op.y.dilation = read_.count("a dilation", 1), op.x.dilation = read_.count("a dilation", 1);
+    op.y.low = read_.count("a pad"), op.x.low = read_.count("a pad");
+    op.y.high = read_.count("a pad"), op.x.high = read_.count("a pad");
+  }
+
+  void conv(Op& op) {
+    whole(op);
+    window(op);
+    op.groups = read_.count("groups", 1);
+    const int64_t in = channels(op.in()), out = channels(op.out), taps = op.y.kernel * op.x.kernel;
+    if (in % op.groups || out % op.groups) fail("has channels that its groups do not divide");
+    const int64_t each = in / op.groups;
+    if (taps > kMost || taps * each > (INT64_C(1) << 40) / out) fail("has a kernel beyond reason");
+    const float* weights = read_.params(out * each * taps, "weights");
+    const std::vector<float> bias = read_.optional(out, "a bias");
+    op.work = static_cast<double>(out * each * taps);
+    op.depthwise = op.groups > 1 && each == 1 && out == op.groups;
+    op.depthwise ? pack_depthwise(op, weights, bias) : pack(op, weights, bias);
+  }
+
+  // [out][taps] to [taps][out]
+  void pack_depthwise(Op& op, const float* weights, const std::vector<float>& bias) {
+    const int64_t out = channels(op.out), taps = op.y.kernel * op.x.kernel;
+    op.bias = bias;
+    op.weights.resize(out * taps);
+    for (int64_t c = 0; c < out; c++)
+      for (int64_t t = 0; t < taps; t++) op.weights[t * out + c] = weights[c * taps + t];
+  }
+
+  // [out][in a group][taps] to blocks of [taps][in a group][out in the block]
+  void pack(Op& op, const float* weights, const std::vector<float>& bias) {
+    const int64_t each = channels(op.in()) / op.groups, per = channels(op.out) / op.groups;
+    const int64_t taps = op.y.kernel * op.x.kernel, width = plan_.kernels.width;
+    for (int64_t group = 0; group < op.groups; group++)
+      for (int64_t first = 0; first < per;) {
+        const int64_t left = per - first, vectors = left > width ? kMaxVectors : 1;
+        const int64_t held = std::min(left, vectors * width);
+        op.blocks.push_back({group, group * per + first, held, vectors, 0, 0});
+        first += held;
+      }
+    int64_t panels = 0, biases = 0;
+    for (Block& block : op.blocks) {
+      block.panel = panels, block.bias = biases;
+      panels += taps * each * block.vectors * width, biases += block.vectors * width;
+    }
+    op.weights.resize(panels), op.bias.resize(biases);
+    for (const Block& block : op.blocks)
+      for (int64_t c = 0; c < block.channels; c++) {
+        op.bias[block.bias + c] = bias[block.first + c];
+        for (int64_t i = 0; i < each; i++)
+          for (int64_t t = 0; t < taps; t++)
+            op.weights[block.panel + (t * each + i) * block.vectors * width + c] =
+                weights[((block.first + c) * each + i) * taps + t];
+      }
+  }
+
+  void pool(Op& op) {
+    whole(op);
+    op.pool = read_.choice(PoolKind::kAverageWithPadding, "a pool kind");
+    window(op);
+    same_channels(op);
+    if (op.y.low >= op.y.kernel * op.y.dilation || op.x.low >= op.x.kernel * op.x.dilation)
+      fail("pads a pool by its kernel or more");
+    op.work = static_cast<double>(channels(op.out) * op.y.kernel * op.x.kernel) / 4;
+  }
+
+  void resize(Op& op) {
+    whole(op);
+    op.resize = read_.choice(ResizeKind::kLinear, "a resize kind");
+    op.coordinates = read_.choice(Coordinates::kAsymmetric, "coordinates");
+    op.rounding = read_.choice(Rounding::kCeil, "a rounding");
+    const float* scales = read_.params(2, "scales");
+    op.scale_y = scales[0], op.scale_x = scales[1];
+    for (float scale : {op.scale_y, op.scale_x})
+      if (!(scale > 1e-3f && scale < 1e3f)) fail("has a scale beyond reason");
+    same_channels(op);
+    op.work = static_cast<double>(channels(op.out));
+  }
+
+  void same_channels(const Op& op) const {
+    if (channels(op.in()) != channels(op.out)) fail("changes channels where it cannot");
+  }
+
+  void copy(Op& op) {
+    std::vector<bool> filled(channels(op.out));
+    for (int64_t n = read_.count("a number of parts", 1); n; n--) {
+      Part part{source(), read_.count("a channel"), read_.count("channels", 1), read_.count("a channel")};
+      if (part.from + part.count > channels(part.tensor) || part.to + part.count > channels(op.out))
+        fail("copies channels that are not there");
+      std::fill_n(filled.begin() + part.to, part.count, true);
+      op.parts.push_back(part);
+    }
+    if (std::find(filled.begin(), filled.end(), false) != filled.end()) fail("leaves channels empty");
+    op.work = static_cast<double>(channels(op.out)) / 4;
+  }
+
+  Step step(const Op& op) {
+    Step step;
+    step.kind = read_.choice(StepKind::kActivate, "a step");
+    const int64_t out = channels(op.out);
+    switch (step.kind) {
+      case StepKind::kAdd:
+      case StepKind::kSubtract:
+      case StepKind::kMultiply:
+      case StepKind::kMultiplyMap:
+        step.tensor = source();
+        if (step.tensor == op.out) fail("has a step that reads what it changes");
+        if (channels(step.tensor) != (step.kind == StepKind::kMultiplyMap ? 1 : out)) fail("combines unlike channels");
+        break;
+      case StepKind::kAffine:
+        step.a = read_.values(out, "a scale");
+        step.b = read_.optional(out, "a shift");
+        break;
+      case StepKind::kPrelu: step.a = read_.values(out, "slopes"); break;
+      case StepKind::kActivate:
+        step.activation = read_.choice(Activation::kTanh, "an activation");
+        step.a = read_.values(2, "an activation's numbers");
+        break;
+    }
+    return step;
+  }
+
+  Plan& plan_;
+  Reader read_;
+  std::vector<bool> made_;
+};
+
+}  // namespace
+
+Plan::Plan(const int64_t* words, int64_t count, const float* params, int64_t param_count, const Kernels& kernels)
+    : kernels(kernels) {
+  Decoder(*this, Reader(words, count, params, param_count)).run();
+}
+
+}  // namespace foveate

@@ -1,0 +1,85 @@
+// A plan: the ops of a local segment with their packed weights. Immutable, and shared by all states and threads.
+#pragma once
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace foveate {
+
+// What is wrong with a plan or with what it is given, in words.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Along one axis, output o reads inputs o·stride − low + k·dilation for 0 ≤ k < kernel.
+struct Axis {
+  int64_t kernel = 1, stride = 1, dilation = 1, low = 0, high = 0;
+  int64_t outputs(int64_t inputs) const { return (inputs + low + high - dilation * (kernel - 1) - 1) / stride + 1; }
+};
+
+enum class OpKind : int64_t { kConv, kPool, kResize, kCopy };
+enum class PoolKind : int64_t { kMax, kAverage, kAverageWithPadding };
+enum class ResizeKind : int64_t { kNearest, kLinear };
+enum class Coordinates : int64_t { kHalfPixel, kPytorchHalfPixel, kAsymmetric };
+enum class Rounding : int64_t { kPreferFloor, kPreferCeil, kFloor, kCeil };
+enum class StepKind : int64_t { kAdd, kSubtract, kMultiply, kMultiplyMap, kAffine, kPrelu, kActivate };
+
+// What is done to an op's output in place, position by position. `tensor` of the first four, which has the output's
+// size: its channels too, but one alone for kMultiplyMap. The parameters are numbers of channels long.
+struct Step {
+  StepKind kind = StepKind::kAdd;
+  int tensor = -1;
+  Activation activation = Activation::kRelu;
+  std::vector<float> a, b;
+};
+
+// Channels that kCopy takes over.
+struct Part {
+  int tensor;
+  int64_t from, count, to;
+};
+
+// A block of output channels: its weights stand at `panel`, [taps × their length][vectors × width].
+struct Block {
+  int64_t group, first, channels, vectors, panel, bias;
+};
+
+struct Op {
+  OpKind kind = OpKind::kCopy;
+  int out = -1;
+  std::vector<Part> parts;  // one, whole, but for kCopy
+  Axis y, x;
+  int64_t groups = 1;
+  bool depthwise = false;
+  PoolKind pool = PoolKind::kMax;
+  ResizeKind resize = ResizeKind::kNearest;
+  Coordinates coordinates = Coordinates::kHalfPixel;
+  Rounding rounding = Rounding::kPreferFloor;
+  float scale_y = 1, scale_x = 1;
+  std::vector<Step> steps;
+  std::vector<Block> blocks;
+  std::vector<float> weights, bias;  // packed
+  double work = 0;                   // multiply-adds at one output position
+
+  int in() const { return parts[0].tensor; }
+};
+
+struct Tensor {
+  int64_t channels = 0;
+  bool input = false, mask = false, output = false;
+};
+
+struct Plan {
+  // Decodes `words`, whose numbers of parameters lie in `params`. Throws Error.
+  Plan(const int64_t* words, int64_t count, const float* params, int64_t param_count, const Kernels& kernels);
+
+  const Kernels& kernels;
+  std::vector<Tensor> tensors;
+  std::vector<int> inputs, outputs;
+  std::vector<Op> ops;  // each after what it reads
+};
+
+}  // namespace foveate

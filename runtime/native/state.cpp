@@ -1,0 +1,289 @@
+#include "state.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "layout.h"
+#include "ops.h"
+
+namespace foveate {
+namespace {
+
+constexpr int64_t kLargest = 1 << 15;              // of a side: cells hold it in 16 bits
+constexpr int64_t kPiece = 512;                    // positions that a thread copies at a time
+constexpr int64_t kMostFloats = INT64_C(1) << 31;  // of a buffer
+
+std::string words(Size size) { return std::to_string(size.height) + "×" + std::to_string(size.width); }
+
+void check(Size size, Size input) {
+  if (size.height < 1 || size.width < 1 || size.height > kLargest || size.width > kLargest)
+    throw Error("an input of " + words(input) + " makes a tensor of " + words(size));
+}
+
+// Calls f(first, n) for the runs of consecutive positions, in pieces that threads share.
+template <class F>
+void each_run(Pool::Run& run, const std::vector<Cell>& cells, F f) {
+  const auto count = int64_t(cells.size());
+  run.each((count + kPiece - 1) / kPiece, [&](int64_t piece) {
+    const int64_t end = std::min(count, (piece + 1) * kPiece);
+    for (int64_t i = piece * kPiece; i < end;) {
+      int64_t next = i + 1;
+      while (next < end && cells[next].index == cells[next - 1].index + 1) next++;
+      f(cells[i], next - i);
+      i = next;
+    }
+  });
+}
+
+}  // namespace
+
+State::State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes) : plan_(std::move(plan)) {
+  measure(sizes);
+  lay_out();
+  cells_.assign(plan_->ops.size(), std::make_shared<std::vector<Cell>>());
+}
+
+// The size of every tensor.
+void State::measure(const std::vector<Size>& sizes) {
+  const Plan& plan = *plan_;
+  buffers_.resize(plan.tensors.size());
+  for (size_t i = 0; i < plan.inputs.size(); i++) {
+    check(sizes[i], sizes[i]);
+    buffers_[plan.inputs[i]].size = sizes[i];
+  }
+  taps_y_.resize(plan.ops.size()), taps_x_.resize(plan.ops.size());
+  for (size_t i = 0; i < plan.ops.size(); i++) {
+    const Op& op = plan.ops[i];
+    const Size in = buffers_[op.in()].size;
+    Size out = in;
+    if (op.kind == OpKind::kConv || op.kind == OpKind::kPool) {
+      out = {op.y.outputs(in.height), op.x.outputs(in.width)};
+    } else if (op.kind == OpKind::kResize) {
+      out = {int64_t(float(in.height) * op.scale_y), int64_t(float(in.width) * op.scale_x)};
+    }
+    check(out, sizes[0]);
+    if (op.kind == OpKind::kResize) {
+      taps_y_[i] = resize_taps(op, op.scale_y, in.height, out.height);
+      taps_x_[i] = resize_taps(op, op.scale_x, in.width, out.width);
+    }
+    for (const Part& part : op.parts)
+      if (op.kind == OpKind::kCopy && !(buffers_[part.tensor].size == out))
+        throw Error("joins tensors of " + words(out) + " and " + words(buffers_[part.tensor].size));
+    for (const Step& step : op.steps)
+      if (step.tensor >= 0 && !(buffers_[step.tensor].size == out))
+        throw Error("combines tensors of " + words(out) + " and " + words(buffers_[step.tensor].size));
+    buffers_[op.out].size = out;
+  }
+}
+
+// Borders, the same for all tensors of a size, and the memory.
+void State::lay_out() {
+  const Plan& plan = *plan_;
+  struct Border {
+    int64_t top = 0, left = 0, bottom = 0, right = 0;
+  };
+  std::map<std::pair<int64_t, int64_t>, Border> borders;
+  for (const Op& op : plan.ops) {
+    if (op.kind != OpKind::kConv) continue;
+    const Size in = buffers_[op.in()].size, out = buffers_[op.out].size;
+    Border& border = borders[{in.height, in.width}];
+    const auto beyond = [](const Axis& axis, int64_t inputs, int64_t outputs) {
+      return (outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation - axis.low - (inputs - 1);
+    };
+    border.top = std::max(border.top, op.y.low), border.left = std::max(border.left, op.x.low);
+    border.bottom = std::max(border.bottom, beyond(op.y, in.height, out.height));
+    border.right = std::max(border.right, beyond(op.x, in.width, out.width));
+  }
+  for (size_t i = 0; i < buffers_.size(); i++) {
+    Buffer& buffer = buffers_[i];
+    if (!buffer.size.count()) continue;  // nothing makes it
+    const Border& border = borders[{buffer.size.height, buffer.size.width}];
+    buffer.top = border.top, buffer.left = border.left, buffer.channels = plan.tensors[i].channels;
+    buffer.rows = buffer.size.height + border.top + border.bottom;
+    buffer.pitch = buffer.size.width + border.left + border.right;
+    if (buffer.rows * buffer.pitch > INT32_MAX || buffer.rows * buffer.pitch > kMostFloats / buffer.channels)
+      throw Error("a tensor of " + words(buffer.size) + " is too large");
+    buffer.data.assign(buffer.rows * buffer.pitch * buffer.channels, 0.f);
+  }
+}
+
+int64_t State::bytes() const {
+  int64_t floats = 0;
+  for (const Buffer& buffer : buffers_) floats += int64_t(buffer.data.size() + buffer.reference.size());
+  return floats * int64_t(sizeof(float));
+}
+
+Positions State::full(Size size) {
+  Positions& found = full_[{size.height, size.width}];
+  if (!found) found = std::make_shared<Map>(size, 1);
+  return found;
+}
+
+Positions State::empty(Size size) {
+  Positions& found = empty_[{size.height, size.width}];
+  if (!found) found = std::make_shared<Map>(size, 0);
+  return found;
+}
+
+double State::prepare(const uint8_t* const* dirty) {
+  const Plan& plan = *plan_;
+  std::vector<Positions> differs(buffers_.size()), computes(plan.ops.size());
+  for (size_t i = 0; i < plan.inputs.size(); i++) {
+    const int id = plan.inputs[i];
+    const Size size = buffers_[id].size;
+    if (dirty && dirty[i]) {
+      auto map = std::make_shared<Map>(size);
+      for (int64_t j = 0; j < size.count(); j++) map->cells[j] = dirty[i][j] != 0;
+      differs[id] = map;
+    } else {
+      differs[id] = full(size);
+    }
+  }
+  for (const Op& op : plan.ops) differs[op.out] = dirty_after(op, differs);
+
+  read_.assign(buffers_.size(), nullptr);
+  double work = 0;
+  for (size_t i = plan.ops.size(); i-- > 0;) {
+    const Op& op = plan.ops[i];
+    const Positions wanted = plan.tensors[op.out].output ? full(size(op.out)) : read_[op.out];
+    computes[i] = wanted ? common(differs[op.out], wanted) : empty(size(op.out));
+    for (const Step& step : op.steps)
+      if (step.tensor >= 0) read_[step.tensor] = united(read_[step.tensor], computes[i]);
+    for (const Part& part : op.parts) {
+      Positions reads = computes[i];
+      if (op.kind != OpKind::kCopy) reads = needed(*reads, op, taps_y_[i], taps_x_[i], size(part.tensor));
+      read_[part.tensor] = united(read_[part.tensor], reads);
+    }
+  }
+  cells_by_map_.clear();
+  for (size_t i = 0; i < plan.ops.size(); i++) {
+    cells_[i] = cells_of(computes[i], buffers_[plan.ops[i].out]);
+    work += plan.ops[i].work * double(cells_[i]->size());
+  }
+  return work;
+}
+
+Positions State::dirty_after(const Op& op, const std::vector<Positions>& dirty) {
+  const size_t i = &op - plan_->ops.data();
+  Positions found;
+  for (const Part& part : op.parts) {
+    Positions from = dirty[part.tensor];
+    if (op.kind != OpKind::kCopy)
+      from = from == full(size(part.tensor)) ? full(size(op.out))
+                                             : reached(*from, op, taps_y_[i], taps_x_[i], size(op.out));
+    found = united(found, from);
+  }
+  for (const Step& step : op.steps) {
+    if (step.tensor < 0) continue;
+    // Where a mask is zero, the product is what it is in the reference: zero.
+    const bool masks = step.kind == StepKind::kMultiplyMap && plan_->tensors[step.tensor].mask;
+    found = masks ? dirty[step.tensor] : united(found, dirty[step.tensor]);
+  }
+  return found;
+}
+
+Cells State::cells_of(const Positions& positions, const Buffer& buffer) {
+  auto& [kept, cells] = cells_by_map_[positions.get()];
+  if (cells) return cells;
+  auto found = std::make_shared<std::vector<Cell>>();
+  for (int64_t y = 0; y < buffer.size.height; y++) {
+    const uint8_t* row = positions->row(y);
+    const auto index = static_cast<int32_t>(buffer.index(y, 0));
+    for (int64_t x = 0; x < buffer.size.width; x++)
+      if (row[x]) found->push_back({index + int32_t(x), uint16_t(y), uint16_t(x)});
+  }
+  kept = positions;
+  return cells = found;
+}
+
+void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
+  Pool::Run run(pool);
+  for (size_t i = 0; i < plan_->inputs.size(); i++) read_input(run, plan_->inputs[i], inputs[i]);
+  for (size_t i = 0; i < plan_->ops.size(); i++)
+    compute(plan_->ops[i], *plan_, buffers_, taps_y_[i], taps_x_[i], *cells_[i], run);
+  if (!outputs) return;
+  std::vector<const std::vector<Cell>*> made(buffers_.size());
+  for (size_t i = 0; i < plan_->ops.size(); i++) made[plan_->ops[i].out] = cells_[i].get();
+  for (size_t i = 0; i < plan_->outputs.size(); i++) {
+    const int id = plan_->outputs[i];
+    write_output(run, id, *made[id], outputs[i], false);
+  }
+}
+
+// From [channels, height, width], where anything reads it; everything for null, as zeros.
+void State::read_input(Pool::Run& run, int tensor, const float* from) {
+  Buffer& buffer = buffers_[tensor];
+  const Positions read = read_[tensor];
+  if (!read) return;
+  const int64_t area = buffer.size.count(), channels = buffer.channels;
+  run.each(buffer.size.height, [&](int64_t y) {
+    const uint8_t* wanted = read->row(y);
+    for (int64_t x = 0; x < buffer.size.width;) {
+      if (!wanted[x]) {
+        x++;
+        continue;
+      }
+      int64_t end = x;
+      while (end < buffer.size.width && wanted[end]) end++;
+      float* to = buffer.data.data() + buffer.index(y, x) * channels;
+      if (!from) {
+        std::fill_n(to, (end - x) * channels, 0.f);
+      } else {
+        transpose(to, channels, from + y * buffer.size.width + x, area, end - x, channels);
+      }
+      x = end;
+    }
+  });
+}
+
+// To [channels, height, width]; also from the reference, for what is restored.
+void State::write_output(Pool::Run& run, int tensor, const std::vector<Cell>& cells, float* to, bool reference) const {
+  const Buffer& buffer = buffers_[tensor];
+  const int64_t area = buffer.size.count(), channels = buffer.channels;
+  const bool zero = reference && buffer.reference.empty();
+  const float* data = reference ? buffer.reference.data() : buffer.data.data();
+  each_run(run, cells, [&](const Cell& first, int64_t n) {
+    float* row = to + first.y * buffer.size.width + first.x;
+    if (!zero) return transpose(row, area, data + first.index * channels, channels, channels, n);
+    for (int64_t c = 0; c < channels; c++) std::fill_n(row + c * area, n, 0.f);
+  });
+}
+
+void State::restore(Pool* pool, float* const* outputs) {
+  Pool::Run run(pool);
+  for (size_t i = 0; i < plan_->ops.size(); i++) {
+    Buffer& buffer = buffers_[plan_->ops[i].out];
+    each_run(run, *cells_[i], [&](const Cell& first, int64_t n) {
+      const int64_t from = first.index * buffer.channels, count = n * buffer.channels;
+      if (buffer.reference.empty())
+        std::fill_n(buffer.data.begin() + from, count, 0.f);
+      else
+        std::copy_n(buffer.reference.begin() + from, count, buffer.data.begin() + from);
+    });
+    for (size_t o = 0; outputs && o < plan_->outputs.size(); o++)
+      if (plan_->outputs[o] == plan_->ops[i].out) write_output(run, plan_->outputs[o], *cells_[i], outputs[o], true);
+    cells_[i] = std::make_shared<std::vector<Cell>>();
+  }
+}
+
+void State::refer(Pool* pool, float* const* outputs) {
+  prepare(nullptr);
+  // Everything, whatever reads it: another image may.
+  for (size_t i = 0; i < plan_->ops.size(); i++) {
+    const Buffer& buffer = buffers_[plan_->ops[i].out];
+    cells_[i] = cells_of(full(buffer.size), buffer);
+  }
+  const std::vector<const float*> zeros(plan_->inputs.size(), nullptr);
+  for (int id : plan_->inputs) read_[id] = full(buffers_[id].size);
+  run(pool, zeros.data(), outputs);
+  for (const Op& op : plan_->ops) {
+    Buffer& buffer = buffers_[op.out];
+    const bool zero = std::all_of(buffer.data.begin(), buffer.data.end(), [](float v) { return v == 0.f; });
+    if (!zero) buffer.reference = buffer.data;
+  }
+  cells_.assign(plan_->ops.size(), std::make_shared<std::vector<Cell>>());
+  cells_by_map_.clear();
+}
+
+}  // namespace foveate

@@ -1,0 +1,76 @@
+// A state: the buffers of a plan at one resolution, and which positions of them are computed next.
+#pragma once
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "maps.h"
+#include "plan.h"
+#include "pool.h"
+
+namespace foveate {
+
+// One tensor, [rows][pitch][channels], with zeros around the image that convolutions read as padding. Tensors of one
+// size have the same border, so that one index finds a position in all of them.
+struct Buffer {
+  Size size;
+  int64_t top = 0, left = 0, rows = 0, pitch = 0, channels = 0;
+  std::vector<float> data, reference;  // the reference is empty where it is zero everywhere
+  int64_t index(int64_t y, int64_t x) const { return (y + top) * pitch + x + left; }
+};
+
+struct Cell {
+  int32_t index;  // in buffers of the output's size
+  uint16_t y, x;
+};
+
+using Cells = std::shared_ptr<const std::vector<Cell>>;
+
+// Used by one caller at a time.
+class State {
+ public:
+  // `sizes`: of each input. Throws Error.
+  State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes);
+
+  Size size(int tensor) const { return buffers_[tensor].size; }
+  int64_t bytes() const;
+
+  // Computes every tensor for inputs that are zero, and keeps that as the reference. `outputs` are written whole.
+  void refer(Pool* pool, float* const* outputs);
+
+  // Which positions differ from the reference for these masks (support of each mask input, row by row; null: dirty
+  // everywhere), and which of those anything reads. Returns the multiply-adds that they take.
+  double prepare(const uint8_t* const* dirty);
+
+  // Computes what `prepare` found. `inputs`: one image each, [channels, height, width]. `outputs`: the same form;
+  // computed positions are written.
+  void run(Pool* pool, const float* const* inputs, float* const* outputs);
+
+  // Sets all that was computed back to the reference, in the outputs, too.
+  void restore(Pool* pool, float* const* outputs);
+
+  // Positions that an op computes next.
+  int64_t computed(size_t op) const { return static_cast<int64_t>(cells_[op]->size()); }
+
+  const Plan& plan() const { return *plan_; }
+
+ private:
+  void measure(const std::vector<Size>& sizes);
+  void lay_out();
+  Positions full(Size size);
+  Positions empty(Size size);
+  Positions dirty_after(const Op& op, const std::vector<Positions>& dirty);
+  Cells cells_of(const Positions& positions, const Buffer& buffer);
+  void read_input(Pool::Run& run, int tensor, const float* from);
+  void write_output(Pool::Run& run, int tensor, const std::vector<Cell>& cells, float* to, bool reference) const;
+
+  std::shared_ptr<const Plan> plan_;
+  std::vector<Buffer> buffers_;            // by tensor
+  std::vector<Taps> taps_y_, taps_x_;      // by op, of resizes
+  std::vector<Cells> cells_;               // by op: what to compute
+  std::vector<Positions> read_;            // by tensor: positions that anything reads, of inputs
+  std::map<std::pair<int64_t, int64_t>, Positions> full_, empty_;
+  std::map<const Map*, std::pair<Positions, Cells>> cells_by_map_;
+};
+
+}  // namespace foveate
