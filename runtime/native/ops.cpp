@@ -41,12 +41,12 @@ class Work {
   }
 
  private:
-  float* out(const Cell& cell) const { return out_.data.data() + cell.index * out_.channels; }
+  float* out(const Cell& cell) const { return out_.data() + cell.index * out_.channels; }
 
   // Where the first tap of a position lies: the buffer's border stands for padding.
   const float* in(const Cell& cell) const {
     const int64_t y = cell.y * op_.y.stride - op_.y.low, x = cell.x * op_.x.stride - op_.x.low;
-    return in_.data.data() + in_.index(y, x) * in_.channels;
+    return in_.data() + in_.index(y, x) * in_.channels;
   }
 
   // With one group and no dilation, a row of the kernel is consecutive in memory.
@@ -115,14 +115,14 @@ class Work {
       if (y < 0 || y >= in_.size.height) continue;
       for (int64_t kx = 0; kx < op_.x.kernel; kx++) {
         const int64_t x = cell.x * op_.x.stride - op_.x.low + kx * op_.x.dilation;
-        if (x >= 0 && x < in_.size.width) f(in_.data.data() + in_.index(y, x) * in_.channels);
+        if (x >= 0 && x < in_.size.width) f(in_.data() + in_.index(y, x) * in_.channels);
       }
     }
   }
 
   void resize(int64_t first, int64_t last) const {
     const int64_t n = out_.channels;
-    const auto at = [&](int64_t y, int64_t x) { return in_.data.data() + in_.index(y, x) * n; };
+    const auto at = [&](int64_t y, int64_t x) { return in_.data() + in_.index(y, x) * n; };
     for (int64_t i = first; i < last; i++) {
       const Cell& cell = cells_[i];
       float* y = out(cell);
@@ -145,7 +145,7 @@ class Work {
     for (const Part& part : op_.parts) {
       const Buffer& from = buffers_[part.tensor];
       for (int64_t i = first; i < last; i++)
-        std::copy_n(from.data.data() + cells_[i].index * from.channels + part.from, part.count,
+        std::copy_n(from.data() + cells_[i].index * from.channels + part.from, part.count,
                     out(cells_[i]) + part.to);
     }
   }
@@ -161,7 +161,7 @@ class Work {
       while (joined && end < last && cells_[end].index == cells_[end - 1].index + 1) end++;
       const int64_t n = (end - i - 1) * out_.channels + to - from;
       float* y = out(cells_[i]) + from;
-      const float* x = other ? other->data.data() + cells_[i].index * other->channels : nullptr;
+      const float* x = other ? other->data() + cells_[i].index * other->channels : nullptr;
       switch (step.kind) {
         case StepKind::kAdd: k_.add(y, x + from, n); break;
         case StepKind::kSubtract: k_.subtract(y, x + from, n); break;

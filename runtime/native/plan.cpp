@@ -145,7 +145,7 @@ class Decoder {
   // [out][taps] to [taps][out]
   void pack_depthwise(Op& op, const float* weights, const std::vector<float>& bias) {
     const int64_t out = channels(op.out), taps = op.y.kernel * op.x.kernel;
-    op.bias = bias;
+    op.bias.assign(bias.begin(), bias.end());
     op.weights.resize(out * taps);
     for (int64_t c = 0; c < out; c++)
       for (int64_t t = 0; t < taps; t++) op.weights[t * out + c] = weights[c * taps + t];

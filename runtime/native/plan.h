@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "floats.h"
 #include "kernels.h"
 
 namespace foveate {
@@ -61,7 +62,7 @@ struct Op {
   float scale_y = 1, scale_x = 1;
   std::vector<Step> steps;
   std::vector<Block> blocks;
-  std::vector<float> weights, bias;  // packed
+  Floats weights, bias;              // packed
   double work = 0;                   // multiply-adds at one output position
 
   int in() const { return parts[0].tensor; }

@@ -1,7 +1,8 @@
 #include "state.h"
 
 #include <algorithm>
-#include <cstring>
+#include <array>
+#include <set>
 #include <string>
 
 #include "layout.h"
@@ -104,13 +105,45 @@ void State::lay_out() {
     buffer.pitch = buffer.size.width + border.left + border.right;
     if (buffer.rows * buffer.pitch > INT32_MAX || buffer.rows * buffer.pitch > kMostFloats / buffer.channels)
       throw Error("a tensor of " + words(buffer.size) + " is too large");
-    buffer.data.assign(buffer.rows * buffer.pitch * buffer.channels, 0.f);
+    buffer.memory = std::make_shared<Memory>();
+    buffer.memory->floats.assign(buffer.floats(), 0.f);
+  }
+  readers_.resize(buffers_.size());
+  for (size_t i = 0; i < plan.ops.size(); i++) {
+    for (const Part& part : plan.ops[i].parts) readers_[part.tensor].push_back(i);
+    for (const Step& step : plan.ops[i].steps)
+      if (step.tensor >= 0) readers_[step.tensor].push_back(i);
+  }
+}
+
+// Tensors that are zero in the reference need no memory of their own once everything has read them.
+void State::share() {
+  const Plan& plan = *plan_;
+  std::map<std::array<int64_t, 3>, std::vector<std::shared_ptr<Memory>>> idle;
+  const auto shape = [&](int id) {
+    return std::array<int64_t, 3>{buffers_[id].size.height, buffers_[id].size.width, buffers_[id].channels};
+  };
+  const auto shares = [&](int id) { return !plan.tensors[id].input && buffers_[id].reference.empty(); };
+  for (size_t i = 0; i < plan.ops.size(); i++) {
+    const int out = plan.ops[i].out;
+    if (shares(out) && !idle[shape(out)].empty()) {
+      buffers_[out].memory = idle[shape(out)].back();
+      idle[shape(out)].pop_back();
+    }
+    for (size_t id = 0; id < buffers_.size(); id++) {
+      const bool last = !readers_[id].empty() && readers_[id].back() == i && !plan.tensors[id].output;
+      if (last && shares(int(id))) idle[shape(int(id))].push_back(buffers_[id].memory);
+    }
   }
 }
 
 int64_t State::bytes() const {
   int64_t floats = 0;
-  for (const Buffer& buffer : buffers_) floats += int64_t(buffer.data.size() + buffer.reference.size());
+  std::set<const Memory*> seen;
+  for (const Buffer& buffer : buffers_) {
+    floats += int64_t(buffer.reference.size());
+    if (buffer.memory && seen.insert(buffer.memory.get()).second) floats += int64_t(buffer.memory->floats.size());
+  }
   return floats * int64_t(sizeof(float));
 }
 
@@ -128,7 +161,7 @@ Positions State::empty(Size size) {
 
 double State::prepare(const uint8_t* const* dirty) {
   const Plan& plan = *plan_;
-  std::vector<Positions> differs(buffers_.size()), computes(plan.ops.size());
+  std::vector<Positions> differs(buffers_.size()), computes(plan.ops.size());  // by tensor, by op
   for (size_t i = 0; i < plan.inputs.size(); i++) {
     const int id = plan.inputs[i];
     const Size size = buffers_[id].size;
@@ -142,20 +175,18 @@ double State::prepare(const uint8_t* const* dirty) {
   }
   for (const Op& op : plan.ops) differs[op.out] = dirty_after(op, differs);
 
-  read_.assign(buffers_.size(), nullptr);
-  double work = 0;
   for (size_t i = plan.ops.size(); i-- > 0;) {
-    const Op& op = plan.ops[i];
-    const Positions wanted = plan.tensors[op.out].output ? full(size(op.out)) : read_[op.out];
-    computes[i] = wanted ? common(differs[op.out], wanted) : empty(size(op.out));
-    for (const Step& step : op.steps)
-      if (step.tensor >= 0) read_[step.tensor] = united(read_[step.tensor], computes[i]);
-    for (const Part& part : op.parts) {
-      Positions reads = computes[i];
-      if (op.kind != OpKind::kCopy) reads = needed(*reads, op, taps_y_[i], taps_x_[i], size(part.tensor));
-      read_[part.tensor] = united(read_[part.tensor], reads);
+    const int out = plan.ops[i].out;
+    if (surely_read(out, differs[out], computes)) {
+      computes[i] = differs[out];
+      continue;
     }
+    const Positions read = read_of(out, computes);
+    computes[i] = read ? common(differs[out], read) : empty(size(out));
   }
+  read_.assign(buffers_.size(), nullptr);
+  for (int id : plan.inputs) read_[id] = read_of(id, computes);
+  double work = 0;
   cells_by_map_.clear();
   for (size_t i = 0; i < plan.ops.size(); i++) {
     cells_[i] = cells_of(computes[i], buffers_[plan.ops[i].out]);
@@ -164,23 +195,63 @@ double State::prepare(const uint8_t* const* dirty) {
   return work;
 }
 
+// The positions of a tensor that anything reads; null for none.
+Positions State::read_of(int tensor, const std::vector<Positions>& computes) {
+  Positions read;
+  for (size_t i : readers_[tensor]) {
+    const Op& op = plan_->ops[i];
+    for (const Step& step : op.steps)
+      if (step.tensor == tensor) read = united(read, computes[i]);
+    for (const Part& part : op.parts) {
+      if (part.tensor != tensor) continue;
+      const bool here = op.kind == OpKind::kCopy;
+      read = united(read, here ? computes[i] : needed(*computes[i], op, taps_y_[i], taps_x_[i], size(tensor)));
+    }
+  }
+  return read;
+}
+
+// Whether it is known without looking that all these dirty positions are read.
+bool State::surely_read(int tensor, const Positions& dirty, const std::vector<Positions>& computes) const {
+  if (plan_->tensors[tensor].output) return true;
+  for (size_t i : readers_[tensor]) {
+    if (computes[i] != dirty) continue;
+    const Op& op = plan_->ops[i];
+    const auto centred = [](const Axis& axis) {
+      return axis.stride == 1 && axis.low % axis.dilation == 0 && axis.low / axis.dilation < axis.kernel;
+    };
+    const bool window = op.kind == OpKind::kConv || op.kind == OpKind::kPool;
+    if (op.kind == OpKind::kCopy || (window && centred(op.y) && centred(op.x))) return true;
+    for (const Step& step : op.steps)
+      if (step.tensor == tensor) return true;
+  }
+  return false;
+}
+
 Positions State::dirty_after(const Op& op, const std::vector<Positions>& dirty) {
   const size_t i = &op - plan_->ops.data();
   Positions found;
-  for (const Part& part : op.parts) {
-    Positions from = dirty[part.tensor];
-    if (op.kind != OpKind::kCopy)
-      from = from == full(size(part.tensor)) ? full(size(op.out))
-                                             : reached(*from, op, taps_y_[i], taps_x_[i], size(op.out));
-    found = united(found, from);
+  size_t first = op.steps.size();
+  // Where a mask is zero, the product is what it is in the reference, whatever is masked: zero.
+  while (first > 0 && !masks(op.steps[first - 1])) first--;
+  if (first > 0) {
+    found = dirty[op.steps[first - 1].tensor];
+  } else {
+    for (const Part& part : op.parts) {
+      Positions from = dirty[part.tensor];
+      if (op.kind != OpKind::kCopy)
+        from = from == full(size(part.tensor)) ? full(size(op.out))
+                                               : reached(*from, op, taps_y_[i], taps_x_[i], size(op.out));
+      found = united(found, from);
+    }
   }
-  for (const Step& step : op.steps) {
-    if (step.tensor < 0) continue;
-    // Where a mask is zero, the product is what it is in the reference: zero.
-    const bool masks = step.kind == StepKind::kMultiplyMap && plan_->tensors[step.tensor].mask;
-    found = masks ? dirty[step.tensor] : united(found, dirty[step.tensor]);
-  }
+  for (; first < op.steps.size(); first++)
+    if (op.steps[first].tensor >= 0) found = united(found, dirty[op.steps[first].tensor]);
   return found;
+}
+
+bool State::masks(const Step& step) const {
+  return step.kind == StepKind::kMultiplyMap && plan_->tensors[step.tensor].mask;
 }
 
 Cells State::cells_of(const Positions& positions, const Buffer& buffer) {
@@ -200,8 +271,13 @@ Cells State::cells_of(const Positions& positions, const Buffer& buffer) {
 void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
   Pool::Run run(pool);
   for (size_t i = 0; i < plan_->inputs.size(); i++) read_input(run, plan_->inputs[i], inputs[i]);
-  for (size_t i = 0; i < plan_->ops.size(); i++)
+  for (size_t i = 0; i < plan_->ops.size(); i++) {
+    const Buffer& out = buffers_[plan_->ops[i].out];
+    Cells& dirty = out.memory->dirty;
+    if (dirty && dirty != cells_[i]) set_back(run, out, *dirty);  // another tensor's
+    dirty = cells_[i];
     compute(plan_->ops[i], *plan_, buffers_, taps_y_[i], taps_x_[i], *cells_[i], run);
+  }
   if (!outputs) return;
   std::vector<const std::vector<Cell>*> made(buffers_.size());
   for (size_t i = 0; i < plan_->ops.size(); i++) made[plan_->ops[i].out] = cells_[i].get();
@@ -226,7 +302,7 @@ void State::read_input(Pool::Run& run, int tensor, const float* from) {
       }
       int64_t end = x;
       while (end < buffer.size.width && wanted[end]) end++;
-      float* to = buffer.data.data() + buffer.index(y, x) * channels;
+      float* to = buffer.data() + buffer.index(y, x) * channels;
       if (!from) {
         std::fill_n(to, (end - x) * channels, 0.f);
       } else {
@@ -242,7 +318,7 @@ void State::write_output(Pool::Run& run, int tensor, const std::vector<Cell>& ce
   const Buffer& buffer = buffers_[tensor];
   const int64_t area = buffer.size.count(), channels = buffer.channels;
   const bool zero = reference && buffer.reference.empty();
-  const float* data = reference ? buffer.reference.data() : buffer.data.data();
+  const float* data = reference ? buffer.reference.data() : buffer.data();
   each_run(run, cells, [&](const Cell& first, int64_t n) {
     float* row = to + first.y * buffer.size.width + first.x;
     if (!zero) return transpose(row, area, data + first.index * channels, channels, channels, n);
@@ -250,19 +326,26 @@ void State::write_output(Pool::Run& run, int tensor, const std::vector<Cell>& ce
   });
 }
 
+void State::set_back(Pool::Run& run, const Buffer& buffer, const std::vector<Cell>& cells) const {
+  each_run(run, cells, [&](const Cell& first, int64_t n) {
+    float* to = buffer.data() + first.index * buffer.channels;
+    const int64_t count = n * buffer.channels;
+    if (buffer.reference.empty())
+      std::fill_n(to, count, 0.f);
+    else
+      std::copy_n(buffer.reference.data() + first.index * buffer.channels, count, to);
+  });
+}
+
 void State::restore(Pool* pool, float* const* outputs) {
   Pool::Run run(pool);
   for (size_t i = 0; i < plan_->ops.size(); i++) {
-    Buffer& buffer = buffers_[plan_->ops[i].out];
-    each_run(run, *cells_[i], [&](const Cell& first, int64_t n) {
-      const int64_t from = first.index * buffer.channels, count = n * buffer.channels;
-      if (buffer.reference.empty())
-        std::fill_n(buffer.data.begin() + from, count, 0.f);
-      else
-        std::copy_n(buffer.reference.begin() + from, count, buffer.data.begin() + from);
-    });
+    const int out = plan_->ops[i].out;
+    Cells& dirty = buffers_[out].memory->dirty;
+    if (dirty) set_back(run, buffers_[out], *dirty);
+    dirty = nullptr;
     for (size_t o = 0; outputs && o < plan_->outputs.size(); o++)
-      if (plan_->outputs[o] == plan_->ops[i].out) write_output(run, plan_->outputs[o], *cells_[i], outputs[o], true);
+      if (plan_->outputs[o] == out) write_output(run, out, *cells_[i], outputs[o], true);
     cells_[i] = std::make_shared<std::vector<Cell>>();
   }
 }
@@ -279,9 +362,12 @@ void State::refer(Pool* pool, float* const* outputs) {
   run(pool, zeros.data(), outputs);
   for (const Op& op : plan_->ops) {
     Buffer& buffer = buffers_[op.out];
-    const bool zero = std::all_of(buffer.data.begin(), buffer.data.end(), [](float v) { return v == 0.f; });
-    if (!zero) buffer.reference = buffer.data;
+    const Floats& floats = buffer.memory->floats;
+    const bool zero = std::all_of(floats.begin(), floats.end(), [](float v) { return v == 0.f; });
+    if (!zero) buffer.reference = floats;
+    buffer.memory->dirty = nullptr;
   }
+  share();
   cells_.assign(plan_->ops.size(), std::make_shared<std::vector<Cell>>());
   cells_by_map_.clear();
 }

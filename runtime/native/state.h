@@ -12,11 +12,15 @@ namespace foveate {
 
 // One tensor, [rows][pitch][channels], with zeros around the image that convolutions read as padding. Tensors of one
 // size have the same border, so that one index finds a position in all of them.
+struct Memory;
 struct Buffer {
   Size size;
   int64_t top = 0, left = 0, rows = 0, pitch = 0, channels = 0;
-  std::vector<float> data, reference;  // the reference is empty where it is zero everywhere
+  std::shared_ptr<Memory> memory;
+  Floats reference;  // empty where it is zero everywhere
   int64_t index(int64_t y, int64_t x) const { return (y + top) * pitch + x + left; }
+  int64_t floats() const { return rows * pitch * channels; }
+  float* data() const;
 };
 
 struct Cell {
@@ -25,6 +29,14 @@ struct Cell {
 };
 
 using Cells = std::shared_ptr<const std::vector<Cell>>;
+
+// What tensors of one shape share that are never alive at once and are zero in the reference.
+struct Memory {
+  Floats floats;
+  Cells dirty;  // written and not set back since
+};
+
+inline float* Buffer::data() const { return memory->floats.data(); }
 
 // Used by one caller at a time.
 class State {
@@ -57,15 +69,21 @@ class State {
  private:
   void measure(const std::vector<Size>& sizes);
   void lay_out();
+  void share();
   Positions full(Size size);
   Positions empty(Size size);
   Positions dirty_after(const Op& op, const std::vector<Positions>& dirty);
+  bool masks(const Step& step) const;
+  Positions read_of(int tensor, const std::vector<Positions>& computes);
+  bool surely_read(int tensor, const Positions& dirty, const std::vector<Positions>& computes) const;
   Cells cells_of(const Positions& positions, const Buffer& buffer);
   void read_input(Pool::Run& run, int tensor, const float* from);
+  void set_back(Pool::Run& run, const Buffer& buffer, const std::vector<Cell>& cells) const;
   void write_output(Pool::Run& run, int tensor, const std::vector<Cell>& cells, float* to, bool reference) const;
 
   std::shared_ptr<const Plan> plan_;
   std::vector<Buffer> buffers_;            // by tensor
+  std::vector<std::vector<size_t>> readers_;  // by tensor: the ops that read it
   std::vector<Taps> taps_y_, taps_x_;      // by op, of resizes
   std::vector<Cells> cells_;               // by op: what to compute
   std::vector<Positions> read_;            // by tensor: positions that anything reads, of inputs
