@@ -76,7 +76,7 @@ def _row(shape, mask, image, rounds, dense, auto, rects) -> dict:
 
 
 def _line(row: dict) -> str:
-    ms = " ".join(f"{row[k]:9.1f}" for k in ("dense_ms", "masked_dense_ms", "adaptive_ms", "rects_ms"))
+    ms = " ".join(f"{row[k]:9.1f}" for k in ("dense_ms", "masked_dense_ms", "adaptive_ms", "selective_ms"))
     low, high = row["speedup_interval"]
     return (
         f"{row['shape']:8} {row['active_fraction']:6.1%} {ms}  {row['speedup']:5.2f}× [{low:.2f}, {high:.2f}]"

@@ -19,10 +19,12 @@ from ..runtime.manifest import (
     Step,
     TensorSpec,
 )
+from ..runtime.native.plan import Array, SpanPlan
 from .analyze import Analysis
 from .extract import describe, extract
 from .lean import lean
 from .plan import Plan, PlannedSegment, PlannedStep
+from .spans import Place, Unsupported, lower
 from .symbols import fit_shape
 from .terms import to_manifest
 
@@ -32,10 +34,11 @@ WHOLE = "programs/whole.onnx"
 
 @dataclass(frozen=True)
 class Assembly:
-    """A manifest without hashes; `models` makes the model of each of its files."""
+    """A manifest without hashes; `models` makes the model of each of its ONNX files, `plans` each of its span plans."""
 
     manifest: Manifest
     models: Mapping[str, Callable[[], onnx.ModelProto]]
+    plans: Mapping[str, Callable[[Place], SpanPlan]]
 
 
 def assemble(plan: Plan, name: str, **facts) -> Assembly:
@@ -51,6 +54,7 @@ class _Assembler:
             PROGRAM: self._program,
             WHOLE: self._whole,
         }
+        self.plans: dict[str, Callable[[Place], SpanPlan]] = {}
         self._dense = self._regions = 0
 
     def run(self, facts: dict) -> Assembly:
@@ -76,7 +80,7 @@ class _Assembler:
             notes=self.plan.notes,
             **facts,
         )
-        return Assembly(manifest, self.models)
+        return Assembly(manifest, self.models, self.plans)
 
     def spec(self, name: str) -> TensorSpec:
         probes = self.analysis.probes
@@ -124,7 +128,23 @@ class _Assembler:
         file = self._add(name, [n.name for n in step.nodes], step.inputs, step.outputs)
         masks = tuple(t for t in step.inputs if t in self.analysis.masks)
         segments = tuple(self._segment(f"{name}.{i}", s) for i, s in enumerate(planned.segments))
-        return Region(name, segments, step.inputs, step.outputs, masks, file, step.reason)
+        spans, refused = self._spans(name, planned)
+        return Region(name, segments, step.inputs, step.outputs, masks, file, step.reason, spans, refused)
+
+    def _spans(self, name: str, planned: PlannedStep) -> tuple[str, str]:
+        """The file of the region's span plan, or why it has none."""
+        nodes, step = [n.name for n in planned.step.nodes], planned.step
+
+        def make(place: Place) -> SpanPlan:
+            return lower(self.analysis, nodes, step.inputs, step.outputs, place)
+
+        try:
+            make(lambda values: Array(0, values.shape))
+        except Unsupported as reason:
+            return "", str(reason)
+        file = f"programs/{name}.json"
+        self.plans[file] = make
+        return file, ""
 
     def _segment(self, name: str, planned: PlannedSegment) -> LocalSegment:
         file = f"programs/{name}.onnx"

@@ -164,7 +164,9 @@ def _write(assembly: Assembly, folder: Path) -> Manifest:
     with WeightFile(folder / "programs") as weights:
         for file, make in assembly.models.items():
             weights.save(make(), Path(file).name)
-    names = [*assembly.models, f"programs/{FILE}"]
+        for file, plan in assembly.plans.items():
+            (folder / file).write_text(plan(weights.place).to_json(), encoding="utf-8")
+    names = [*assembly.models, *assembly.plans, f"programs/{FILE}"]
     return dataclasses.replace(assembly.manifest, files={name: _entry(folder / name) for name in names})
 
 

@@ -33,7 +33,7 @@ class Contenders:
     dense: Dense  # the baseline, tuned; the masked program if there is none
     masked: Dense  # the masked program, tuned
     auto: Model
-    rects: Model
+    selective: Model
     reference: Reference
     choices: Choices
 
@@ -45,7 +45,7 @@ class Contenders:
         if choices != self.choices:
             self.choices = choices
             self.auto.set_choices(dict(choices))
-            self.rects.set_choices(dict(choices))
+            self.selective.set_choices(dict(choices))
 
     def renew(self) -> None:
         """Loads strategy auto anew: what its online guard learnt on other masks is forgotten."""
@@ -57,7 +57,7 @@ class Contenders:
         if name in ("dense", "masked_dense"):
             engine = self.dense if name == "dense" else self.masked
             return lambda image: engine(image, self.choices)
-        model = self.rects if name == "rects" else self.auto
+        model = self.selective if name == "selective" else self.auto
         return model if record is None else lambda image: record(model(image))
 
     def time(
@@ -83,7 +83,7 @@ def open_contenders(
     """Opens and tunes everything; `threads` is every engine's number. Raises BundleError, InputError."""
     with contextlib.ExitStack() as stack:
         auto = load(bundle, threads=threads, strategy="auto")
-        rects = stack.enter_context(load(bundle, threads=threads, strategy="rects"))
+        selective = stack.enter_context(load(bundle, threads=threads, strategy=forced(auto)))
         manifest = auto.manifest
         reference = Reference(bundle, manifest, threads)
         same_shape = len({image.shape for image in images}) == 1
@@ -93,12 +93,17 @@ def open_contenders(
         if baseline is not None:
             _check_outputs(dense(images[0]), masked(images[0]), baseline)
         opened = Contenders(
-            manifest, bundle, baseline, threads, dense, masked, auto, rects, reference, reference.choices
+            manifest, bundle, baseline, threads, dense, masked, auto, selective, reference, reference.choices
         )
         try:
             yield opened
         finally:
             opened.auto.close()
+
+
+def forced(model: Model) -> str:
+    """The strategy that runs a bundle selectively at any price, in the best way it has here."""
+    return "spans" if model.executor.engines.spans else "rects"
 
 
 def _after(calls: int, record: Callable[[Result], None]) -> Callable[[Result], None]:

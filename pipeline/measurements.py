@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..runtime.costs import fingerprint, parse_costs
 from ..runtime.errors import InputError
+from ..runtime.native.library import native_isa
 
 
 @dataclass(frozen=True)
@@ -44,5 +45,6 @@ def _difference(path: Path) -> str:
         known = parse_costs(path.read_text(encoding="utf-8")).fingerprint
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "unreadable"
-    here = fingerprint(int(known.get("threads", "0")), known.get("backend", "ort"))
+    isa = "" if known.get("native", "none") == "none" else native_isa()
+    here = fingerprint(int(known.get("threads", "0")), known.get("backend", "ort"), isa)
     return ", ".join(sorted(k for k in {*known, *here} if known.get(k) != here.get(k)))

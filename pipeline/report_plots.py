@@ -92,10 +92,10 @@ def _inline(svg: str) -> str:
 def _speedup(axes: Any, result: dict[str, Any]) -> None:
     points = sorted(result["sweep"], key=lambda p: p["active_fraction"])
     active = [100 * p["active_fraction"] for p in points]
-    rects = [p["dense_ms"] / p["rects_ms"] for p in points]
+    forced = [p["dense_ms"] / p["selective_ms"] for p in points]
     low, high = zip(*(p["speedup_interval"] for p in points), strict=True)
     speedups = [p["speedup"] for p in points]
-    bound = max(*high, *rects, result["speedup"], 1.5) * 1.35
+    bound = max(*high, *forced, result["speedup"], 1.5) * 1.35
     ideal = [min(p["ideal_speedup"], 1e6) for p in points]
     curve = [x / 10 for x in range(5, 1001)]
     axes.plot(
@@ -103,7 +103,7 @@ def _speedup(axes: Any, result: dict[str, Any]) -> None:
     )
     axes.plot(active, ideal, "--", color=PALETTE["ideal"], label="ideal: dense work ÷ active work")
     axes.fill_between(active, low, high, color=PALETTE["adaptive"], alpha=0.2, lw=0)
-    axes.plot(active, rects, "-", color=PALETTE["masked"], lw=1.3, label="strategy rects, forced")
+    axes.plot(active, forced, "-", color=PALETTE["masked"], lw=1.3, label="selective, forced")
     axes.plot(active, speedups, "o-", color=PALETTE["adaptive"], ms=5, label="Foveate (auto), 95 % interval")
     axes.axhline(1, color=PALETTE["baseline"], lw=1.3)
     axes.annotate(

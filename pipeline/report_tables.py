@@ -128,7 +128,7 @@ def _sweep(result: dict[str, Any]) -> Table:
             ms(point["dense_ms"]),
             ms(point["masked_dense_ms"]),
             ms(point["adaptive_ms"]),
-            ms(point["rects_ms"]),
+            ms(point["selective_ms"]),
             times(point["speedup"]),
             f"{times(point['speedup_interval'][0])} … {times(point['speedup_interval'][1])}",
             times(point["cpu_speedup"]),
@@ -142,7 +142,7 @@ def _sweep(result: dict[str, Any]) -> Table:
         "baseline ms",
         "masked ms",
         "auto ms",
-        "rects ms",
+        "selective ms",
         "speedup",
         "95 %",
         "CPU",
@@ -154,7 +154,7 @@ def _sweep(result: dict[str, Any]) -> Table:
         header,
         rows,
         "Real images; a quantile of each image's own logits is its threshold. "
-        f"Break-even of strategy rects with the baseline: {share(result['break_even'])}.",
+        f"Break-even of selective execution with the baseline: {share(result['break_even'])}.",
     )
 
 

@@ -14,7 +14,7 @@ from .statistics import break_even, realization
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
 THRESHOLD_FRACTIONS = (0.03, 0.08, 0.15, 0.25, 0.45, 0.8)
-NAMES = ("dense", "masked_dense", "adaptive", "rects")
+NAMES = ("dense", "masked_dense", "adaptive", "selective")
 
 Measure = Callable[
     [np.ndarray, Choices], tuple[float, ImageWork]
@@ -57,10 +57,10 @@ def sweep(
 
 
 def sweep_break_even(points: Sequence[dict[str, Any]]) -> float | None:
-    """Of strategy rects with the baseline: auto turns to dense there, so its own curve has no crossing."""
+    """Of forced selective execution with the baseline: auto turns to dense there, so its own curve has no crossing."""
     if not points:
         return None
-    return break_even(*([p[key] for p in points] for key in ("active_fraction", "dense_ms", "rects_ms")))
+    return break_even(*([p[key] for p in points] for key in ("active_fraction", "dense_ms", "selective_ms")))
 
 
 def worst_case(points: Sequence[dict[str, Any]], otherwise: dict[str, float]) -> dict[str, float]:

@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime import load
+from ..runtime.bundle import open_bundle
 from ..runtime.errors import InputError
-from ..runtime.manifest import Manifest
+from ..runtime.manifest import Manifest, Region
+from ..runtime.native.library import library
 from .compare import ImageCheck, compare
 from .data import Dataset, Sample
 from .reference import Reference
 from .verify_report import TOLERANCE, VerifyReport, summarize
 
-STRATEGIES = ("rects", "auto")
 RANDOM_IMAGES = 8
 RANDOM_FRACTIONS = (
     0.1,
@@ -36,22 +37,31 @@ RANDOM_FRACTIONS = (
 )  # forced in turn on random images, whose own masks say nothing
 
 
+def strategies_of(bundle: str | Path) -> tuple[str, ...]:
+    """Those that may run a region of the bundle on this machine."""
+    steps = open_bundle(bundle, verify=False).manifest.steps
+    native = library() is not None and any(isinstance(s, Region) and s.spans for s in steps)
+    return ("spans", "rects", "auto") if native else ("rects", "auto")
+
+
 def verify(
     bundle: str | Path,
     data: Dataset | None = None,
     *,
     tolerance: float = TOLERANCE,
     limit: int | None = None,
-    strategies: Sequence[str] = STRATEGIES,
+    strategies: Sequence[str] | None = None,
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> VerifyReport:
     """Compare selective and dense answers on `data` (its first `limit` images), or on 8 seeded random images.
 
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
+    strategies: of `foveate.load`; every one that this bundle and this machine have, if left out.
     Raises InputError, BundleError.
     """
     start = time.monotonic()
+    strategies = strategies or strategies_of(bundle)
     checks: dict[str, list[ImageCheck]] = {strategy: [] for strategy in strategies}
     with contextlib.ExitStack() as stack:
         models = {s: stack.enter_context(load(bundle, strategy=s, threads=threads)) for s in strategies}

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ..runtime.native.plan import Array
+
 FILE = "weights.bin"
 ALIGNMENT = 64
 INLINE = 1024  # bytes; smaller tensors stay in the model, where shape inference can see them
@@ -43,6 +45,11 @@ class WeightFile:
             else:
                 light.graph.initializer.append(self._refer(tensor, data))
         (self._folder / file).write_bytes(light.SerializeToString(deterministic=True))
+
+    def place(self, values: np.ndarray) -> Array:
+        """Where these numbers (float32) stand in the file."""
+        offset, _ = self._place(np.ascontiguousarray(values, "<f4").tobytes())
+        return Array(offset, values.shape)
 
     def _refer(self, tensor: TensorProto, data: bytes) -> TensorProto:
         if tensor.name not in self._named:

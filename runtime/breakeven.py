@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .costs import DeviceCosts, SegmentCost, guesses
+from .costs import DeviceCosts, SegmentCost, SpanCost, guesses
 from .costs import fingerprint as fingerprint
 from .dims import read_symbols, resolve_shape
 from .dirtiness import halo_of
@@ -26,6 +26,7 @@ from .inputs import Shape
 from .manifest import LocalSegment, Pair, Region
 from .result import new_timing
 from .selective import choice_feeds, plan_region, run_windows
+from .spans import SpanReference, SpanScratch
 from .state import Reference, Scratch
 from .windows import Windows
 
@@ -37,6 +38,7 @@ _LOG = logging.getLogger("foveate")
 BUDGET_MS = 1600.0  # leaves room for the first runs within two seconds
 _SIDES = (8, 4, 2)  # windows of 1/8, 1/4 and 1/2 of the map's sides
 _FRACTIONS = np.linspace(0, 1, 21)
+_SPAN_FRACTIONS = (0.02, 0.1, 0.4)  # active, in runs by the native kernels
 _BELOW = 1 - 1e-6  # so that rounding does not make equal costs a gain
 _WHOLE = 0.1  # active fraction of the regions' trial runs …
 _WHOLE_SHARE = 0.2  # … and their share of the budget
@@ -58,12 +60,17 @@ class _Probe:
 
 @dataclass
 class _RegionProbes:
+    """`spans`: whole runs by the native kernels, whose `cells` are multiply-adds; a region has these or `segments`."""
+
     region: Region
     grid: RegionGrid
     fallback: _Probe
     tensors: dict[str, np.ndarray]  # the region's inputs
     state: Scratch
     segments: dict[str, list[_Probe]] = field(default_factory=dict)
+    spans: list[_Probe] = field(default_factory=list)
+    reference: SpanReference | None = None
+    scratch: SpanScratch | None = None
 
 
 def measure_executor(
@@ -83,7 +90,7 @@ def measure_executor(
     dense = {r.region.name: _dense_ms(r, segments) for r in regions if math.isfinite(r.fallback.ms)}
     costs = DeviceCosts(fingerprint, first, segments, dense, guesses=guesses(executor.manifest))
     segments = segments | _with_overhead(executor, _regions_to_run(regions, dense), costs, choices, deadline)
-    costs = dataclasses.replace(costs, segments=segments)
+    costs = dataclasses.replace(costs, segments=segments, spans=_fit_spans(regions))
     unknown = [r.region.name for r in regions if r.region.name not in costs.regions]
     if unknown:
         _LOG.warning(
@@ -91,12 +98,17 @@ def measure_executor(
             ", ".join(unknown),
             budget_ms,
         )
-    return dataclasses.replace(costs, break_even=break_even(regions_at(regions, costs), costs))
+    costs = dataclasses.replace(costs, break_even=_break_even(regions, costs))
+    for probes in regions:
+        if probes.reference is not None:
+            executor.references.give_back(probes.reference, probes.scratch)
+    return costs
 
 
 def _regions_to_run(regions: Sequence[_RegionProbes], dense: Mapping[str, float]) -> list[_RegionProbes]:
     """Those that can run selectively and whose fallback was measured: only they are ever chosen between."""
-    return [r for r in regions if r.region.name in dense and r.region.masks and not r.grid.refusal]
+    known = [r for r in regions if r.region.name in dense and r.region.masks and not r.grid.refusal]
+    return [r for r in known if r.reference is None]
 
 
 def _with_overhead(
@@ -146,19 +158,21 @@ class _Trial:
         self._reference.restore(state)
 
 
-def regions_at(regions: Iterable[_RegionProbes], costs: DeviceCosts) -> list[RegionGrid]:
-    """The regions' grids priced by these costs; those that cannot run selectively are left out."""
-    return [r.grid.priced(costs) for r in regions if not r.grid.refusal]
+def _break_even(regions: Sequence[_RegionProbes], costs: DeviceCosts) -> float:
+    """Of the regions that can run selectively."""
+    chosen = [r for r in regions if r.reference is not None or not r.grid.refusal]
+    dense = math.fsum(costs.regions.get(r.region.name, 0.0) for r in chosen)
+    return crossing(dense, [lambda f, r=r: _predict(r, costs, f) for r in chosen])
 
 
-def break_even(grids: Sequence[RegionGrid], costs: DeviceCosts) -> float:
-    """The active fraction of an ellipse in the middle at which windows are predicted to cost what the fallbacks do."""
-    dense = math.fsum(costs.regions.get(grid.region.name, 0.0) for grid in grids)
+def crossing(dense: float, predictions: Sequence[Callable[[float], float]]) -> float:
+    """The active fraction of an ellipse in the middle at which selective runs are predicted to cost what `dense` does.
+    Each prediction gives the ms of one region at a fraction."""
     before = 0.0
-    if not grids or dense == 0.0:
+    if not predictions or dense == 0.0:
         return 0.0
     for index, fraction in enumerate(_FRACTIONS):
-        selective = math.fsum(_predict(grid, float(fraction)) for grid in grids)
+        selective = math.fsum(predict(float(fraction)) for predict in predictions)
         if selective >= dense:
             step = (dense - before) / (selective - before) if index and selective > before else 0.0
             return float(max(0.0, fraction - (1 - step) * _FRACTIONS[1]))
@@ -175,10 +189,16 @@ def ellipse(size: tuple[int, int], fraction: float) -> np.ndarray:
     return active.reshape(size)
 
 
-def _predict(grid: RegionGrid, fraction: float) -> float:
-    masks = {name: ellipse(grid.sizes[name], fraction) for name in grid.region.masks}
-    plan = plan_region(grid, masks)
+def _predict(probes: _RegionProbes, costs: DeviceCosts, fraction: float) -> float:
+    masks = _ellipses(probes, fraction)
+    if probes.reference is not None and probes.scratch is not None and probes.region.name in costs.spans:
+        return costs.spans[probes.region.name].ms(probes.reference.prepare(probes.scratch, masks))
+    plan = plan_region(probes.grid.priced(costs), masks)
     return plan.predicted_ms if plan else math.inf
+
+
+def _ellipses(probes: _RegionProbes, fraction: float) -> dict[str, np.ndarray]:
+    return {name: ellipse(probes.grid.sizes[name], fraction) for name in probes.region.masks}
 
 
 def _prepare(
@@ -202,6 +222,13 @@ def _prepare(
         grid = grid_of(region, {name: value.shape for name, value in inside.items()}, executor.costs)
         fallback = _Probe(lambda engine=engine, feeds=feeds: engine.run(feeds))
         probes = _RegionProbes(region, grid, fallback, inputs, state)
+        regions.append(probes)
+        if region.name in executor.engines.spans:
+            if reference := executor.span_reference(region, inputs, symbols):
+                scratch = executor.references.borrow(reference)
+                probes.reference, probes.scratch = reference, scratch
+                probes.spans = _span_probes(probes, reference, scratch)
+            continue
         for segment, cells in zip(region.segments, grid.cells, strict=True):
             arguments = grid, segment, executor.engines[segment.file]
             probes.segments[segment.name] = [
@@ -213,8 +240,21 @@ def _prepare(
                 )
                 for windows in _probe_windows(segment, cells)
             ]
-        regions.append(probes)
     return regions
+
+
+def _span_probes(probes: _RegionProbes, reference: SpanReference, scratch: SpanScratch) -> list[_Probe]:
+    """Whole runs at some active fractions, as a request makes them."""
+
+    def run(masks: dict[str, np.ndarray]) -> float:
+        work = reference.prepare(scratch, masks)
+        reference.run(scratch, dict(probes.tensors))
+        reference.restore(scratch)
+        return work
+
+    # Run once each, untimed: the first touch of memory is no cost of a request's.
+    work = [(masks, run(masks)) for masks in (_ellipses(probes, f) for f in _SPAN_FRACTIONS)]
+    return [_Probe(lambda masks=masks: run(masks), int(adds)) for masks, adds in work]
 
 
 def _probe_windows(segment: LocalSegment, cells: Pair) -> list[Windows]:
@@ -233,7 +273,7 @@ def _in_order(probes: _RegionProbes) -> list[_Probe]:
     """The fallback first, then the small windows of all segments, so that a short budget still knows something."""
     sizes = max((len(p) for p in probes.segments.values()), default=0)
     rest = [p[size] for size in range(sizes) for p in probes.segments.values() if size < len(p)]
-    return [probes.fallback, *rest]
+    return [probes.fallback, *probes.spans, *rest]
 
 
 def _time(probes: Sequence[_Probe], deadline: float) -> None:
@@ -257,11 +297,21 @@ def _fit_segments(regions: Sequence[_RegionProbes]) -> dict[str, SegmentCost]:
                 fitted[segment.name] = fit(points)
                 ratios.append(fitted[segment.name].ms_per_cell / max(segment.macs_per_cell, 1.0))
     for probes in regions:
-        for segment in probes.region.segments:
+        for segment in () if probes.spans else probes.region.segments:
             if segment.name not in fitted and ratios:
                 per_cell = float(np.median(ratios)) * max(segment.macs_per_cell, 1.0)
                 fixed = float(np.median([cost.fixed_ms for cost in fitted.values()]))
                 fitted[segment.name] = SegmentCost(fixed, per_cell)
+    return fitted
+
+
+def _fit_spans(regions: Sequence[_RegionProbes]) -> dict[str, SpanCost]:
+    fitted = {}
+    for probes in regions:
+        points = [(p.cells, p.ms) for p in probes.spans if math.isfinite(p.ms) and p.cells]
+        if points:
+            cost = fit(points)
+            fitted[probes.region.name] = SpanCost(cost.fixed_ms, cost.ms_per_cell * 1e6)
     return fitted
 
 

@@ -34,6 +34,17 @@ class SegmentCost:
 
 
 @dataclass(frozen=True)
+class SpanCost:
+    """A run of a region by the native kernels costs fixed_ms + ms_per_mega × its millions of multiply-adds."""
+
+    fixed_ms: float
+    ms_per_mega: float
+
+    def ms(self, multiply_adds: float) -> float:
+        return self.fixed_ms + self.ms_per_mega * multiply_adds / 1e6
+
+
+@dataclass(frozen=True)
 class DeviceCosts:
     """What device.json holds. `shape` is the [N, C, H, W] the costs were measured at, `regions` the ms of each
     region's dense fallback for one image, `break_even` the active fraction where both cost the same."""
@@ -43,6 +54,7 @@ class DeviceCosts:
     segments: dict[str, SegmentCost]
     regions: dict[str, float]
     break_even: float = 0.0
+    spans: dict[str, SpanCost] = field(default_factory=dict)
     measured: bool = True
     guesses: Mapping[str, SegmentCost] = field(default_factory=dict, repr=False, compare=False)
 
@@ -56,13 +68,15 @@ class DeviceCosts:
         measured = self.regions.get(region.name)
         if measured is None:
             return None
-        fixed = min(math.fsum(self.of(s.name).fixed_ms for s in region.segments), measured / 2)
+        known = self.spans.get(region.name)
+        calls = known.fixed_ms if known else math.fsum(self.of(s.name).fixed_ms for s in region.segments)
+        fixed = min(calls, measured / 2)
         return fixed + (measured - fixed) * elements / max(1, math.prod(self.shape[1:]))
 
     def covers(self, regions: Iterable[Region]) -> bool:
-        """Whether every region and every local segment was measured."""
+        """Whether every region and every local segment was measured, of those that run as spans their runs instead."""
         regions = list(regions)
-        segments = {s.name for region in regions for s in region.segments}
+        segments = {s.name for region in regions if region.name not in self.spans for s in region.segments}
         return set(self.segments) == segments and set(self.regions) == {region.name for region in regions}
 
     def to_json(self) -> str:
@@ -72,6 +86,7 @@ class DeviceCosts:
             "shape": list(self.shape),
             "segments": {name: dataclasses.asdict(cost) for name, cost in self.segments.items()},
             "regions": {name: {"dense_ms": ms} for name, ms in self.regions.items()},
+            "spans": {name: dataclasses.asdict(cost) for name, cost in self.spans.items()},
             "break_even": self.break_even,
         }
         return json.dumps(data, indent=1)
@@ -90,6 +105,10 @@ def parse_costs(text: str) -> DeviceCosts:
             for name, cost in data["segments"].items()
         },
         regions={name: _positive(cost["dense_ms"]) for name, cost in data["regions"].items()},
+        spans={
+            name: SpanCost(_positive(cost["fixed_ms"]), _positive(cost["ms_per_mega"]))
+            for name, cost in data.get("spans", {}).items()
+        },
         break_even=_positive(data["break_even"]),
     )
 
@@ -150,14 +169,15 @@ def write_costs(path: Path, costs: DeviceCosts) -> bool:
     return True
 
 
-def fingerprint(threads: int, backend: str = "ort") -> dict[str, str]:
-    """What measured costs hold for: processor, threads, libraries."""
+def fingerprint(threads: int, backend: str = "ort", isa: str = "") -> dict[str, str]:
+    """What measured costs hold for: processor, threads, libraries. isa: of the native kernels, where they are used."""
     return {
         "cpu": _cpu_model(),
         "cores": str(_usable_cores()),
         "arch": platform.machine(),
         "threads": str(threads),
         "backend": backend,
+        "native": isa or "none",
         "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         "numpy": np.__version__,
     }

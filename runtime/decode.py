@@ -9,8 +9,8 @@ from typing import Any
 
 
 def decode(kind: Any, value: Any) -> Any:
-    """`value` as an instance of the annotation `kind`: a dataclass, or a tuple, list, dict or union of such and of plain
-    values. Of a union of dataclasses, that is taken whose `kind` has the value's for its default.
+    """`value` as an instance of the annotation `kind`: a dataclass, or a tuple, list, dict or union of such and of
+    plain values. Of a union of dataclasses, that is taken whose `kind` has the value's for its default.
 
     Raises ValueError, KeyError or TypeError where it is none."""
     origin: Any = typing.get_origin(kind)

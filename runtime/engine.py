@@ -53,12 +53,15 @@ class OrtConfig:
     all, None to the run's end. Ten microseconds bridge the gap between two ops and save 2 to 7 %, as None does. Where
     other programs want the cores, they cost nothing measurable, and None 1.7 times the time. onnxruntime before 1.26
     knows 0 and None alone, and takes other values for 0.
+
+    isa: instruction set of the native kernels, where a bundle has plans for them: "best", "portable", "avx2", "avx512".
     """
 
     backend: ClassVar[str] = "ort"
     threads: int = 0
     log_severity: int = 3
     spin_us: int | None = 10
+    isa: str = "best"
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ import threading
 from collections.abc import Iterable
 
 from .bundle import Bundle
-from .engine import Config, Engine, Ports, open_engine
-from .manifest import DenseSegment, Manifest, TensorSpec
+from .engine import Config, Engine, OrtConfig, Ports, open_engine
+from .manifest import DenseSegment, Manifest, Region, TensorSpec
+from .native.handles import PoolHandle
+from .native.library import library
+from .spans import SpanEngine
 
 
 class Engines:
     """By file name. Those that every request may need are open from the start; the whole program is opened when it
-    is first asked for, for it holds all the weights again."""
+    is first asked for, for it holds all the weights again. `spans`: by region, where native kernels run it."""
 
     def __init__(self, bundle: Bundle, config: Config):
         self._bundle, self._config = bundle, config
@@ -21,6 +24,7 @@ class Engines:
         self._lock = threading.Lock()
         for file, ports in _ports(bundle.manifest).items():
             self._open[file] = open_engine(bundle.file(file), config, ports)
+        self.spans = _open_spans(bundle, config)
 
     def __getitem__(self, file: str) -> Engine:
         return self._open[file]
@@ -40,6 +44,15 @@ class Engines:
             engine.close()
         if self._program is not None:
             self._program.close()
+
+
+def _open_spans(bundle: Bundle, config: Config) -> dict[str, SpanEngine]:
+    """By region: those that the native kernels run, which share the threads of one pool."""
+    regions = [s for s in bundle.manifest.steps if isinstance(s, Region) and s.spans]
+    if library() is None or not regions or not isinstance(config, OrtConfig):
+        return {}
+    pool = PoolHandle(config.threads)
+    return {region.name: SpanEngine(region, bundle.path, pool, config.isa) for region in regions}
 
 
 def decision_tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:

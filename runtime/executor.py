@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +15,15 @@ from .costs import DeviceCosts
 from .decisions import check_decision
 from .dims import Symbols, count_bytes
 from .engines import Engines
+from .errors import EngineError
 from .geometry import support
 from .grid import RegionGrid, grid_of
 from .guard import Guard
 from .manifest import DenseSegment, Manifest, Region
 from .result import Timing, new_timing
-from .selective import RegionPlan, SelectiveExecutor, choice_feeds, plan_region
-from .state import Reference, ReferenceCache, Scratch
+from .selective import SelectiveExecutor, choice_feeds, plan_region
+from .spans import SpanReference
+from .state import Cached, Reference, ReferenceCache
 
 _LOG = logging.getLogger("foveate")
 Tensors = dict[str, np.ndarray]
@@ -40,7 +44,9 @@ class Request:
     timing: Timing = field(default_factory=new_timing)
     segments: dict[str, float] = field(default_factory=dict)  # ms by dense segment
     strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    leases: list[tuple[Reference, Scratch]] = field(default_factory=list)
+    leases: list[tuple[Cached, Any]] = field(
+        default_factory=list
+    )  # references with the scratch borrowed from them
     checked: bool = True  # decisions that are not finite are refused
     fed: frozenset[int] = frozenset()  # ids of the caller's arrays
 
@@ -50,13 +56,14 @@ class Request:
 
 @dataclass
 class _Lane:
-    """A region of one image that will run selectively. `dense_ms` is None where its time shall not be judged."""
+    """A region of one image that will run selectively: `run` adds its outputs to the tensors. `dense_ms` is None where
+    its time shall not be judged."""
 
-    reference: Reference
-    grid: RegionGrid
-    plan: RegionPlan
-    dense_ms: float | None
-    plan_ms: float
+    strategy: str
+    run: Callable[[Tensors], None]
+    predicted_ms: float
+    dense_ms: float | None = None
+    plan_ms: float = 0.0
 
 
 class Executor:
@@ -70,6 +77,7 @@ class Executor:
         files = {s.file: engines[s.file] for region in regions for s in region.segments}
         self.selective = {region.name: SelectiveExecutor(region, files) for region in regions}
         self._drops = _last_uses(manifest)
+        self._unfit: set[Hashable] = set()  # resolutions at which a region's native plan does not run
         self._specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs)}
 
     def run(self, request: Request) -> None:
@@ -104,7 +112,7 @@ class Executor:
     def _run_region(self, region: Region, request: Request) -> None:
         images = [self._image(region, request, index) for index in range(request.batch)]
         lanes = [self._choose(region, request, image) for image in images]
-        request.strategies[region.name] = tuple("dense" if lane is None else "rects" for lane in lanes)
+        request.strategies[region.name] = tuple("dense" if lane is None else lane.strategy for lane in lanes)
         if not any(lanes):
             self._run_fallback(region, request, request.tensors, request.tensors, request.batch)
             return
@@ -132,17 +140,22 @@ class Executor:
     def _choose(self, region: Region, request: Request, image: Tensors) -> _Lane | None:
         """The selective lane for one image, or None for the fallback."""
         start = perf_counter()
+        lane = None
         try:
-            return self._choose_lane(region, request, image)
+            lane = self._choose_lane(region, request, image)
         finally:
-            request.timing["plan"] += (perf_counter() - start) * 1e3
+            spent = (perf_counter() - start) * 1e3
+            request.timing["plan"] += spent
+        if lane is not None:
+            lane.plan_ms = spent
+        return lane
 
     def _choose_lane(self, region: Region, request: Request, image: Tensors) -> _Lane | None:
         if request.strategy == "dense":
             return None
-        dense_ms = self.costs.dense_ms(region, request.elements)
-        budget = float("inf")
+        dense_ms, budget = None, math.inf
         if request.strategy == "auto":
+            dense_ms = self.costs.dense_ms(region, request.elements)
             if dense_ms is None:
                 return None
             if self.guard.demoted(region.name):
@@ -150,19 +163,77 @@ class Executor:
                 return None
             budget = self.guard.budget(region.name, dense_ms)
         built = self.references.built
+        spans = region.name in self.engines.spans and request.strategy != "rects"
+        lane = (self._spans_lane if spans else self._rects_lane)(region, request, image, budget)
+        if lane is not None and self.references.built == built:
+            lane.dense_ms = dense_ms  # else a first run at a resolution, which is no evidence for the guard
+        return lane
+
+    def _spans_lane(self, region: Region, request: Request, image: Tensors, budget: float) -> _Lane | None:
+        reference = self.span_reference(region, image, request.symbols)
+        if reference is None:
+            return None
+        active = {name: support(image[name]) for name in region.masks}
+        cost = self.costs.spans.get(region.name)
+        scratch = self.references.borrow(reference)
+        work = reference.prepare(scratch, active)
+        predicted = cost.ms(work) if cost else 0.0
+        kept = predicted < budget and request.batch == 1  # of a batch, images take turns with one state
+        if kept:
+            request.leases.append((reference, scratch))
+        else:
+            self.references.give_back(reference, scratch)
+
+        def run(tensors: Tensors) -> None:
+            start = perf_counter()
+            state = scratch
+            if not kept:
+                state = self.references.borrow(reference)
+                request.leases.append((reference, state))
+                reference.prepare(state, active)
+            reference.run(state, tensors)
+            request.timing["compute"] += (perf_counter() - start) * 1e3
+
+        return _Lane("spans", run, predicted) if predicted < budget else None
+
+    def _rects_lane(self, region: Region, request: Request, image: Tensors, budget: float) -> _Lane | None:
         found = self.reference(region, image, request.choices, request.symbols)
         if found is None:
             return None
         reference, grid = found
-        if self.references.built != built:  # a first run at a resolution is no evidence for the guard
-            dense_ms = None
-        start = perf_counter()
-        plan = plan_region(
-            grid, {name: support(image[name], grid.axes_of(name)) for name in region.masks}, budget
-        )
+        active = {name: support(image[name], grid.axes_of(name)) for name in region.masks}
+        plan = plan_region(grid, active, budget)
         if plan is None:
             return None
-        return _Lane(reference, grid, plan, dense_ms, (perf_counter() - start) * 1e3)
+        selective = self.selective[region.name]
+
+        def run(tensors: Tensors) -> None:
+            scratch = self.references.borrow(reference)
+            request.leases.append((reference, scratch))
+            selective.run(grid, plan, tensors, scratch, request.choices, request.timing)
+
+        return _Lane("rects", run, plan.predicted_ms)
+
+    def span_reference(self, region: Region, inputs: Tensors, symbols: Symbols) -> SpanReference | None:
+        """The native states of a region at the resolution of one image's inputs; None where it must run densely."""
+        sizes = {name: inputs[name].shape[2:4] for name in region.inputs}
+        key = ("spans", region.name, *sizes.values())
+        if key in self._unfit:
+            return None
+        engine = self.engines.spans[region.name]
+        try:
+            return self.references.get(
+                key, lambda: SpanReference(engine, sizes), lambda: self._bytes(region, symbols)
+            )
+        except EngineError as error:
+            _LOG.info("%s runs dense at this resolution: %s", region.name, error.got)
+            self._unfit.add(key)
+            return None
+
+    def _bytes(self, region: Region, symbols: Symbols) -> int:
+        """What the outputs of a region's segments take, which its states take at least."""
+        names = [t.name for s in region.segments for t in s.outputs]
+        return count_bytes([self._specs[name] for name in names if name in self._specs], symbols)
 
     def reference(
         self, region: Region, inputs: Tensors, choices: Mapping[str, np.ndarray], symbols: Symbols
@@ -176,11 +247,7 @@ class Executor:
             dtypes = {name: inputs[name].dtype for name in region.inputs}
             return Reference(selective.reference(shapes, dtypes, choices))
 
-        def estimate() -> int:
-            names = [t.name for s in region.segments for t in s.outputs]
-            return count_bytes([self._specs[name] for name in names if name in self._specs], symbols)
-
-        reference = self.references.get(key, build, estimate)
+        reference = self.references.get(key, build, lambda: self._bytes(region, symbols))
         if reference is None:
             return None
         if reference.grid is None:
@@ -193,14 +260,10 @@ class Executor:
 
     def _run_lane(self, region: Region, request: Request, lane: _Lane, tensors: Tensors) -> None:
         start = perf_counter()
-        scratch = self.references.borrow(lane.reference)
-        request.leases.append((lane.reference, scratch))
-        self.selective[region.name].run(
-            lane.grid, lane.plan, tensors, scratch, request.choices, request.timing
-        )
+        lane.run(tensors)
         if request.observe and lane.dense_ms is not None:
             measured = (perf_counter() - start) * 1e3 + lane.plan_ms
-            self.guard.saw_selective(region.name, lane.plan.predicted_ms, measured, lane.dense_ms)
+            self.guard.saw_selective(region.name, lane.predicted_ms, measured, lane.dense_ms)
 
     def _run_fallback(
         self, region: Region, request: Request, source: Tensors, target: Tensors, batch: int

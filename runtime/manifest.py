@@ -6,6 +6,7 @@ A bundle is a folder:
     programs/program.onnx        the dense reference; every other file is cut from it
     programs/whole.onnx          the same as one engine: no function bodies, decisions among the outputs
     programs/<segment>.onnx      one per segment, one fallback per region
+    programs/<region>.json       one per region that the native kernels can run: its span plan
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
 
@@ -145,6 +146,8 @@ class Region:
     masks: tuple[str, ...]
     fallback: str  # file of the engine that computes the whole region densely
     reason: str = ""
+    spans: str = ""  # file of the span plan, for the native kernels; "" where they cannot run the region …
+    spans_refused: str = ""  # … for this reason
     kind: str = "region"
 
 

@@ -19,13 +19,14 @@ from .bundle import Bundle, open_bundle
 from .choices import change_choices, default_choices
 from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_costs
 from .decisions import check_decision, read_decisions
-from .engine import Config, NullConfig, config_for
+from .engine import Config, NullConfig, OrtConfig, config_for
 from .engines import Engines, decision_tensors
-from .errors import EngineError
+from .errors import EngineError, InputError
 from .executor import Executor, Request
 from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
-from .manifest import Manifest
-from .options import CACHE_BYTES, Options, check_options
+from .manifest import Manifest, Region
+from .native.library import native_isa, why_missing
+from .options import CACHE_BYTES, SELECTIVE, Options, check_options
 from .result import Result
 from .selective import choice_feeds
 from .stats import Stats
@@ -46,8 +47,8 @@ def load(
 
     threads: of each engine; None or 0 takes one per physical core.
     backend: "ort", "null" or a config; None takes the bundle's.
-    strategy: "auto" takes windows or the fallback for each image by measured costs, "rects" takes windows wherever
-        they are exact, "dense" never does.
+    strategy: "auto" runs each region selectively or densely, for each image, by measured costs; "spans" always
+        selectively, by native kernels where they can and by windows elsewhere; "rects" by windows; "dense" never.
     choices: values other than the bundle's, by name.
     cache_bytes: bound of the reference states with their scratch. A resolution above it runs dense.
     memory_bytes: inputs that would need more are refused; None takes the machine's memory.
@@ -121,7 +122,7 @@ class Model:
         states of these input shapes: [N, C, H, W] of the first input, a dict by input name, or a list of either.
         Without any, at the shape that the plan was made at. Raises InputError."""
         executor = self._live()
-        if self._options.strategy != "rects":
+        if self._options.strategy not in SELECTIVE:
             _ = executor.engines.program  # opens it: not in the midst of serving
         specs = {spec.name: spec for spec in self.manifest.inputs}
         random = np.random.default_rng(0)
@@ -131,7 +132,8 @@ class Model:
             )
             if self._options.strategy == "auto" and not executor.costs.measured:
                 self._measure_once(executor, batch)
-            for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", "rects"):
+            forced = self._options.strategy if self._options.strategy in SELECTIVE else "spans"
+            for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", forced):
                 request = self._request(batch, strategy, observe=False)
                 request.checked = False  # noise may decide what it likes
                 executor.run(request)
@@ -238,11 +240,23 @@ class Model:
     def _start(self) -> Executor:
         config = self._options.config
         engines = Engines(self._bundle, config)
-        device = fingerprint(config.threads, config.backend)
+        if self._options.strategy == "spans" and not engines.spans:
+            raise InputError(
+                "strategy",
+                got=f"'spans', and no native kernels for this bundle: {why_missing() or _refused(self.manifest)}",
+                expected="a region that they can run, and the library",
+                fix="Take strategy='auto', and see `foveate doctor` and `foveate inspect`.",
+            )
+        device = self._device(engines)
         costs = read_costs(self.path / "device.json", device, self.manifest)
         return Executor(
             self.manifest, engines, costs or guess_costs(self.manifest, device), self._options.cache_bytes
         )
+
+    def _device(self, engines: Engines) -> dict[str, str]:
+        config = self._options.config
+        isa = native_isa(config.isa) if isinstance(config, OrtConfig) and engines.spans else ""
+        return fingerprint(config.threads, config.backend, isa)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[bool]:
@@ -285,7 +299,7 @@ class Model:
         """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
         strategy = self._options.strategy
         guard = executor.guard
-        if strategy == "rects" or (strategy == "auto" and not (guard.all_demoted or guard.resting)):
+        if strategy in SELECTIVE or (strategy == "auto" and not (guard.all_demoted or guard.resting)):
             return False
         given = set(executor.engines.program.outputs)
         return all(spec.name in given for spec in decision_tensors(self.manifest))
@@ -322,11 +336,16 @@ class Model:
     ) -> DeviceCosts:
         config = self._options.config
         one_image = {name: (1, *shape[1:]) for name, shape in shapes.items()}
-        device = fingerprint(config.threads, config.backend)
+        device = self._device(executor.engines)
         executor.costs = measure_executor(executor, one_image, self._choices, device, budget_ms)
         if executor.costs.covers(executor.regions) and not isinstance(config, NullConfig):
             write_costs(self.path / "device.json", executor.costs)
         return executor.costs
+
+
+def _refused(manifest: Manifest) -> str:
+    regions = [step for step in manifest.steps if isinstance(step, Region)]
+    return next((r.spans_refused for r in regions if r.spans_refused), "its backend has none")
 
 
 def _reopen(path: str, options: Options) -> Model:

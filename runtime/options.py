@@ -9,7 +9,8 @@ from typing import Any
 from .engine import Config
 from .errors import InputError
 
-STRATEGIES = ("auto", "dense", "rects")
+SELECTIVE = ("rects", "spans")  # whatever it costs
+STRATEGIES = ("auto", "dense", *SELECTIVE)
 CACHE_BYTES = 512 * 2**20
 
 

@@ -36,8 +36,8 @@ class DecisionResult:
 class Result(Mapping[str, Any]):
     """A mapping from output name to array (numpy, or torch where a torch tensor went in), owned by the caller.
 
-    `strategies`: region name → "rects" or "dense" for each image. `timing`: milliseconds by phase; `segments`: those
-    of phase `dense` by segment, empty where the whole program ran in one engine.
+    `strategies`: region name → "spans", "rects" or "dense" for each image. `timing`: milliseconds by phase; `segments`:
+    those of phase `dense` by segment, empty where the whole program ran in one engine.
     """
 
     outputs: dict[str, Any]

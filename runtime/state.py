@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -54,6 +55,21 @@ class Reference:
         scratch.dirtied.clear()
 
 
+class Cached(Protocol):
+    """A reference as the cache sees it: with a pool of scratch of `scratch_bytes` each, and `held_bytes` beside."""
+
+    pool: list[Any]
+    cached: bool
+    held_bytes: int
+    scratch_bytes: int
+
+    def new_scratch(self) -> Any: ...
+    def restore(self, scratch: Any) -> None: ...
+
+
+R = TypeVar("R", bound=Cached)
+
+
 class ReferenceCache:
     """References by key, the least recently used dropped beyond `limit` bytes. Safe for concurrent callers.
 
@@ -64,12 +80,10 @@ class ReferenceCache:
         self.limit = limit
         self.built = self.evicted = 0
         self._too_large: dict[Hashable, int] = {}
-        self._entries: OrderedDict[Hashable, Reference] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock, self._building = threading.Lock(), threading.Lock()
 
-    def get(
-        self, key: Hashable, build: Callable[[], Reference], estimate: Callable[[], int] = int
-    ) -> Reference | None:
+    def get(self, key: Hashable, build: Callable[[], R], estimate: Callable[[], int] = int) -> R | None:
         """The reference of `key`, built where it is not cached; None where it alone is above the limit, for which an
         `estimate` of its bytes saves building it."""
         found = self._find(key)
@@ -83,13 +97,13 @@ class ReferenceCache:
             found = self._find(key)
             return found if found is not None or key in self._too_large else self._insert(key, build())
 
-    def borrow(self, reference: Reference) -> Scratch:
+    def borrow(self, reference: Cached) -> Any:
         with self._lock:
             if reference.pool:
                 return reference.pool.pop()
         return reference.new_scratch()
 
-    def give_back(self, reference: Reference, scratch: Scratch) -> None:
+    def give_back(self, reference: Cached, scratch: Any) -> None:
         """Restores the scratch and pools it, or drops it where the cache is full or the reference evicted."""
         if not reference.cached:
             return
@@ -119,14 +133,14 @@ class ReferenceCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _find(self, key: Hashable) -> Reference | None:
+    def _find(self, key: Hashable) -> Any:
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
                 self._entries.move_to_end(key)
             return found
 
-    def _insert(self, key: Hashable, reference: Reference) -> Reference | None:
+    def _insert(self, key: Hashable, reference: R) -> R | None:
         need = _entry_bytes(reference)
         if need > self.limit:
             self._refuse(key, need)
@@ -158,7 +172,7 @@ class ReferenceCache:
         return sum(_entry_bytes(reference) for reference in self._entries.values())
 
 
-def _entry_bytes(reference: Reference) -> int:
+def _entry_bytes(reference: Cached) -> int:
     return reference.held_bytes + max(1, len(reference.pool)) * reference.scratch_bytes
 
 

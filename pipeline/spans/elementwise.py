@@ -79,10 +79,8 @@ def prelu(node: LoweredNode) -> None:
     slope = node.constant(1)
     if slope.ndim == 3:
         slope = slope[None]
-    if (
-        slope.size not in (1, node.builder.channels[source])
-        or slope.size > 1
-        and slope.shape[1] != slope.size
+    if slope.size not in (1, node.builder.channels[source]) or (
+        slope.size > 1 and slope.shape[1] != slope.size
     ):
         raise Unsupported(f"has slopes of shape {list(slope.shape)}")
     spread = np.broadcast_to(slope.ravel(), node.builder.channels[source])

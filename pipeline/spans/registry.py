@@ -73,10 +73,10 @@ class LoweredNode:
     def per_channel(self, i: int, channels: int) -> np.ndarray:
         """A constant operand spread over channels: float32 [channels]."""
         value = np.asarray(self.constant(i), np.float32)
-        padded = value.reshape((1,) * (4 - value.ndim) + value.shape) if value.ndim <= 4 else value
-        if padded.ndim != 4 or padded.size not in (1, channels) or padded.shape[1] != padded.size:
+        shape = (1,) * (4 - value.ndim) + value.shape
+        if len(shape) != 4 or shape[-3] != value.size or value.size not in (1, channels):
             raise Unsupported(f"has a constant {self.view.name(i)} of shape {list(value.shape)}")
-        return np.broadcast_to(padded.ravel(), channels)
+        return np.broadcast_to(value.ravel(), channels)
 
     def apply(self, source: int, *steps: Step) -> None:
         """The output is the source with these steps done to it."""

@@ -10,16 +10,9 @@ import numpy as np
 
 from ..errors import EngineError, InternalError
 from ..manifest import Pair
-from .library import library, why_missing
+from .library import ISAS, library, why_missing
 
-ISAS = ("best", "portable", "avx2", "avx512")
 _ERROR_BYTES = 512
-
-
-def isa_name(isa: str = "best") -> str | None:
-    """The instruction set that `isa` stands for on this processor; None where it cannot run."""
-    name = _library().fv_isa(ISAS.index(isa))
-    return name.decode() if name else None
 
 
 class _Handle:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ABI = 1  # of foveate.h
+ISAS = ("best", "portable", "avx2", "avx512")
 DISABLE = "FOVEATE_NATIVE"  # "0" in the environment: run without the library
 _LOG = logging.getLogger("foveate")
 
@@ -50,6 +51,13 @@ def library() -> ctypes.CDLL | None:
 def why_missing() -> str:
     """Why `library` gives None; empty where it does not."""
     return _load()[1]
+
+
+def native_isa(isa: str = "best") -> str:
+    """The instruction set that the kernels would use for `isa`, one of ISAS; empty where they cannot."""
+    native = library()
+    name = native.fv_isa(ISAS.index(isa)) if native is not None else None
+    return name.decode() if name else ""
 
 
 @functools.cache

@@ -139,7 +139,7 @@ def _point(fraction: float) -> dict[str, Any]:
         "dense_ms": 20.0,
         "masked_dense_ms": 23.0,
         "adaptive_ms": adaptive,
-        "rects_ms": rects,
+        "selective_ms": rects,
         "speedup": speedup,
         "speedup_interval": [0.95 * speedup, 1.05 * speedup],
         "cpu_speedup": 0.9 * speedup,

@@ -181,7 +181,7 @@ def test_the_masked_program_is_the_baseline_where_no_other_was_given():
         (lambda r: r.update(speedup="2"), "speedup is str, not number"),
         (lambda r: r.update(speedup=float("nan")), "speedup is NaN"),
         (lambda r: r.update(schema_version=99), "schema_version 99"),
-        (lambda r: r["sweep"][3].pop("rects_ms"), r"sweep\[\].rects_ms is missing"),
+        (lambda r: r["sweep"][3].pop("selective_ms"), r"sweep\[\].selective_ms is missing"),
         (lambda r: r["latency"]["dense"].update(n=1.5), r"latency.\*.n is float"),
         (lambda r: r["parity"].update(passed=1), "parity.passed is int"),
         (lambda r: r["settings"].update(rounds=True), "settings.rounds is bool"),

@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx")
 def test_a_good_bundle_passes_on_random_images_with_masks_of_all_kinds(tiny_bundle):
     report = verify(tiny_bundle, limit=6, threads=1)
     assert report.passed and report.require() is report
-    assert [check.strategy for check in report.checks] == ["rects", "auto"]
+    assert [check.strategy for check in report.checks] == ["spans", "rects", "auto"]
     for check in report.checks:
         assert check.images == check.images_agreeing == 6
         assert check.decision_agreement == 1 and check.flips == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foveate.runtime import load, measure
-from foveate.runtime.breakeven import break_even, ellipse, fit
+from foveate.runtime.breakeven import crossing, ellipse, fit
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.costs import DeviceCosts, SegmentCost, fingerprint, guess_costs, read_costs, write_costs
 from foveate.runtime.grid import RegionGrid, grid_of
@@ -46,15 +46,12 @@ def test_an_ellipse_has_its_fraction(fraction: float):
     assert ellipse((30, 50), fraction).sum() == round(fraction * 1500)
 
 
-def test_break_even_lies_where_the_costs_meet(handmade: Path):
-    few = break_even([grid(handmade, costs(dense_ms=0.8))], costs(dense_ms=0.8))
-    more = break_even([grid(handmade, costs(dense_ms=1.2))], costs(dense_ms=1.2))
-    assert 0 < few < more < 1
-    assert break_even([grid(handmade, costs(dense_ms=50))], costs(dense_ms=50)) == 1.0
-    assert (
-        break_even([grid(handmade, costs(fixed_ms=9, dense_ms=0.5))], costs(fixed_ms=9, dense_ms=0.5)) < 0.05
-    )
-    assert break_even([], costs()) == 0.0
+def test_break_even_lies_where_the_costs_meet():
+    assert crossing(0.8, [lambda fraction: 0.2 + 2 * fraction]) == pytest.approx(0.3)
+    assert crossing(1.2, [lambda fraction: 0.2 + fraction, lambda fraction: fraction]) == pytest.approx(0.5)
+    assert crossing(50, [lambda fraction: 1 + fraction]) == 1.0
+    assert crossing(0.5, [lambda fraction: 9.0]) == 0.0
+    assert crossing(0.0, []) == 0.0
 
 
 def test_dense_costs_follow_the_resolution(handmade: Path):

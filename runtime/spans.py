@@ -1,0 +1,102 @@
+"""Strategy `spans`: a region run by the native kernels, on the positions that differ from the reference state.
+
+Each op computes exactly those positions of its output that are dirty and that something reads, in buffers that hold the
+reference everywhere else. See native/state.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import BundleError, EngineError
+from .manifest import Pair, Region
+from .native.handles import PlanHandle, PoolHandle, StateHandle
+from .native.plan import Array, SpanPlan, encode
+
+WEIGHTS = "programs/weights.bin"
+
+
+class SpanEngine:
+    """One region's plan with its packed weights. Safe for concurrent callers, each with a state of its own."""
+
+    def __init__(self, region: Region, folder: Path, pool: PoolHandle, isa: str = "best"):
+        """Raises BundleError for a plan that cannot be read, EngineError for one that the kernels refuse."""
+        self.region, self._pool = region, pool
+        plan = _read_plan(folder / region.spans)
+        self.inputs = tuple(plan.names[i] for i in plan.inputs)
+        self.outputs = tuple(plan.names[i] for i in plan.outputs)
+        words, params = encode(plan, _reader(folder / WEIGHTS))
+        self._plan = PlanHandle(words, params, inputs=len(plan.inputs), outputs=len(plan.outputs), isa=isa)
+
+    def open_state(self, sizes: Mapping[str, Pair]) -> StateHandle:
+        """Buffers for inputs of these heights and widths. Raises EngineError where the region does not fit them."""
+        return StateHandle(self._plan, [sizes[name] for name in self.inputs], self._pool)
+
+
+@dataclass
+class SpanScratch:
+    """A state for one image at a time. `arrays` are its outputs: they hold the reference where nothing was computed."""
+
+    state: StateHandle
+    arrays: dict[str, np.ndarray]
+
+
+class SpanReference:
+    """The states of one region at one resolution: what `state.Reference` is for windows."""
+
+    def __init__(self, engine: SpanEngine, sizes: Mapping[str, Pair]):
+        self._engine, self._sizes = engine, dict(sizes)
+        first = self.new_scratch()
+        self.pool: list[SpanScratch] = [first]
+        self.held_bytes, self.scratch_bytes = 0, first.state.nbytes
+        self.cached = True
+
+    def new_scratch(self) -> SpanScratch:
+        state = self._engine.open_state(self._sizes)
+        return SpanScratch(state, dict(zip(self._engine.outputs, state.outputs, strict=True)))
+
+    def restore(self, scratch: SpanScratch) -> None:
+        scratch.state.restore()
+
+    def prepare(self, scratch: SpanScratch, active: Mapping[str, np.ndarray]) -> float:
+        """Multiply-adds for these active positions of the region's masks (bool [height, width] each)."""
+        return scratch.state.prepare([active.get(name) for name in self._engine.inputs])
+
+    def run(self, scratch: SpanScratch, tensors: dict[str, np.ndarray]) -> None:
+        """Computes what was prepared, for one image whose region inputs are in `tensors`, and adds the outputs."""
+        scratch.state.run([tensors[name] for name in self._engine.inputs])
+        tensors.update(scratch.arrays)
+
+
+def _read_plan(path: Path) -> SpanPlan:
+    try:
+        return SpanPlan.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            str(path),
+            got=f"{type(error).__name__}: {error}",
+            expected="a span plan that this runtime reads",
+            fix="Build the bundle again with `foveate build`.",
+        ) from error
+
+
+def _reader(path: Path) -> Callable[[Array], np.ndarray]:
+    """Reads arrays of the file of weights. Raises EngineError for one that lies outside."""
+    file = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+
+    def read(array: Array) -> np.ndarray:
+        count = int(np.prod(array.shape, dtype=np.int64))
+        if array.offset < 0 or min(array.shape, default=1) < 0 or array.offset + 4 * count > file.size:
+            raise EngineError(
+                f"a span plan of {path.parent.parent}",
+                got=f"weights at byte {array.offset} of shape {list(array.shape)}",
+                expected=f"within the {file.size} bytes of {path.name}",
+                fix="Build the bundle again with `foveate build`.",
+            )
+        return file[array.offset : array.offset + 4 * count].view(np.float32).reshape(array.shape)
+
+    return read
