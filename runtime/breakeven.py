@@ -224,7 +224,7 @@ def _prepare(
         probes = _RegionProbes(region, grid, fallback, inputs, state)
         regions.append(probes)
         if region.name in executor.engines.spans:
-            if reference := executor.span_reference(region, inputs, symbols):
+            if reference := executor.span_reference(region, inputs):
                 scratch = executor.references.borrow(reference)
                 probes.reference, probes.scratch = reference, scratch
                 probes.spans = _span_probes(probes, reference, scratch)

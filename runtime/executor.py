@@ -170,7 +170,7 @@ class Executor:
         return lane
 
     def _spans_lane(self, region: Region, request: Request, image: Tensors, budget: float) -> _Lane | None:
-        reference = self.span_reference(region, image, request.symbols)
+        reference = self.span_reference(region, image)
         if reference is None:
             return None
         active = {name: support(image[name]) for name in region.masks}
@@ -214,7 +214,7 @@ class Executor:
 
         return _Lane("rects", run, plan.predicted_ms)
 
-    def span_reference(self, region: Region, inputs: Tensors, symbols: Symbols) -> SpanReference | None:
+    def span_reference(self, region: Region, inputs: Tensors) -> SpanReference | None:
         """The native states of a region at the resolution of one image's inputs; None where it must run densely."""
         sizes = {name: inputs[name].shape[2:4] for name in region.inputs}
         key = ("spans", region.name, *sizes.values())
@@ -222,9 +222,8 @@ class Executor:
             return None
         engine = self.engines.spans[region.name]
         try:
-            return self.references.get(
-                key, lambda: SpanReference(engine, sizes), lambda: self._bytes(region, symbols)
-            )
+            limit = self.references.limit
+            return self.references.get(key, lambda: SpanReference(engine, sizes, limit))
         except EngineError as error:
             _LOG.info("%s runs dense at this resolution: %s", region.name, error.got)
             self._unfit.add(key)

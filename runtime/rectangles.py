@@ -53,14 +53,22 @@ def cover_numpy(active: np.ndarray, fixed: float, halo: tuple[int, int, int, int
     if bounds is None:
         return np.empty((0, 4), np.intp)
     active = active[bounds[0] : bounds[2], bounds[1] : bounds[3]]
-    boxes = np.array([[0, 0, *active.shape]])
+    whole = boxes = np.array([[0, 0, *active.shape]])
     if active.size - np.count_nonzero(active) > fixed:  # else no cut can pay for a call
         step = -(-max(active.shape) // FINEST)
         tiles = any_pool(active, (step, step))
         rim = ((halo[0] + halo[2]) / step, (halo[1] + halo[3]) / step)
         boxes = _merge(_partition(tiles, fixed / step**2, rim), fixed / step**2, rim)
-        boxes = boxes if step == 1 else _shrink(boxes, active, step)
+        if step > 1:
+            boxes = _shrink(boxes, active, step)
+        if _cost(boxes, fixed, halo) > _cost(whole, fixed, halo):  # tiles were too coarse
+            boxes = whole
     return boxes + bounds[[0, 1, 0, 1]]
+
+
+def _cost(boxes: np.ndarray, fixed: float, halo: tuple[int, int, int, int]) -> float:
+    sides = boxes[:, 2:] - boxes[:, :2] + (halo[0] + halo[2], halo[1] + halo[3])
+    return fixed * len(boxes) + float(sides.prod(1).sum())
 
 
 def any_pool(active: np.ndarray, steps: tuple[int, int]) -> np.ndarray:

@@ -32,9 +32,10 @@ class SpanEngine:
         words, params = encode(plan, _reader(folder / WEIGHTS))
         self._plan = PlanHandle(words, params, inputs=len(plan.inputs), outputs=len(plan.outputs), isa=isa)
 
-    def open_state(self, sizes: Mapping[str, Pair]) -> StateHandle:
-        """Buffers for inputs of these heights and widths. Raises EngineError where the region does not fit them."""
-        return StateHandle(self._plan, [sizes[name] for name in self.inputs], self._pool)
+    def open_state(self, sizes: Mapping[str, Pair], limit: int) -> StateHandle:
+        """Buffers for inputs of these heights and widths. Raises EngineError where the region does not fit them, or
+        needs more than `limit` bytes."""
+        return StateHandle(self._plan, [sizes[name] for name in self.inputs], self._pool, limit)
 
 
 @dataclass
@@ -48,15 +49,15 @@ class SpanScratch:
 class SpanReference:
     """The states of one region at one resolution: what `state.Reference` is for windows."""
 
-    def __init__(self, engine: SpanEngine, sizes: Mapping[str, Pair]):
-        self._engine, self._sizes = engine, dict(sizes)
+    def __init__(self, engine: SpanEngine, sizes: Mapping[str, Pair], limit: int):
+        self._engine, self._sizes, self._limit = engine, dict(sizes), limit
         first = self.new_scratch()
         self.pool: list[SpanScratch] = [first]
         self.held_bytes, self.scratch_bytes = 0, first.state.nbytes
         self.cached = True
 
     def new_scratch(self) -> SpanScratch:
-        state = self._engine.open_state(self._sizes)
+        state = self._engine.open_state(self._sizes, self._limit)
         return SpanScratch(state, dict(zip(self._engine.outputs, state.outputs, strict=True)))
 
     def restore(self, scratch: SpanScratch) -> None:

@@ -70,11 +70,11 @@ FvPool* fv_pool_open(int32_t threads) {
 
 void fv_pool_close(FvPool* pool) { delete pool; }
 
-FvState* fv_state_open(const FvPlan* plan, const int64_t* sizes, char* error, int64_t error_size) {
+FvState* fv_state_open(const FvPlan* plan, const int64_t* sizes, int64_t limit, char* error, int64_t error_size) {
   return guarded(error, error_size, [&] {
     std::vector<Size> given;
     for (size_t i = 0; i < plan->plan->inputs.size(); i++) given.push_back({sizes[2 * i], sizes[2 * i + 1]});
-    return new FvState{State(plan->plan, given)};
+    return new FvState{State(plan->plan, given, limit)};
   });
 }
 

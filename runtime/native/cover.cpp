@@ -145,6 +145,10 @@ std::vector<Box> cover(const uint8_t* active, int64_t pitch, const Box& bounds, 
     box = tighten(active, pitch,
                   {bounds.y0 + box.y0 * step, bounds.x0 + box.x0 * step, std::min(bounds.y0 + box.y1 * step, bounds.y1),
                    std::min(bounds.x0 + box.x1 * step, bounds.x1)});
+  const Cost exact{fixed, double(halo[0] + halo[2]), double(halo[1] + halo[3])};
+  double total = 0;
+  for (const Box& box : boxes) total += exact(box);
+  if (total > exact(bounds)) return {bounds};  // tiles were too coarse
   return boxes;
 }
 

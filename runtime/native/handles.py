@@ -55,14 +55,14 @@ class StateHandle(_Handle):
     """The buffers of a plan at one resolution. For one caller at a time.
 
     outputs: float32 [1, channels, height, width] each, the state's own: they hold the reference where nothing was
-    computed. Raises EngineError where the plan cannot run at these sizes.
+    computed. Raises EngineError where the plan cannot run at these sizes, or needs more than `limit` bytes.
     """
 
-    def __init__(self, plan: PlanHandle, sizes: Sequence[Pair], pool: PoolHandle):
+    def __init__(self, plan: PlanHandle, sizes: Sequence[Pair], pool: PoolHandle, limit: int = 1 << 40):
         self._plan, self._pool = plan, pool
         native, error = _library(), _Error()
         given = np.array(sizes, np.int64).reshape(plan.inputs, 2)
-        pointer = native.fv_state_open(plan.pointer, given.ctypes.data, *error.arguments)
+        pointer = native.fv_state_open(plan.pointer, given.ctypes.data, limit, *error.arguments)
         error.check(pointer)
         super().__init__(pointer, "fv_state_close")
         shape = np.empty(3, np.int64)

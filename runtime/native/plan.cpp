@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t kMagic = 0x666f76656174;  // "foveat"
 constexpr int64_t kMost = 1 << 20;          // of anything that is counted
+constexpr int64_t kMostPooled = 1 << 14;    // positions
 
 [[noreturn]] void fail(const std::string& what) { throw Error("the plan " + what); }
 
@@ -183,6 +184,7 @@ class Decoder {
     op.pool = read_.choice(PoolKind::kAverageWithPadding, "a pool kind");
     window(op);
     same_channels(op);
+    if (op.y.kernel * op.x.kernel > kMostPooled) fail("has a pool beyond reason");
     if (op.y.low >= op.y.kernel * op.y.dilation || op.x.low >= op.x.kernel * op.x.dilation)
       fail("pads a pool by its kernel or more");
     op.work = static_cast<double>(channels(op.out) * op.y.kernel * op.x.kernel) / 4;

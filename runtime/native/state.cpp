@@ -39,9 +39,9 @@ void each_run(Pool::Run& run, const std::vector<Cell>& cells, F f) {
 
 }  // namespace
 
-State::State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes) : plan_(std::move(plan)) {
+State::State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes, int64_t limit) : plan_(std::move(plan)) {
   measure(sizes);
-  lay_out();
+  lay_out(limit);
   cells_.assign(plan_->ops.size(), std::make_shared<std::vector<Cell>>());
 }
 
@@ -79,7 +79,7 @@ void State::measure(const std::vector<Size>& sizes) {
 }
 
 // Borders, the same for all tensors of a size, and the memory.
-void State::lay_out() {
+void State::lay_out(int64_t limit) {
   const Plan& plan = *plan_;
   struct Border {
     int64_t top = 0, left = 0, bottom = 0, right = 0;
@@ -96,6 +96,7 @@ void State::lay_out() {
     border.bottom = std::max(border.bottom, beyond(op.y, in.height, out.height));
     border.right = std::max(border.right, beyond(op.x, in.width, out.width));
   }
+  int64_t bytes = 0;
   for (size_t i = 0; i < buffers_.size(); i++) {
     Buffer& buffer = buffers_[i];
     if (!buffer.size.count()) continue;  // nothing makes it
@@ -105,6 +106,11 @@ void State::lay_out() {
     buffer.pitch = buffer.size.width + border.left + border.right;
     if (buffer.rows * buffer.pitch > INT32_MAX || buffer.rows * buffer.pitch > kMostFloats / buffer.channels)
       throw Error("a tensor of " + words(buffer.size) + " is too large");
+    bytes += buffer.floats() * int64_t(sizeof(float));
+  }
+  if (bytes > limit)
+    throw Error("a state of " + std::to_string(bytes) + " bytes, where " + std::to_string(limit) + " are allowed");
+  for (Buffer& buffer : buffers_) {
     buffer.memory = std::make_shared<Memory>();
     buffer.memory->floats.assign(buffer.floats(), 0.f);
   }

@@ -41,8 +41,8 @@ inline float* Buffer::data() const { return memory->floats.data(); }
 // Used by one caller at a time.
 class State {
  public:
-  // `sizes`: of each input. Throws Error.
-  State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes);
+  // `sizes`: of each input. Throws Error, also where the buffers would take more than `limit` bytes.
+  State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes, int64_t limit);
 
   Size size(int tensor) const { return buffers_[tensor].size; }
   int64_t bytes() const;
@@ -68,7 +68,7 @@ class State {
 
  private:
   void measure(const std::vector<Size>& sizes);
-  void lay_out();
+  void lay_out(int64_t limit);
   void share();
   Positions full(Size size);
   Positions empty(Size size);

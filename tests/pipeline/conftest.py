@@ -10,14 +10,17 @@ import pytest
 from hypothesis import strategies as st
 
 CHANNELS = (4, 8)
+NOT_NATIVE = ("pad", "nhwc", "valid", "reflect", "softmax", "ceil_pool", "transposed", "shuffle")
 
 
 class RandomProgram:
     """Draws a graph. Every tensor has a key, the history of its size: tensors of one key have one size at every
     resolution, so they may be added and joined. `s` halves rounding up, `u` doubles, `v` loses two positions."""
 
-    def __init__(self, draw: Callable[..., Any]):
+    def __init__(self, draw: Callable[..., Any], native: bool = False):
         import onnx
+
+        self.native = native  # nodes that the native kernels run, alone
 
         self.draw, self.onnx = draw, onnx
         self.rng = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -63,9 +66,10 @@ class RandomProgram:
             "concat",
             "pad",
         ]
-        options += ["norm", "nhwc", "valid", "reflect", "softmax"]
+        options += ["norm", "gate", "constant", "parts", "nhwc", "valid", "reflect", "softmax"]
         options += ["down", "down", "ceil_pool"] if key.count("s") < 2 else []
         options += ["up", "transposed", "shuffle"] if key.count("u") < 2 else []
+        options = [o for o in options if not (self.native and o in NOT_NATIVE)]
         made = getattr(self, f"_{self.draw(st.sampled_from(options))}")(name, channels, key)
         if made is not None:
             self.tensors.append(made)
@@ -89,7 +93,35 @@ class RandomProgram:
         return self.add(op, x, kernel_shape=[3, 3], pads=[1] * 4, **more), c, key
 
     def _act(self, x, c, key):
-        return self.add(self.draw(st.sampled_from(["Relu", "Sigmoid", "HardSwish", "Tanh"])), x), c, key
+        op = self.draw(
+            st.sampled_from(["Relu", "Sigmoid", "HardSwish", "Tanh", "LeakyRelu", "PRelu", "Clip"])
+        )
+        if op == "PRelu":
+            return self.add(op, x, self.weight(c, 1, 1)), c, key
+        if op == "Clip":
+            return self.add(op, x, *(self.constant(np.float32(v)) for v in (-0.3, 0.4))), c, key
+        return self.add(op, x), c, key
+
+    def _gate(self, x, c, key):
+        """x·sigmoid(x), or x times a map of one channel."""
+        alone = self.draw(st.booleans())
+        gate = self.add("Sigmoid", x if alone else self.conv(x, c, 1, 1))
+        return self.add("Mul", *self.draw(st.permutations([x, gate]))), c, key
+
+    def _constant(self, x, c, key):
+        op = self.draw(st.sampled_from(["Add", "Mul", "Sub", "Div"]))
+        shape = self.draw(st.sampled_from([(1, c, 1, 1), (c, 1, 1), (1,), ()]))
+        value = self.constant(self.rng.uniform(0.5, 2, shape).astype(np.float32))
+        order = [value, x] if op != "Div" and self.draw(st.booleans()) else [x, value]
+        return self.add(op, *order), c, key
+
+    def _parts(self, x, c, key):
+        """Channels taken apart and joined the other way round."""
+        bounds = ([0], [c // 2], [1]), ([c // 2], [c], [1])
+        halves = [
+            self.add("Slice", x, *(self.constant(np.array(b, np.int64)) for b in part)) for part in bounds
+        ]
+        return self.add("Concat", *halves[::-1], axis=1), c, key
 
     def _remask(self, x, c, key):
         return (self.add("Mul", x, self.masks[key]), c, key) if key in self.masks else None
@@ -149,7 +181,7 @@ class RandomProgram:
         where, mode = self.draw(st.sampled_from([
             ("asymmetric", "nearest"), ("half_pixel", "nearest"), ("half_pixel", "linear"),
             ("pytorch_half_pixel", "linear"), ("asymmetric", "linear"), ("half_pixel", "cubic"),
-        ]))  # fmt: skip
+        ][: 5 if self.native else 6]))  # fmt: skip
         more = {"nearest_mode": "floor"} if mode == "nearest" else {}
         scales = self.constant(np.array([1, 1, 2, 2], np.float32))
         self._mask_of(key, "u")
@@ -213,8 +245,8 @@ class RandomProgram:
 
 @pytest.fixture(scope="session")
 def random_program() -> Callable[..., Any]:
-    """`random_program(draw, steps)` gives an onnx.ModelProto."""
-    return lambda draw, steps: RandomProgram(draw).model(steps)
+    """`random_program(draw, steps, native=False)` gives an onnx.ModelProto."""
+    return lambda draw, steps, native=False: RandomProgram(draw, native).model(steps)
 
 
 def image_of(mask: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,155 @@
+"""What the native kernels compute is what onnxruntime computes: any graph of their ops, mask, size, instruction set and
+number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from foveate.export.normalize import normalize
+from foveate.pipeline.analyze import analyze
+from foveate.pipeline.costs import CostModel
+from foveate.pipeline.extract import extract
+from foveate.pipeline.plan import plan
+from foveate.pipeline.spans import lower
+from foveate.runtime.manifest import TensorSpec
+from foveate.runtime.native.handles import PlanHandle, PoolHandle, StateHandle
+from foveate.runtime.native.library import ISAS, native_isa
+from foveate.runtime.native.plan import Array, Conv, Copy, SpanPlan, encode
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+SLOW = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+RUNNABLE = [isa for isa in ISAS if native_isa(isa)]
+
+
+class Region:
+    """The local part of a random program: its plan for the kernels, and its session."""
+
+    def __init__(self, model, size: tuple[int, int]):
+        normalize(model)
+        self.analysis = analysis = analyze(model, {"images": (1, 4, *size)})
+        stem, *others = (s.step for s in plan(analysis, model=CostModel(call_ms=0.0)).steps)
+        self.step = next((s for s in others[:1] if s.local), None)
+        if self.step is None:
+            return
+        self.stem = self._session(stem, stem.outputs)
+        self.inputs = stem.outputs
+        nodes = [n.name for n in self.step.nodes]
+        self.arrays: list[np.ndarray] = []
+        self.plan = lower(analysis, nodes, self.step.inputs, self.step.outputs, self._place)
+        self.session = self._session(self.step, self.step.outputs)
+
+    def _session(self, step, outputs):
+        nodes = [n.name for n in step.nodes]
+        specs = self._specs(step.inputs), self._specs(outputs)
+        return open_session(extract(self.analysis.local, nodes, *specs, "part"))
+
+    def feeds(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The region's inputs for an image."""
+        values = self.stem.run(list(self.inputs), {"images": image})
+        known = {"images": image, **dict(zip(self.inputs, values, strict=True))}
+        return {name: known[name] for name in self.step.inputs}
+
+    def _place(self, values: np.ndarray) -> Array:
+        self.arrays.append(values)
+        return Array(len(self.arrays) - 1, values.shape)
+
+    def _specs(self, names):
+        shapes = self.analysis.probes.sample.shapes
+        return [TensorSpec(n, "float32", ("?",) * len(shapes[n])) for n in names]
+
+    def open(self, threads: int, isa: str) -> StateHandle:
+        shapes = self.analysis.probes.sample.shapes
+        words, params = encode(self.plan, lambda array: self.arrays[array.offset])
+        inputs, outputs = len(self.plan.inputs), len(self.plan.outputs)
+        handle = PlanHandle(words, params, inputs=inputs, outputs=outputs, isa=isa)
+        return StateHandle(handle, [shapes[name][2:] for name in self.step.inputs], PoolHandle(threads))
+
+
+def open_session(model):
+    import onnxruntime as ort
+
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@st.composite
+def masks(draw: st.DrawFn, size: tuple[int, int]) -> np.ndarray:
+    kind = draw(st.sampled_from(["boxes", "noise", "empty", "full", "checkerboard", "pixel"]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    if kind == "noise":
+        return rng.random(size) < draw(st.sampled_from([0.02, 0.3, 0.9]))
+    mask = np.full(size, kind == "full")
+    if kind == "checkerboard":
+        mask[::2, ::2] = mask[1::2, 1::2] = True
+    if kind == "pixel":
+        mask[rng.integers(size[0]), rng.integers(size[1])] = True
+    for _ in range(3 if kind == "boxes" else 0):
+        y, x, h, w = rng.integers(1, max(size) // 2, 4)
+        mask[y : y + h, x : x + w] = True
+    return mask
+
+
+@SLOW
+@given(data=st.data(), isa=st.sampled_from(RUNNABLE), threads=st.integers(1, 4))
+def test_any_graph_and_mask(random_program, masked_image, data, isa, threads):
+    size = data.draw(st.tuples(st.integers(11, 40), st.integers(11, 40)))
+    region = Region(random_program(data.draw, data.draw(st.integers(2, 9)), native=True), size)
+    event("no region" if region.step is None else "a region")
+    if region.step is None:
+        return
+    state = region.open(threads, isa)
+    for seed in range(3):  # one state for several images: nothing of one may show in the next
+        feeds = region.feeds(masked_image(data.draw(masks(size)), seed))
+        masked = region.analysis.masks
+        state.prepare([feeds[name][0, 0] != 0 if name in masked else None for name in feeds])
+        state.run(list(feeds.values()))
+        expected = region.session.run(list(region.step.outputs), feeds)
+        for name, found, wanted in zip(region.step.outputs, state.outputs, expected, strict=True):
+            assert found.shape == wanted.shape
+            error = np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30)
+            assert error <= 1e-5 or np.abs(found - wanted).max() < 1e-6, (name, error)
+        state.restore()
+
+
+@SLOW
+@given(data=st.data())
+def test_a_plan_survives_its_bundle(random_program, data):
+    region = Region(random_program(data.draw, 5, native=True), (16, 20))
+    if region.step is not None:
+        assert SpanPlan.from_json(region.plan.to_json()) == region.plan
+
+
+def test_a_residual_block_is_three_ops(build_tiny_bundle):
+    """Bias, residual sum, activation and mask are done where the convolution's result is."""
+    from foveate.runtime.manifest import Region as ManifestRegion
+
+    import foveate
+
+    with foveate.load(build_tiny_bundle(), threads=1) as model:
+        (region,) = (s for s in model.manifest.steps if isinstance(s, ManifestRegion))
+        text = (model.path / region.spans).read_text()
+    ops = SpanPlan.from_json(text).ops
+    assert [type(op) for op in ops] == [Copy] + 5 * [Conv]
+    assert [[s.kind for s in op.steps] for op in ops][-1] == ["combine", "activate", "combine"]
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("channels", [(1, 1), (3, 5), (7, 31), (17, 33), (32, 48), (64, 100)])
+def test_channels_that_no_vector_divides(isa: str, channels: tuple[int, int]):
+    from foveate.runtime.native.plan import Activate, Window
+
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((channels[1], channels[0], 3, 3)).astype(np.float32)
+    bias = rng.standard_normal(channels[1]).astype(np.float32)
+    window = Window((3, 3), low=(1, 1), high=(1, 1))
+    conv = Conv(0, 1, window, 1, Array(0, weights.shape), Array(1, bias.shape), (Activate("relu"),))
+    span_plan = SpanPlan(("x", "y"), channels, (0,), (), (1,), (conv,))
+    words, params = encode(span_plan, lambda array: (weights, bias)[array.offset])
+    image = rng.standard_normal((1, channels[0], 9, 13)).astype(np.float32)
+    state = StateHandle(PlanHandle(words, params, inputs=1, outputs=1, isa=isa), [(9, 13)], PoolHandle(1))
+    state.prepare([None])
+    state.run([image])
+    padded = np.pad(image[0], ((0, 0), (1, 1), (1, 1))).astype(np.float64)
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    expected = np.maximum(np.einsum("oikl,iyxkl->oyx", weights, patches) + bias[:, None, None], 0)
+    np.testing.assert_allclose(state.outputs[0][0], expected, rtol=1e-4, atol=1e-4)

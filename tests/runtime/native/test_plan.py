@@ -1,0 +1,123 @@
+"""Whatever a plan says, the library runs it or says what is wrong with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from foveate.runtime.errors import EngineError
+from foveate.runtime.native.handles import PlanHandle, PoolHandle, StateHandle
+from foveate.runtime.native.plan import (
+    Activate,
+    Affine,
+    Array,
+    Combine,
+    Conv,
+    Copy,
+    Part,
+    Pool,
+    Prelu,
+    Resize,
+    SpanPlan,
+    Window,
+    encode,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+LIMIT = 1 << 24  # bytes
+THREE = Window((3, 3), low=(1, 1), high=(1, 1))
+HALF = Window((2, 2), (2, 2))
+ARRAYS = [np.random.default_rng(i).standard_normal(n).astype(np.float32) for i, n in enumerate((216, 6, 36))]
+WEIGHTS, CHANNELS, DEPTHWISE = Array(0, (6, 4, 3, 3)), Array(1, (6,)), Array(2, (6, 1, 3, 2))
+PLAN = SpanPlan(
+    names=tuple("xmabcdef"),
+    channels=(4, 1, 6, 6, 6, 6, 12, 12),
+    inputs=(0, 1),
+    masks=(1,),
+    outputs=(6, 7),
+    ops=(
+        Conv(0, 2, THREE, 1, WEIGHTS, CHANNELS, (Activate("relu"), Combine("multiply_map", 1))),
+        Conv(2, 3, Window((3, 2), low=(1, 0), high=(1, 1)), 6, DEPTHWISE, None, (Prelu(CHANNELS),)),
+        Pool(3, 4, HALF, "max", (Affine(CHANNELS, None),)),
+        Resize(4, 5, "linear", "half_pixel", "floor", (2.0, 2.0), (Combine("add", 2), Activate("silu"))),
+        Copy((Part(5, 0, 6, 6), Part(2, 0, 6, 0)), 6),
+        Pool(6, 7, HALF, "average", (Activate("clip", -1, 1),)),
+    ),
+)
+
+
+def encoded() -> tuple[np.ndarray, np.ndarray]:
+    return encode(PLAN, lambda array: ARRAYS[array.offset].reshape(array.shape))
+
+
+def run(words: np.ndarray, params: np.ndarray) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    state = StateHandle(
+        PlanHandle(words, params, inputs=2, outputs=2), [(8, 12), (8, 12)], PoolHandle(1), LIMIT
+    )
+    mask = rng.random((8, 12)) < 0.3
+    state.prepare([None, mask])
+    state.run([rng.standard_normal((1, 4, 8, 12)).astype(np.float32), mask[None, None].astype(np.float32)])
+    return state.outputs
+
+
+def test_the_plan_itself_runs():
+    assert [a.shape for a in run(*encoded())] == [(1, 12, 8, 12), (1, 12, 4, 6)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 200), st.integers(-2, 12) | st.integers(-(2**62), 2**62)),
+        min_size=1,
+        max_size=4,
+    ),
+    cut=st.integers(0, 3),
+)
+def test_a_damaged_plan_is_refused_or_runs(changes, cut):
+    words, params = encoded()
+    for place, value in changes:
+        words[place % len(words)] = value
+    words = words[: len(words) - cut]
+    inputs = words[2 + words[1] if 0 < words[1] < len(words) - 3 else 0]
+    if inputs != 2:  # the caller's arrays are as many as the plan that it wrote has inputs
+        return
+    try:
+        run(words, params)
+    except EngineError as error:
+        assert error.got
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w[:0], "ends before"),
+        (lambda w: w[:-1], "ends before"),
+        (lambda w: np.append(w, 0), "left over"),
+        (lambda w: np.concatenate([[1], w[1:]]), "is none"),
+    ],
+)
+def test_what_is_wrong_is_said(change, words):
+    given, params = encoded()
+    with pytest.raises(EngineError, match=words):
+        PlanHandle(change(given).astype(np.int64), params, inputs=2, outputs=2)
+
+
+def test_parameters_that_are_missing_are_noticed():
+    words, params = encoded()
+    with pytest.raises(EngineError, match="parameters"):
+        PlanHandle(words, params[:-4].copy(), inputs=2, outputs=2)
+
+
+def test_a_state_beyond_its_limit_is_refused():
+    plan = PlanHandle(*encoded(), inputs=2, outputs=2)
+    with pytest.raises(EngineError, match="1000 are allowed"):
+        StateHandle(plan, [(8, 12), (8, 12)], PoolHandle(1), 1000)
+
+
+def test_sizes_that_do_not_agree_are_refused():
+    plan = PlanHandle(*encoded(), inputs=2, outputs=2)
+    with pytest.raises(EngineError, match="combines tensors"):
+        StateHandle(plan, [(8, 12), (9, 12)], PoolHandle(1))
+    with pytest.raises(EngineError, match="combines tensors of 6×12 and 7×12"):  # halved, doubled
+        StateHandle(plan, [(7, 12), (7, 12)], PoolHandle(1))
