@@ -98,6 +98,10 @@ class StateHandle(_Handle):
         """Positions of op `op` that the last `prepare` found."""
         return _library().fv_state_computed(self.pointer, op)
 
+    def spent(self, op: int) -> float:
+        """Milliseconds that op `op` took in the last run."""
+        return _library().fv_state_spent(self.pointer, op)
+
     def _call(self, name: str, *arguments: object) -> None:
         error = _Error()
         failed = getattr(_library(), name)(self.pointer, *arguments, *error.arguments)

@@ -4,8 +4,8 @@
 
 namespace foveate {
 
-constexpr int kMaxTile = 14;    // output positions that a convolution keeps in registers
-constexpr int kMaxVectors = 2;  // … times vectors of output channels
+constexpr int kMaxTile = 14;   // output positions that a convolution keeps in registers, at most …
+constexpr int kMaxLevel = 2;  // … times 1, 2 or 4 vectors of output channels: 2 to the power of its level
 
 // A tile of a convolution: some output positions, anywhere, times a block of output channels.
 struct ConvTile {
@@ -23,8 +23,9 @@ enum class Activation : int32_t { kRelu, kLeaky, kClip, kSigmoid, kHardSigmoid, 
 struct Kernels {
   const char* name;
   int width;  // floats in a vector
-  int tile;   // positions in a full tile
-  void (*conv[kMaxVectors][kMaxTile])(const ConvTile&);  // [vectors − 1][positions − 1]
+  int levels;              // that its registers hold
+  int tile[kMaxLevel + 1];  // positions in a full tile, by level
+  void (*conv[kMaxLevel + 1][kMaxTile])(const ConvTile&);  // [level][positions − 1]
 
   // y[i] += Σ_t in[taps[t] + i] · weights[t·stride + i] for i < n
   void (*depthwise)(float* y, const float* in, const int64_t* taps, int64_t tap_count, const float* weights,

@@ -10,7 +10,7 @@
 
 namespace foveate::avx2 {
 namespace {
-constexpr int kWidth = 8, kTile = 6;
+constexpr int kWidth = 8, kLevels = 2, kTiles[] = {10, 6, 0};
 constexpr const char* kName = "avx2";
 #include "kernels_impl.h"
 }  // namespace

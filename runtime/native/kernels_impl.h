@@ -30,7 +30,7 @@ void conv(const ConvTile& tile) {
 #pragma GCC unroll 16
       for (int n = 0; n < N; n++) {
         const float x = in[n][c];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < V; v++) sum[n][v] += weight[v] * x;
       }
     }
@@ -156,7 +156,7 @@ void activate(float* y, Activation kind, float a, float b, int64_t n) {
         FV_CELL(V, 8), FV_CELL(V, 9), FV_CELL(V, 10), FV_CELL(V, 11), FV_CELL(V, 12), FV_CELL(V, 13),           \
         FV_CELL(V, 14)                                                                                          \
   }
-#define FV_CELL(V, N) conv<(N <= kTile ? N : 1), V>
+#define FV_CELL(V, N) conv<(N <= kTiles[V / 2] && V <= 1 << (kLevels - 1) ? N : 1), V>
 
-const Kernels kKernels = {kName, kWidth,    kTile,      {FV_ROW(1), FV_ROW(2)}, depthwise, add,   subtract, multiply,
+const Kernels kKernels = {kName, kWidth, kLevels, {kTiles[0], kTiles[1], kTiles[2]}, {FV_ROW(1), FV_ROW(2), FV_ROW(4)}, depthwise, add,   subtract, multiply,
                           maximum, scale, add_scaled, affine,                 prelu,     activate};

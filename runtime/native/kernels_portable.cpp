@@ -3,7 +3,7 @@
 
 namespace foveate::portable {
 namespace {
-constexpr int kWidth = 4, kTile = 6;
+constexpr int kWidth = 4, kLevels = 2, kTiles[] = {10, 6, 0};
 constexpr const char* kName = "portable";
 #include "kernels_impl.h"
 }  // namespace

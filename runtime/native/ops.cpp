@@ -9,6 +9,7 @@ namespace foveate {
 namespace {
 
 constexpr int64_t kChunk = 252;      // positions whose inputs stay in the cache while blocks of channels go over them
+constexpr int64_t kHeavy = 1 << 17;  // weights beyond which they, not the inputs, are what memory is busy with
 constexpr int64_t kUnitsEach = 4;    // pieces of work for each thread, so that they end together
 constexpr double kSmallest = 50000;  // multiply-adds that are worth handing to another thread
 
@@ -70,13 +71,14 @@ class Work {
                   op_.bias.data() + block.bias,
                   block.channels};
     const int64_t offset = block.group * (in_.channels / op_.groups);
-    for (int64_t tiles = (last - first + k_.tile - 1) / k_.tile; tiles; tiles--) {
+    const int64_t most = k_.tile[block.level];
+    for (int64_t tiles = (last - first + most - 1) / most; tiles; tiles--) {
       const int64_t n = (last - first + tiles - 1) / tiles;  // tiles of about the same size
       for (int64_t i = 0; i < n; i++) {
         ins[i] = in(cells_[first + i]) + offset;
         outs[i] = out(cells_[first + i]) + block.first;
       }
-      k_.conv[block.vectors - 1][n - 1](tile);
+      k_.conv[block.level][n - 1](tile);
       first += n;
     }
   }
@@ -189,6 +191,22 @@ class Work {
   int64_t length_ = 0;
 };
 
+// Pieces of work: chunks of positions times parts of the blocks of output channels.
+struct Split {
+  int64_t chunks, parts, blocks;
+};
+
+// At least `wanted` pieces, where there is enough to do. Each chunk reads the weights anew, each part the inputs: what
+// is larger should be read less often.
+Split divide(const Op& op, int64_t count, int64_t tile, int64_t wanted) {
+  const int64_t blocks = std::max<int64_t>(1, int64_t(op.blocks.size()));
+  const int64_t most = std::max<int64_t>(1, count / (2 * tile));  // chunks of two tiles at least
+  const int64_t least = std::min(most, (count + kChunk - 1) / kChunk);
+  int64_t chunks = std::clamp(wanted, least, most);
+  if (int64_t(op.weights.size()) > kHeavy) chunks = std::clamp((wanted + blocks - 1) / blocks, least, most);
+  return {chunks, std::clamp<int64_t>((wanted + chunks - 1) / chunks, 1, blocks), blocks};
+}
+
 }  // namespace
 
 void compute(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const Taps& y, const Taps& x,
@@ -196,17 +214,12 @@ void compute(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const
   const auto count = int64_t(cells.size());
   if (!count) return;
   Work work(op, plan, buffers, y, x, cells.data());
-  // Pieces of positions first; where these are too few for the threads, pieces of channels, too.
-  const int64_t blocks = std::max<int64_t>(1, int64_t(op.blocks.size()));
   const bool alone = run.threads() == 1 || op.work * double(count) < kSmallest;
-  const int64_t wanted = alone ? 1 : run.threads() * kUnitsEach;
-  const int64_t tile = plan.kernels.tile;
-  const int64_t chunk = std::clamp((count / wanted + tile - 1) / tile * tile, 2 * tile, kChunk);
-  const int64_t chunks = (count + chunk - 1) / chunk;
-  const int64_t splits = std::clamp<int64_t>(wanted / chunks, 1, blocks);
-  run.each(chunks * splits, [&](int64_t unit) {
-    const int64_t first = unit / splits * chunk, part = unit % splits;
-    work(first, std::min(count, first + chunk), size_t(part * blocks / splits), size_t((part + 1) * blocks / splits));
+  const Split split = divide(op, count, plan.kernels.tile[0], alone ? 1 : run.threads() * kUnitsEach);
+  run.each(split.chunks * split.parts, [&](int64_t unit) {
+    const int64_t chunk = unit / split.parts, part = unit % split.parts;
+    work(count * chunk / split.chunks, count * (chunk + 1) / split.chunks, size_t(split.blocks * part / split.parts),
+         size_t(split.blocks * (part + 1) / split.parts));
   });
 }
 

@@ -158,15 +158,17 @@ class Decoder {
     const int64_t taps = op.y.kernel * op.x.kernel, width = plan_.kernels.width;
     for (int64_t group = 0; group < op.groups; group++)
       for (int64_t first = 0; first < per;) {
-        const int64_t left = per - first, vectors = left > width ? kMaxVectors : 1;
-        const int64_t held = std::min(left, vectors * width);
-        op.blocks.push_back({group, group * per + first, held, vectors, 0, 0});
+        const int64_t left = per - first;
+        int64_t level = plan_.kernels.levels - 1;
+        while (level && (INT64_C(1) << level) > (left + width - 1) / width) level--;  // no vector is all padding
+        const int64_t held = std::min(left, width << level);
+        op.blocks.push_back({group, group * per + first, held, level, 0, 0});
         first += held;
       }
     int64_t panels = 0, biases = 0;
     for (Block& block : op.blocks) {
       block.panel = panels, block.bias = biases;
-      panels += taps * each * block.vectors * width, biases += block.vectors * width;
+      panels += taps * each * block.vectors() * width, biases += block.vectors() * width;
     }
     op.weights.resize(panels), op.bias.resize(biases);
     for (const Block& block : op.blocks)
@@ -174,7 +176,7 @@ class Decoder {
         op.bias[block.bias + c] = bias[block.first + c];
         for (int64_t i = 0; i < each; i++)
           for (int64_t t = 0; t < taps; t++)
-            op.weights[block.panel + (t * each + i) * block.vectors * width + c] =
+            op.weights[block.panel + (t * each + i) * block.vectors() * width + c] =
                 weights[((block.first + c) * each + i) * taps + t];
       }
   }

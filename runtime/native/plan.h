@@ -43,9 +43,11 @@ struct Part {
   int64_t from, count, to;
 };
 
-// A block of output channels: its weights stand at `panel`, [taps × their length][vectors × width].
+// A block of output channels, of 2 to the power of `level` vectors: its weights stand at `panel`, [taps × their
+// length][vectors × width].
 struct Block {
-  int64_t group, first, channels, vectors, panel, bias;
+  int64_t group, first, channels, level, panel, bias;
+  int64_t vectors() const { return INT64_C(1) << level; }
 };
 
 struct Op {

@@ -61,8 +61,9 @@ class State {
   // Sets all that was computed back to the reference, in the outputs, too.
   void restore(Pool* pool, float* const* outputs);
 
-  // Positions that an op computes next.
+  // Positions that an op computes next, and the milliseconds that it took last.
   int64_t computed(size_t op) const { return static_cast<int64_t>(cells_[op]->size()); }
+  double spent(size_t op) const { return spent_[op]; }
 
   const Plan& plan() const { return *plan_; }
 
@@ -86,6 +87,7 @@ class State {
   std::vector<std::vector<size_t>> readers_;  // by tensor: the ops that read it
   std::vector<Taps> taps_y_, taps_x_;      // by op, of resizes
   std::vector<Cells> cells_;               // by op: what to compute
+  std::vector<double> spent_;              // by op
   std::vector<Positions> read_;            // by tensor: positions that anything reads, of inputs
   std::map<std::pair<int64_t, int64_t>, Positions> full_, empty_;
   std::map<const Map*, std::pair<Positions, Cells>> cells_by_map_;
