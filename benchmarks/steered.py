@@ -16,8 +16,11 @@ from foveate.export.insert import Persist
 from foveate.export.models import ResidualNet, resnet34_body
 
 
-def steer(net: ResidualNet, sample: torch.Tensor, *, persist: Persist = "conv") -> torch.fx.GraphModule:
-    """`net` with a mask behind its stem that follows `hint` [B, 1, H, W], pooled 4 × 4: (images, hint) -> outputs."""
+def steer(
+    net: ResidualNet, sample: torch.Tensor, *, persist: Persist = "conv", stride: int = 4
+) -> torch.fx.GraphModule:
+    """`net` with a mask behind its stem that follows `hint` [B, 1, H, W], pooled by the stem's stride: (images, hint)
+    -> outputs."""
     masked = insert_energy_mask(net, after="stem", persist=persist, sample=sample)
     layer = EnergyMaskLayer(1)
     torch.nn.init.constant_(layer.weight, -8.0)  # z = −8·hint: m is 0.9997 or 0.0003
@@ -28,24 +31,34 @@ def steer(net: ResidualNet, sample: torch.Tensor, *, persist: Persist = "conv") 
         hint = masked.graph.placeholder("hint")
     decision = next(node for node in masked.graph.nodes if node.target == "mask0")
     with masked.graph.inserting_before(decision):
-        decision.args = (masked.graph.call_function(_steered, (decision.args[0], hint)),)
+        decision.args = (masked.graph.call_function(_steered, (decision.args[0], hint, stride)),)
     masked.recompile()
     return masked.eval()
 
 
 @torch.fx.wrap
-def _steered(features: torch.Tensor, hint: torch.Tensor) -> torch.Tensor:
+def _steered(features: torch.Tensor, hint: torch.Tensor, stride: int) -> torch.Tensor:
     """The hint at the features' resolution. It reads the features, as a real mask does, so the stem stays dense."""
-    return F.max_pool2d(hint, 4, 4) + 1e-6 * features[:, :1]
+    return F.max_pool2d(hint, stride, stride) + 1e-6 * features[:, :1]
 
 
-def export_resnet34(folder: Path, size: int, persist: Persist = "conv") -> tuple[Path, Path]:
-    """The baseline and the steered program of the ResNet-34 body at `size` × `size`, in `folder`."""
+def export_resnet34(
+    folder: Path, size: int, persist: Persist = "conv", *, stem: bool = True
+) -> tuple[Path, Path]:
+    """The baseline and the steered program of the ResNet-34 body for images of `size` × `size`, in `folder`. Without
+    its stem, it reads the stem's features, [1, 64, size/4, size/4]."""
     folder.mkdir(parents=True, exist_ok=True)
-    sample = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    baseline = export_program(resnet34_body(), sample, folder / "baseline.onnx")
-    masked = steer(resnet34_body(), sample, persist=persist)
-    hint = torch.ones(1, 1, size, size)
+    shape = (1, 3, size, size) if stem else (1, 64, size // 4, size // 4)
+    sample = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def network() -> ResidualNet:
+        net = resnet34_body()
+        net.stem = net.stem if stem else torch.nn.ReLU()
+        return net
+
+    baseline = export_program(network(), sample, folder / "baseline.onnx")
+    masked = steer(network(), sample, persist=persist, stride=4 if stem else 1)
+    hint = torch.ones(1, 1, *shape[2:])
     return baseline, export_program(masked, (sample, hint), folder / "masked.onnx")
 
 
@@ -74,6 +87,6 @@ def blobs(side: int, fraction: float, seed: int = 0, count: int = 4) -> np.ndarr
     return height > np.quantile(height, 1 - fraction)
 
 
-def hint_of(mask: np.ndarray) -> np.ndarray:
-    """float32 [1, 1, 4·H, 4·W], the program's second input, for a mask at the stem's resolution."""
-    return np.where(mask, np.float32(1), np.float32(-1)).repeat(4, 0).repeat(4, 1)[None, None]
+def hint_of(mask: np.ndarray, stride: int = 4) -> np.ndarray:
+    """float32 [1, 1, stride·H, stride·W], the program's second input, for a mask at the stem's resolution."""
+    return np.where(mask, np.float32(1), np.float32(-1)).repeat(stride, 0).repeat(stride, 1)[None, None]
