@@ -10,7 +10,7 @@
 
 namespace foveate::avx512 {
 namespace {
-constexpr int kWidth = 16, kLevels = 3, kTiles[] = {14, 12, 6};
+constexpr int kWidth = 16, kLevels = 3, kTiles[] = {14, 12, 5};
 constexpr const char* kName = "avx512";
 #include "kernels_impl.h"
 }  // namespace
