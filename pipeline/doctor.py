@@ -151,7 +151,7 @@ def _native() -> Check:
         "native",
         not missing,
         missing or str(library_path()),
-        "native kernels: planning takes longer without",
+        "strategy spans, which is several times as fast as windows",
         fix,
     )
 

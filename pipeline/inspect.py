@@ -83,6 +83,8 @@ def _region(region: Region, sizes: _Sizes) -> Facts:
         "masks": list(region.masks),
         "macs": sum(segment["macs"] for segment in segments),
         "reason": region.reason,
+        "native": bool(region.spans),
+        "native_refused": region.spans_refused,
         "segments": segments,
     }
 
@@ -169,7 +171,7 @@ def _step_lines(facts: Facts) -> list[str]:
     at = "; ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in facts["sample"].items())
     shown = ["", f"{'step':<28} {'strategy':<9} {'MMACs':>9} {'share':>6}  cells, halo, reason   (at {at})"]
     for step in facts["steps"]:
-        shown.append(_row(step["name"], step["kind"], step["macs"], total, step["reason"]))
+        shown.append(_row(step["name"], step["kind"], step["macs"], total, _reason(step)))
         for segment in step.get("segments", ()):
             (top, left), (bottom, right) = segment["halo"]
             grid = f"{segment['cells'][0]}×{segment['cells'][1]} cells, halo {top},{left}…{bottom},{right}"
@@ -177,6 +179,13 @@ def _step_lines(facts: Facts) -> list[str]:
             shown.append(_row(f"  {segment['name']}", segment["strategy"], segment["macs"], total, text))
     share = f", {facts['dense_share']:.1%} of it stays dense" if facts["dense_share"] is not None else ""
     return [*shown, f"{'total':<38} {facts['macs'] / 1e6:>9.1f}{share}", ""]
+
+
+def _reason(step: Facts) -> str:
+    if "native" not in step:
+        return step["reason"]
+    kernels = "run by native kernels" if step["native"] else f"no native kernels: {step['native_refused']}"
+    return f"{step['reason']}; {kernels}"
 
 
 def _row(name: str, strategy: str, macs: float, total: float, text: str) -> str:

@@ -104,7 +104,8 @@ class Work {
           (op_.pool == PoolKind::kMax ? k_.maximum : k_.add)(y, x, n);
       });
       if (op_.pool == PoolKind::kMax) continue;
-      if (op_.pool == PoolKind::kAverageWithPadding) count = op_.y.kernel * op_.x.kernel;
+      if (op_.pool == PoolKind::kAverageWithPadding)
+        count = op_.y.padded_taps(cells_[i].y, in_.size.height) * op_.x.padded_taps(cells_[i].x, in_.size.width);
       k_.scale(y, 1.f / float(count), n);
     }
   }

@@ -185,6 +185,7 @@ class Decoder {
     whole(op);
     op.pool = read_.choice(PoolKind::kAverageWithPadding, "a pool kind");
     window(op);
+    op.y.ceil = op.x.ceil = read_.word(0, 1, "a rounding of sizes");
     same_channels(op);
     if (op.y.kernel * op.x.kernel > kMostPooled) fail("has a pool beyond reason");
     if (op.y.low >= op.y.kernel * op.y.dilation || op.x.low >= op.x.kernel * op.x.dilation)

@@ -1,5 +1,6 @@
 // A plan: the ops of a local segment with their packed weights. Immutable, and shared by all states and threads.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -18,7 +19,18 @@ struct Error : std::runtime_error {
 // Along one axis, output o reads inputs o·stride − low + k·dilation for 0 ≤ k < kernel.
 struct Axis {
   int64_t kernel = 1, stride = 1, dilation = 1, low = 0, high = 0;
-  int64_t outputs(int64_t inputs) const { return (inputs + low + high - dilation * (kernel - 1) - 1) / stride + 1; }
+  bool ceil = false;  // a last output may read beyond the padding, but must begin before it
+  int64_t outputs(int64_t inputs) const {
+    const int64_t spare = inputs + low + high - dilation * (kernel - 1) - 1;
+    if (spare < 0) return 0;
+    const int64_t more = ceil && spare % stride && (spare / stride + 1) * stride < inputs + low;
+    return spare / stride + 1 + more;
+  }
+  // Taps of an output that lie in the image or its padding.
+  int64_t padded_taps(int64_t output, int64_t inputs) const {
+    const int64_t room = inputs + high - (output * stride - low);
+    return std::min(kernel, (room + dilation - 1) / dilation);
+  }
 };
 
 enum class OpKind : int64_t { kConv, kPool, kResize, kCopy };

@@ -101,6 +101,7 @@ class Pool:
     target: int
     window: Window
     how: str  # of POOLS
+    ceil: bool = False  # sizes are rounded up
     steps: tuple[Step, ...] = ()
     kind: str = "pool"
 
@@ -196,6 +197,7 @@ class _Encoder:
             case Pool():
                 self.words += [op.source, POOLS.index(op.how)]
                 self._window(op.window)
+                self.words.append(int(op.ceil))
             case Resize():
                 rounding = ROUNDINGS.index(op.rounding)
                 self.words += [op.source, RESIZES.index(op.how), COORDINATES.index(op.coordinates), rounding]

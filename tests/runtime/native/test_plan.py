@@ -38,10 +38,10 @@ PLAN = SpanPlan(
     ops=(
         Conv(0, 2, THREE, 1, WEIGHTS, CHANNELS, (Activate("relu"), Combine("multiply_map", 1))),
         Conv(2, 3, Window((3, 2), low=(1, 0), high=(1, 1)), 6, DEPTHWISE, None, (Prelu(CHANNELS),)),
-        Pool(3, 4, HALF, "max", (Affine(CHANNELS, None),)),
+        Pool(3, 4, HALF, "max", False, (Affine(CHANNELS, None),)),
         Resize(4, 5, "linear", "half_pixel", "floor", (2.0, 2.0), (Combine("add", 2), Activate("silu"))),
         Copy((Part(5, 0, 6, 6), Part(2, 0, 6, 0)), 6),
-        Pool(6, 7, HALF, "average", (Activate("clip", -1, 1),)),
+        Pool(6, 7, HALF, "average", True, (Activate("clip", -1, 1),)),
     ),
 )
 
