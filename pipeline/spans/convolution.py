@@ -1,13 +1,13 @@
-"""Conv."""
+"""Conv and ConvTranspose."""
 
 from __future__ import annotations
 
-from ...runtime.native.plan import Conv, Window
+from ...runtime.native.plan import Conv, ConvTranspose, Window
 from ..analyze.convolution import spans
 from .registry import LoweredNode, Unsupported, rule
 
 
-@rule("Conv")
+@rule("Conv", "ConvTranspose")
 def conv(node: LoweredNode) -> None:
     view = node.view
     weights = node.constant(1)
@@ -17,6 +17,11 @@ def conv(node: LoweredNode) -> None:
     source = node.source()
     window = sliding_window(node, weights.shape[2:])
     groups = view.attrs.get("group", 1)
+    if view.node.op_type == "ConvTranspose":
+        more = _pair(view.attrs.get("output_padding", [0, 0]))
+        array = node.builder.array(weights)
+        node.builder.ops.append(ConvTranspose(source, node.target(), window, more, groups, array, bias))
+        return
     node.builder.ops.append(Conv(source, node.target(), window, groups, node.builder.array(weights), bias))
 
 

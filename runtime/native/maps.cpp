@@ -89,6 +89,16 @@ Positions reached(const Map& from, const Op& op, const Taps& y, const Taps& x, S
       for (int64_t p = 0; p < size.width; p++) found->row(o)[p] = row[x.first[p]] | row[x.last[p]];
       continue;
     }
+    if (op.kind == OpKind::kConvTranspose) {
+      for (int64_t tap = 0; tap < op.y.kernel; tap++) {
+        const int64_t i = o - shift_of(op.y, tap);
+        if (i >= 0 && i % op.y.stride == 0 && i / op.y.stride < from.size.height)
+          merge(row.data(), from.row(i / op.y.stride), from.size.width);
+      }
+      for (int64_t tap = 0; tap < op.x.kernel; tap++)
+        scatter(found->row(o), row.data(), shift_of(op.x, tap), op.x.stride, size.width, from.size.width);
+      continue;
+    }
     for (int64_t tap = 0; tap < op.y.kernel; tap++) {
       const int64_t i = o * op.y.stride + shift_of(op.y, tap);
       if (i >= 0 && i < from.size.height) merge(row.data(), from.row(i), from.size.width);
@@ -111,6 +121,16 @@ Positions needed(const Map& by, const Op& op, const Taps& y, const Taps& x, Size
       for (int64_t p = 0; p < by.size.width; p++)
         if (reader[p]) row[x.first[p]] = row[x.last[p]] = 1;
       for (int64_t i = y.first[o]; i <= y.last[o]; i++) merge(found->row(i), row.data(), size.width);
+      continue;
+    }
+    if (op.kind == OpKind::kConvTranspose) {
+      for (int64_t tap = 0; tap < op.x.kernel; tap++)
+        gather(row.data(), reader, shift_of(op.x, tap), op.x.stride, by.size.width, size.width);
+      for (int64_t tap = 0; tap < op.y.kernel; tap++) {
+        const int64_t i = o - shift_of(op.y, tap);
+        if (i >= 0 && i % op.y.stride == 0 && i / op.y.stride < size.height)
+          merge(found->row(i / op.y.stride), row.data(), size.width);
+      }
       continue;
     }
     for (int64_t tap = 0; tap < op.x.kernel; tap++)

@@ -34,6 +34,10 @@ class Work {
         for (size_t b = begin; b < end; b++) conv(op_.blocks[b], first, last);
         from = op_.blocks[begin].first, to = op_.blocks[end - 1].first + op_.blocks[end - 1].channels;
         break;
+      case OpKind::kConvTranspose:
+        for (size_t b = begin; b < end; b++) conv_transpose(op_.blocks[b], first, last);
+        from = op_.blocks[begin].first, to = op_.blocks[end - 1].first + op_.blocks[end - 1].channels;
+        break;
       case OpKind::kPool: pool(first, last); break;
       case OpKind::kResize: resize(first, last); break;
       case OpKind::kCopy: copy(first, last); break;
@@ -80,6 +84,37 @@ class Work {
       }
       k_.conv[block.level][n - 1](tile);
       first += n;
+    }
+  }
+
+  // Outputs of one phase after the other: each is a convolution of its own.
+  void conv_transpose(const Block& block, int64_t first, int64_t last) const {
+    const float* ins[kMaxTile];
+    float* outs[kMaxTile];
+    const int64_t each = in_.channels / op_.groups, most = k_.tile[block.level];
+    for (size_t p = 0; p < op_.phases.size(); p++) {
+      const Phase& phase = op_.phases[p];
+      const auto at_y = int64_t(p) / op_.x.stride, at_x = int64_t(p) % op_.x.stride;
+      std::vector<int64_t> taps;
+      for (size_t t = 0; t < phase.back_y.size(); t++)
+        taps.push_back(-(phase.back_y[t] * in_.pitch + phase.back_x[t]) * in_.channels);
+      const ConvTile tile{ins,
+                          outs,
+                          taps.data(),
+                          int64_t(taps.size()),
+                          each,
+                          op_.weights.data() + block.panel + phase.panel * each * block.vectors() * k_.width,
+                          op_.bias.data() + block.bias,
+                          block.channels};
+      int64_t n = 0;
+      for (int64_t i = first; i < last; i++) {
+        const int64_t y = cells_[i].y + op_.y.low, x = cells_[i].x + op_.x.low;
+        if (y % op_.y.stride != at_y || x % op_.x.stride != at_x) continue;
+        ins[n] = in_.data() + in_.index(y / op_.y.stride, x / op_.x.stride) * in_.channels + block.group * each;
+        outs[n++] = out(cells_[i]) + block.first;
+        if (n == most) k_.conv[block.level][n - 1](tile), n = 0;
+      }
+      if (n) k_.conv[block.level][n - 1](tile);
     }
   }
 

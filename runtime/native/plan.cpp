@@ -101,7 +101,7 @@ class Decoder {
 
   Op op() {
     Op op;
-    op.kind = read_.choice(OpKind::kCopy, "an op kind");
+    op.kind = read_.choice(OpKind::kConvTranspose, "an op kind");
     op.out = tensor("a target");
     if (made_[op.out]) fail("makes a tensor twice");
     switch (op.kind) {
@@ -109,6 +109,7 @@ class Decoder {
       case OpKind::kPool: pool(op); break;
       case OpKind::kResize: resize(op); break;
       case OpKind::kCopy: copy(op); break;
+      case OpKind::kConvTranspose: conv_transpose(op); break;
     }
     made_[op.out] = true;
     for (int64_t n = read_.count("a number of steps"); n; n--) op.steps.push_back(step(op));
@@ -141,6 +142,42 @@ class Decoder {
     op.work = static_cast<double>(out * each * taps);
     op.depthwise = op.groups > 1 && each == 1 && out == op.groups;
     op.depthwise ? pack_depthwise(op, weights, bias) : pack(op, weights, bias);
+  }
+
+  void conv_transpose(Op& op) {
+    whole(op);
+    window(op);
+    op.y.high -= read_.count("output padding"), op.x.high -= read_.count("output padding");
+    op.groups = read_.count("groups", 1);
+    const int64_t in = channels(op.in()), out = channels(op.out), taps = op.y.kernel * op.x.kernel;
+    if (in % op.groups || out % op.groups) fail("has channels that its groups do not divide");
+    const int64_t per = out / op.groups;
+    if (taps > kMost || op.y.stride * op.x.stride > kMost || taps * per > (INT64_C(1) << 40) / in)
+      fail("has a kernel beyond reason");
+    const float* weights = read_.params(in * per * taps, "weights");
+    const std::vector<float> bias = read_.optional(out, "a bias");
+    op.work = static_cast<double>(in * per * taps) / static_cast<double>(op.y.stride * op.x.stride);
+    // Taps in the order of the phases, then as for a convolution whose kernel is that list: [out][in a group][taps].
+    std::vector<int64_t> order;
+    for (int64_t y = 0; y < op.y.stride; y++)
+      for (int64_t x = 0; x < op.x.stride; x++) {
+        Phase phase{{}, {}, static_cast<int64_t>(order.size())};
+        for (int64_t ky = 0; ky < op.y.kernel; ky++)
+          for (int64_t kx = 0; kx < op.x.kernel; kx++) {
+            const int64_t dy = ky * op.y.dilation - y, dx = kx * op.x.dilation - x;
+            if (dy % op.y.stride || dx % op.x.stride) continue;
+            phase.back_y.push_back(dy / op.y.stride), phase.back_x.push_back(dx / op.x.stride);
+            order.push_back(ky * op.x.kernel + kx);
+          }
+        op.phases.push_back(std::move(phase));
+      }
+    const int64_t each = in / op.groups;
+    std::vector<float> turned(out * each * taps);
+    for (int64_t c = 0; c < out; c++)
+      for (int64_t i = 0; i < each; i++)
+        for (int64_t t = 0; t < taps; t++)
+          turned[(c * each + i) * taps + t] = weights[((c / per * each + i) * per + c % per) * taps + order[t]];
+    pack(op, turned.data(), bias);
   }
 
   // [out][taps] to [taps][out]

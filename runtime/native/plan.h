@@ -26,6 +26,8 @@ struct Axis {
     const int64_t more = ceil && spare % stride && (spare / stride + 1) * stride < inputs + low;
     return spare / stride + 1 + more;
   }
+  // The other way round: input i adds to outputs i·stride − low + k·dilation.
+  int64_t transposed_outputs(int64_t inputs) const { return (inputs - 1) * stride - low - high + dilation * (kernel - 1) + 1; }
   // Taps of an output that lie in the image or its padding.
   int64_t padded_taps(int64_t output, int64_t inputs) const {
     const int64_t room = inputs + high - (output * stride - low);
@@ -33,7 +35,7 @@ struct Axis {
   }
 };
 
-enum class OpKind : int64_t { kConv, kPool, kResize, kCopy };
+enum class OpKind : int64_t { kConv, kPool, kResize, kCopy, kConvTranspose };
 enum class PoolKind : int64_t { kMax, kAverage, kAverageWithPadding };
 enum class ResizeKind : int64_t { kNearest, kLinear };
 enum class Coordinates : int64_t { kHalfPixel, kPytorchHalfPixel, kAsymmetric };
@@ -62,6 +64,13 @@ struct Block {
   int64_t vectors() const { return INT64_C(1) << level; }
 };
 
+// Outputs of a transposed convolution that are alike in (o + low) modulo stride read the same taps of the kernel: inputs
+// (o + low) ÷ stride − back. Their weights stand at `panel` of each block's.
+struct Phase {
+  std::vector<int64_t> back_y, back_x;  // of each tap
+  int64_t panel;                        // in taps
+};
+
 struct Op {
   OpKind kind = OpKind::kCopy;
   int out = -1;
@@ -76,6 +85,7 @@ struct Op {
   float scale_y = 1, scale_x = 1;
   std::vector<Step> steps;
   std::vector<Block> blocks;
+  std::vector<Phase> phases;         // stride by stride, of kConvTranspose
   Floats weights, bias;              // packed
   double work = 0;                   // multiply-adds at one output position
 

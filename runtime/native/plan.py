@@ -96,6 +96,21 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class ConvTranspose:
+    """Input i adds to outputs i·stride − low + k·dilation; `more` outputs stand at the end."""
+
+    source: int
+    target: int
+    window: Window
+    more: Pair
+    groups: int
+    weights: Array  # [in, out ÷ groups, height, width]
+    bias: Array | None
+    steps: tuple[Step, ...] = ()
+    kind: str = "conv_transpose"
+
+
+@dataclass(frozen=True)
 class Pool:
     source: int
     target: int
@@ -136,7 +151,7 @@ class Copy:
     kind: str = "copy"
 
 
-Op = Conv | Pool | Resize | Copy
+Op = Conv | ConvTranspose | Pool | Resize | Copy
 
 
 @dataclass(frozen=True)
@@ -186,12 +201,18 @@ class _Encoder:
             self._op(op)
 
     def _op(self, op: Op) -> None:
-        self.words += [("conv", "pool", "resize", "copy").index(op.kind), op.target]
+        self.words += [("conv", "pool", "resize", "copy", "conv_transpose").index(op.kind), op.target]
         match op:
             case Conv():
                 self.words.append(op.source)
                 self._window(op.window)
                 self.words.append(op.groups)
+                self._array(op.weights)
+                self._array(op.bias)
+            case ConvTranspose():
+                self.words.append(op.source)
+                self._window(op.window)
+                self.words += [*op.more, op.groups]
                 self._array(op.weights)
                 self._array(op.bias)
             case Pool():

@@ -62,6 +62,8 @@ void State::measure(const std::vector<Size>& sizes) {
     Size out = in;
     if (op.kind == OpKind::kConv || op.kind == OpKind::kPool) {
       out = {op.y.outputs(in.height), op.x.outputs(in.width)};
+    } else if (op.kind == OpKind::kConvTranspose) {
+      out = {op.y.transposed_outputs(in.height), op.x.transposed_outputs(in.width)};
     } else if (op.kind == OpKind::kResize) {
       out = {int64_t(float(in.height) * op.scale_y), int64_t(float(in.width) * op.scale_x)};
     }
@@ -88,9 +90,19 @@ void State::lay_out(int64_t limit) {
   };
   std::map<std::pair<int64_t, int64_t>, Border> borders;
   for (const Op& op : plan.ops) {
-    if (op.kind != OpKind::kConv) continue;
+    if (op.kind != OpKind::kConv && op.kind != OpKind::kConvTranspose) continue;
     const Size in = buffers_[op.in()].size, out = buffers_[op.out].size;
     Border& border = borders[{in.height, in.width}];
+    if (op.kind == OpKind::kConvTranspose) {
+      const auto low = [](const Axis& axis) { return axis.dilation * (axis.kernel - 1) / axis.stride; };
+      const auto high = [](const Axis& axis, int64_t inputs, int64_t outputs) {
+        return (outputs - 1 + axis.low) / axis.stride - (inputs - 1);
+      };
+      border.top = std::max(border.top, low(op.y)), border.left = std::max(border.left, low(op.x));
+      border.bottom = std::max(border.bottom, high(op.y, in.height, out.height));
+      border.right = std::max(border.right, high(op.x, in.width, out.width));
+      continue;
+    }
     const auto beyond = [](const Axis& axis, int64_t inputs, int64_t outputs) {
       return (outputs - 1) * axis.stride + (axis.kernel - 1) * axis.dilation - axis.low - (inputs - 1);
     };

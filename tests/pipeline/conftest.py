@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 CHANNELS = (4, 8)
-NOT_NATIVE = ("pad", "nhwc", "valid", "reflect", "softmax", "transposed", "shuffle")
+NOT_NATIVE = ("pad", "nhwc", "valid", "reflect", "softmax", "shuffle")
 
 
 class RandomProgram:
@@ -192,9 +192,9 @@ class RandomProgram:
         kernel, pads, more = self.draw(
             st.sampled_from([(2, 0, {}), (4, 1, {}), (3, 1, {"output_padding": [1, 1]})])
         )
-        name = self.add(
-            "ConvTranspose", x, self.weight(c, c, kernel, kernel), strides=[2, 2], pads=[pads] * 4, **more
-        )
+        groups = self.draw(st.sampled_from([1, 2]))
+        inputs = x, self.weight(c, c // groups, kernel, kernel), self.weight(c)
+        name = self.add("ConvTranspose", *inputs, strides=[2, 2], pads=[pads] * 4, group=groups, **more)
         self._mask_of(key, "u")
         return name, c, key + "u"
 
