@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 _LOG = logging.getLogger("foveate")
 
-_WEIGHT = 0.15  # of a new measurement
+_WEIGHT = 0.15  # of a new measurement …
+_DENSE_WEIGHT = 0.4  # … and of one of the fallback, which are rarer
 _CLIP = 4.0  # one measurement cannot say more than this factor: a preempted call is no evidence
 _FORGET = 0.98  # per request that ran dense for experience alone, so that the selective path is tried again
 _LOSSES = 4  # in a row, until demotion
 _FIRST_PAUSE, _LONGEST_PAUSE = 32, 1024  # requests
 _NEAR = 0.6  # selective above this share of dense: the dense time itself is worth checking …
-_PROBE_DENSE = 64  # … once in so many requests
+_FIRST_PROBE, _RAREST_PROBE = 8, 64  # … after so many requests, then after twice as many, once in so many at last
 _STREAK = 8  # requests in a row whose regions all fell back, until the model rests …
 _REST = 16  # … for so many
 
@@ -34,6 +35,7 @@ class _Experience:
     pause: int = _FIRST_PAUSE
     remaining: int = 0
     close_calls: int = 0
+    probe_after: int = _FIRST_PROBE
     demotions: int = 0
 
 
@@ -86,8 +88,8 @@ class Guard:
         """The predicted selective ms above which the fallback is expected to win; 0 asks for a dense probe."""
         with self._lock:
             e = self._regions[region]
-            if e.close_calls >= _PROBE_DENSE:
-                e.close_calls = 0
+            if e.close_calls >= e.probe_after:
+                e.close_calls, e.probe_after = 0, min(2 * e.probe_after, _RAREST_PROBE)
                 return 0.0
             # Experience may tighten the prediction, never loosen it: that both got slower is learnt one by one.
             return dense_ms * min(1.0, e.dense / e.selective)
@@ -95,7 +97,7 @@ class Guard:
     def saw_selective(self, region: str, predicted_ms: float, measured_ms: float, dense_ms: float) -> None:
         with self._lock:
             e = self._regions[region]
-            e.selective = _follow(e.selective, measured_ms, predicted_ms)
+            e.selective = _follow(e.selective, measured_ms, predicted_ms, _WEIGHT)
             expected = dense_ms * e.dense
             e.close_calls += measured_ms > _NEAR * expected
             if measured_ms <= expected:
@@ -119,10 +121,10 @@ class Guard:
     def saw_dense(self, region: str, predicted_ms: float, measured_ms: float) -> None:
         with self._lock:
             e = self._regions[region]
-            e.dense = _follow(e.dense, measured_ms, predicted_ms)
+            e.dense = _follow(e.dense, measured_ms, predicted_ms, _DENSE_WEIGHT)
             e.selective = 1.0 + (e.selective - 1.0) * _FORGET
 
 
-def _follow(mean: float, measured: float, predicted: float) -> float:
+def _follow(mean: float, measured: float, predicted: float, weight: float) -> float:
     ratio = measured / predicted if predicted > 0 else 1.0
-    return mean + _WEIGHT * (min(max(ratio, 1 / _CLIP), _CLIP) - mean)
+    return mean + weight * (min(max(ratio, 1 / _CLIP), _CLIP) - mean)
