@@ -27,6 +27,7 @@ from .state import Cached, Reference, ReferenceCache
 
 _LOG = logging.getLogger("foveate")
 Tensors = dict[str, np.ndarray]
+_MUST_WIN = 0.93  # of the fallback's time, at most, must a selective run be predicted to take: predictions err
 
 
 @dataclass
@@ -161,7 +162,7 @@ class Executor:
             if self.guard.demoted(region.name):
                 self.guard.pass_by(region.name)
                 return None
-            budget = self.guard.budget(region.name, dense_ms)
+            budget = _MUST_WIN * self.guard.budget(region.name, dense_ms)
         built = self.references.built
         spans = region.name in self.engines.spans and request.strategy != "rects"
         lane = (self._spans_lane if spans else self._rects_lane)(region, request, image, budget)
