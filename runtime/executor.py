@@ -27,7 +27,9 @@ from .state import Cached, Reference, ReferenceCache
 
 _LOG = logging.getLogger("foveate")
 Tensors = dict[str, np.ndarray]
-_MUST_WIN = 0.93  # of the fallback's time, at most, must a selective run be predicted to take: predictions err
+_MUST_WIN = (
+    0.93  # of the fallback's time, at most, must a selective run be predicted to take: predictions err
+)
 
 
 @dataclass

@@ -22,7 +22,7 @@ _FORGET = 0.98  # per request that ran dense for experience alone, so that the s
 _LOSSES = 4  # in a row, until demotion
 _FIRST_PAUSE, _LONGEST_PAUSE = 32, 1024  # requests
 _NEAR = 0.6  # selective above this share of dense: the dense time itself is worth checking …
-_FIRST_PROBE, _RAREST_PROBE = 8, 64  # … after so many requests, then after twice as many, once in so many at last
+_FIRST_PROBE, _RAREST_PROBE = 8, 64  # … after so many requests; each time after twice as many
 _STREAK = 8  # requests in a row whose regions all fell back, until the model rests …
 _REST = 16  # … for so many
 

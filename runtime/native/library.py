@@ -13,7 +13,7 @@ from typing import Any
 
 ABI = 1  # of foveate.h
 ISAS = ("best", "portable", "avx2", "avx512")
-DISABLE = "FOVEATE_NATIVE"  # "0" in the environment: run without the library
+SWITCH = "FOVEATE_NATIVE"  # in the environment: "0" runs without the library, a path takes another one
 _LOG = logging.getLogger("foveate")
 
 _ERROR = [c_char_p, c_int64]
@@ -39,7 +39,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 def path() -> Path:
-    """Where the installation puts the library."""
+    """Where the library is: where the installation puts it, unless the environment says otherwise."""
+    if os.environ.get(SWITCH):
+        return Path(os.environ[SWITCH])
     names = {"win32": "libfoveate.dll", "darwin": "libfoveate.dylib"}
     return Path(__file__).with_name(names.get(sys.platform, "libfoveate.so.1"))
 
@@ -63,8 +65,8 @@ def native_isa(isa: str = "best") -> str:
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    if os.environ.get(DISABLE) == "0":
-        return None, f"switched off by {DISABLE}=0"
+    if os.environ.get(SWITCH) == "0":
+        return None, f"switched off by {SWITCH}=0"
     if not path().is_file():
         return None, "not built: the installation found no C++ compiler"
     try:
