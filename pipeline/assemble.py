@@ -17,19 +17,21 @@ from ..runtime.manifest import (
     Preprocess,
     Region,
     Step,
+    StreamPlan,
     TensorSpec,
 )
 from ..runtime.native.plan import Array, SpanPlan
-from .analyze import Analysis
+from .analyze import Analysis, NodeInfo
 from .extract import describe, extract
 from .lean import lean
 from .plan import Plan, PlannedSegment, PlannedStep
-from .spans import Place, Unsupported, lower
+from .spans import Place, Unsupported, lower, lower_from_inputs
 from .symbols import fit_shape
 from .terms import to_manifest
 
 PROGRAM = "programs/program.onnx"
 WHOLE = "programs/whole.onnx"
+_STREAM = "programs/stream.json"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class _Assembler:
         analysis = self.analysis
         steps = tuple(self._region(s) if s.step.local else self._dense_segment(s) for s in self.plan.steps)
         sample = analysis.probes.sample
+        stream, refused = self._stream()
         crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
+        crossing.update(dict.fromkeys(stream.outputs if stream else ()))
         own = {*analysis.program.inputs, *analysis.program.outputs}
         manifest = Manifest(
             name=self.name,
@@ -76,6 +80,8 @@ class _Assembler:
             preprocess=facts.pop("preprocess", None) or Preprocess(),
             sample={t: list(sample.shapes[t]) for t in analysis.program.inputs},
             min_size=analysis.probes.min_size,
+            stream=stream,
+            stream_refused=refused,
             barriers=analysis.barriers,
             notes=self.plan.notes,
             **facts,
@@ -146,6 +152,35 @@ class _Assembler:
         self.plans[file] = make
         return file, ""
 
+    def _stream(self) -> tuple[StreamPlan | None, str]:
+        """How videos run, or why they cannot."""
+        analysis = self.analysis
+        inputs, outputs = analysis.program.inputs, set(analysis.program.outputs)
+        if analysis.decisions:
+            return None, "its decisions are made anew for every frame"
+        try:
+            found = set(lower_from_inputs(analysis))
+        except Unsupported as reason:
+            return None, str(reason)
+        live = _live(analysis)
+        local = [n.name for n in live if n.name in found]
+        rest = [n for n in live if n.name not in found]
+        if not local:
+            return None, "none of its outputs depends on a local op"
+        made = [o for n in analysis.nodes if n.name in set(local) for o in n.outputs]
+        sources = dict.fromkeys(
+            s for n in rest for s in analysis.program.sources(analysis.program.by_name[n.name])
+        )
+        given = tuple(t for t in made if t in sources or t in outputs)
+        self.plans[_STREAM] = lambda place: lower(analysis, local, inputs, given, place)
+        share = 1 - sum(n.macs for n in rest) / max(analysis.macs, 1.0)
+        if not rest:
+            return StreamPlan(_STREAM, given, share=share), ""
+        reads = tuple(s for s in sources if s in set(made) or s in inputs)
+        answers = tuple(o for n in rest for o in n.outputs if o in outputs)
+        file = self._add("rest", [n.name for n in rest], reads, answers)
+        return StreamPlan(_STREAM, given, file, reads, answers, share), ""
+
     def _segment(self, name: str, planned: PlannedSegment) -> LocalSegment:
         file = f"programs/{name}.onnx"
         inputs, outputs = ([self._open_spec(t) for t in names] for names in (planned.inputs, planned.outputs))
@@ -176,6 +211,16 @@ class _Assembler:
         read, made = [self.spec(t) for t in inputs], [self.spec(t) for t in outputs]
         self.models[file] = lambda: extract(self.analysis.program, nodes, read, made, name)
         return file
+
+
+def _live(analysis: Analysis) -> list[NodeInfo]:
+    """The nodes that an output depends on."""
+    read, kept = set(analysis.program.outputs), []
+    for node in reversed(analysis.nodes):
+        if read & set(node.outputs):
+            kept.append(node)
+            read.update(analysis.program.sources(analysis.program.by_name[node.name]))
+    return kept[::-1]
 
 
 def _crossing(step: Step) -> list[str]:

@@ -71,6 +71,8 @@ def _local_segments(manifest: Manifest) -> list[LocalSegment]:
 def _named_files(manifest: Manifest) -> set[str]:
     files = {manifest.program, manifest.one_engine} | {s.file for s in _local_segments(manifest)}
     files |= {step.spans for step in manifest.steps if isinstance(step, Region) and step.spans}
+    if manifest.stream:
+        files |= {name for name in (manifest.stream.spans, manifest.stream.rest) if name}
     return files | {step.fallback if isinstance(step, Region) else step.file for step in manifest.steps}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from .bundle import Bundle
 from .engine import Config, Engine, OrtConfig, Ports, open_engine
+from .errors import InternalError
 from .manifest import DenseSegment, Manifest, Region, TensorSpec
 from .native.handles import PoolHandle
 from .native.library import library
@@ -21,6 +22,7 @@ class Engines:
         self._bundle, self._config = bundle, config
         self._open: dict[str, Engine] = {}
         self._program: Engine | None = None
+        self._stream: tuple[SpanEngine, Engine | None] | None = None
         self._lock = threading.Lock()
         for file, ports in _ports(bundle.manifest).items():
             self._open[file] = open_engine(bundle.file(file), config, ports)
@@ -39,11 +41,32 @@ class Engines:
                 self._program = open_engine(self._bundle.file(manifest.one_engine), self._config, ports)
             return self._program
 
+    @property
+    def stream(self) -> tuple[SpanEngine, Engine | None]:
+        """The plan of videos, and the engine of what lies behind it. Only where the manifest has a stream, and the
+        native library is there."""
+        with self._lock:
+            if self._stream is None:
+                manifest, config = self._bundle.manifest, self._config
+                plan = manifest.stream
+                if plan is None or not isinstance(config, OrtConfig):
+                    raise InternalError("a stream was asked for, and the bundle has none")
+                rest = None
+                if plan.rest:
+                    specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs, *manifest.inputs)}
+                    sides = (tuple(specs[n] for n in side) for side in (plan.rest_inputs, plan.rest_outputs))
+                    rest = open_engine(self._bundle.file(plan.rest), config, Ports(*sides))
+                pool = PoolHandle(config.threads)
+                self._stream = SpanEngine(self._bundle.path, plan.spans, pool, config.isa), rest
+            return self._stream
+
     def close(self) -> None:
         for engine in self._open.values():
             engine.close()
         if self._program is not None:
             self._program.close()
+        if self._stream is not None and self._stream[1] is not None:
+            self._stream[1].close()
 
 
 def _open_spans(bundle: Bundle, config: Config) -> dict[str, SpanEngine]:
@@ -52,7 +75,7 @@ def _open_spans(bundle: Bundle, config: Config) -> dict[str, SpanEngine]:
     if library() is None or not regions or not isinstance(config, OrtConfig):
         return {}
     pool = PoolHandle(config.threads)
-    return {region.name: SpanEngine(region, bundle.path, pool, config.isa) for region in regions}
+    return {region.name: SpanEngine(bundle.path, region.spans, pool, config.isa) for region in regions}
 
 
 def decision_tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:

@@ -7,6 +7,7 @@ A bundle is a folder:
     programs/whole.onnx          the same as one engine: no function bodies, decisions among the outputs
     programs/<segment>.onnx      one per segment, one fallback per region
     programs/<region>.json       one per region that the native kernels can run: its span plan
+    programs/stream.json         the span plan of videos, where there is one, and rest.onnx, what lies behind it
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
 
@@ -155,6 +156,20 @@ Step = DenseSegment | Region
 
 
 @dataclass(frozen=True)
+class StreamPlan:
+    """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
+    which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
+    is). `share`: of the program's multiply-adds that unchanged positions save."""
+
+    spans: str
+    outputs: tuple[str, ...]
+    rest: str = ""
+    rest_inputs: tuple[str, ...] = ()
+    rest_outputs: tuple[str, ...] = ()
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
 class FileEntry:
     sha256: str
     bytes: int
@@ -176,6 +191,8 @@ class Manifest:
     sample: dict[str, list[int]] = field(default_factory=dict)  # input name -> the shape the plan was made at
     labels: tuple[str, ...] = ()
     min_size: Pair = (1, 1)
+    stream: StreamPlan | None = None
+    stream_refused: str = ""  # why there is none
     barriers: tuple[str, ...] = ()  # "node (op): reason", for `inspect`
     notes: tuple[str, ...] = ()
     active_fraction: float | None = None  # mean over calibration images; None: not calibrated

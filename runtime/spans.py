@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import BundleError, EngineError
-from .manifest import Pair, Region
+from .manifest import Pair
 from .native.handles import PlanHandle, PoolHandle, StateHandle
 from .native.plan import Array, SpanPlan, encode
 
@@ -21,21 +21,23 @@ WEIGHTS = "programs/weights.bin"
 
 
 class SpanEngine:
-    """One region's plan with its packed weights. Safe for concurrent callers, each with a state of its own."""
+    """A plan of a bundle with its packed weights. Safe for concurrent callers, each with a state of its own."""
 
-    def __init__(self, region: Region, folder: Path, pool: PoolHandle, isa: str = "best"):
+    def __init__(self, folder: Path, file: str, pool: PoolHandle, isa: str = "best"):
         """Raises BundleError for a plan that cannot be read, EngineError for one that the kernels refuse."""
-        self.region, self._pool = region, pool
-        plan = _read_plan(folder / region.spans)
+        self._pool = pool
+        plan = _read_plan(folder / file)
         self.inputs = tuple(plan.names[i] for i in plan.inputs)
         self.outputs = tuple(plan.names[i] for i in plan.outputs)
         words, params = encode(plan, _reader(folder / WEIGHTS))
         self._plan = PlanHandle(words, params, inputs=len(plan.inputs), outputs=len(plan.outputs), isa=isa)
 
-    def open_state(self, sizes: Mapping[str, Pair], limit: int) -> StateHandle:
-        """Buffers for inputs of these heights and widths. Raises EngineError where the region does not fit them, or
+    def open_state(self, sizes: Mapping[str, Pair], limit: int, *, stream: bool = False) -> StateHandle:
+        """Buffers for inputs of these heights and widths. Raises EngineError where the plan does not fit them, or
         needs more than `limit` bytes."""
-        return StateHandle(self._plan, [sizes[name] for name in self.inputs], self._pool, limit)
+        return StateHandle(
+            self._plan, [sizes[name] for name in self.inputs], self._pool, limit, stream=stream
+        )
 
 
 @dataclass

@@ -5,7 +5,7 @@ the region unsupported, and names the reason.
 """
 
 from . import convolution, elementwise, joining, pooling, resize
-from .lower import Place, lower
+from .lower import Place, lower, lower_from_inputs
 from .registry import Unsupported, lowered_ops
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "elementwise",
     "joining",
     "lower",
+    "lower_from_inputs",
     "lowered_ops",
     "pooling",
     "resize",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-from ...runtime.native.plan import SpanPlan
-from ..analyze import Analysis
+from ...runtime.native.plan import Array, SpanPlan
+from ..analyze import LOCAL, Analysis
 from ..analyze.registry import NodeView
 from .fuse import fuse
 from .registry import Builder, LoweredNode, Place, Unsupported, lower_node
@@ -39,6 +40,42 @@ def lower(
         outputs=made,
         ops=tuple(ops),
     )
+
+
+def lower_from_inputs(analysis: Analysis) -> list[str]:
+    """Names of the nodes that the kernels can run, each reading only the program's inputs and what others of them make:
+    what a video's unchanged positions save. Raises Unsupported where there is none."""
+    builder = Builder(lambda values: Array(0, values.shape))
+    known = set(analysis.program.inputs)
+    for name in analysis.program.inputs:
+        if analysis.axes.get(name) != (2, 3) or len(analysis.probes.sample.shapes[name]) != 4:
+            raise Unsupported(f"input {name} is no map of [batch, channels, height, width]")
+        _check_float(analysis, name)
+        builder.tensor(name, analysis.probes.sample.shapes[name][1])
+    found: list[str] = []
+    reason = ""
+    for info in analysis.nodes:
+        if not set(info.inputs) <= known:
+            continue
+        node = analysis.local.by_name[info.name]
+        trial = dataclasses.replace(
+            builder, names=[*builder.names], channels=[*builder.channels], ops=[*builder.ops]
+        )
+        try:
+            if info.kind != LOCAL:
+                raise Unsupported(info.reason)
+            for output in node.output:
+                _check_float(analysis, output)
+            lower_node(LoweredNode(NodeView(node, analysis.local, analysis.probes, analysis.axes), trial))
+        except Unsupported as refused:
+            reason = reason or f"{info.name} ({info.op}) {refused}"
+            continue
+        builder = trial
+        known.update(info.outputs)
+        found.append(info.name)
+    if not found:
+        raise Unsupported(reason or "it has no local nodes")
+    return found
 
 
 def _check_float(analysis: Analysis, name: str) -> None:

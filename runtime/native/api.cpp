@@ -96,6 +96,10 @@ int32_t fv_state_prepare(FvState* state, const uint8_t* const* dirty, double* wo
   return attempted(error, error_size, [&] { *work = state->state.prepare(dirty); });
 }
 
+int32_t fv_state_follow(FvState* state, const uint8_t* const* dirty, double* work, char* error, int64_t error_size) {
+  return attempted(error, error_size, [&] { *work = state->state.follow(dirty); });
+}
+
 int32_t fv_state_run(FvState* state, FvPool* pool, const float* const* inputs, float* const* outputs, char* error,
                      int64_t error_size) {
   return attempted(error, error_size, [&] { state->state.run(of(pool), inputs, outputs); });

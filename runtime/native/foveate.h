@@ -50,6 +50,9 @@ FV_API int32_t fv_state_refer(FvState*, FvPool*, float* const* outputs, char* er
 // everywhere. `work` becomes the multiply-adds that it takes.
 FV_API int32_t fv_state_prepare(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
 
+// The same for a stream, whose reference is what the state holds from the frame before. Not after fv_state_refer.
+FV_API int32_t fv_state_follow(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
+
 // Computes what `prepare` found from inputs of [channels, height, width], and writes it to the outputs.
 FV_API int32_t fv_state_run(FvState*, FvPool*, const float* const* inputs, float* const* outputs, char* error,
                             int64_t error_size);

@@ -55,10 +55,19 @@ class StateHandle(_Handle):
     """The buffers of a plan at one resolution. For one caller at a time.
 
     outputs: float32 [1, channels, height, width] each, the state's own: they hold the reference where nothing was
-    computed. Raises EngineError where the plan cannot run at these sizes, or needs more than `limit` bytes.
+    computed. With `stream`, the reference is what the frame before left, and the first frame is dirty everywhere.
+    Raises EngineError where the plan cannot run at these sizes, or needs more than `limit` bytes.
     """
 
-    def __init__(self, plan: PlanHandle, sizes: Sequence[Pair], pool: PoolHandle, limit: int = 1 << 40):
+    def __init__(
+        self,
+        plan: PlanHandle,
+        sizes: Sequence[Pair],
+        pool: PoolHandle,
+        limit: int = 1 << 40,
+        *,
+        stream: bool = False,
+    ):
         self._plan, self._pool = plan, pool
         native, error = _library(), _Error()
         given = np.array(sizes, np.int64).reshape(plan.inputs, 2)
@@ -71,7 +80,9 @@ class StateHandle(_Handle):
             native.fv_state_output(pointer, index, shape.ctypes.data)
             self.outputs.append(np.empty((1, int(shape[2]), int(shape[0]), int(shape[1])), np.float32))
         self._targets = _pointers(self.outputs)
-        self._call("fv_state_refer", self._pool.pointer, self._targets)
+        self._prepare = "fv_state_follow" if stream else "fv_state_prepare"
+        if not stream:
+            self._call("fv_state_refer", self._pool.pointer, self._targets)
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +93,7 @@ class StateHandle(_Handle):
         everywhere), as multiply-adds."""
         work = ctypes.c_double()
         kept = [None if d is None else np.ascontiguousarray(d) for d in dirty]
-        self._call("fv_state_prepare", _pointers(kept), ctypes.byref(work))
+        self._call(self._prepare, _pointers(kept), ctypes.byref(work))
         return work.value
 
     def run(self, inputs: Sequence[np.ndarray]) -> None:

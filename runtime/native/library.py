@@ -31,6 +31,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_state_output": (None, [c_void_p, c_int64, c_void_p]),
     "fv_state_refer": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_prepare": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_follow": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_run": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_restore": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_computed": (c_int64, [c_void_p, c_int64]),

@@ -179,9 +179,10 @@ Positions State::empty(Size size) {
   return found;
 }
 
-double State::prepare(const uint8_t* const* dirty) {
+// Which positions of each tensor differ.
+std::vector<Positions> State::spread(const uint8_t* const* dirty) {
   const Plan& plan = *plan_;
-  std::vector<Positions> differs(buffers_.size()), computes(plan.ops.size());  // by tensor, by op
+  std::vector<Positions> differs(buffers_.size());
   for (size_t i = 0; i < plan.inputs.size(); i++) {
     const int id = plan.inputs[i];
     const Size size = buffers_[id].size;
@@ -194,7 +195,22 @@ double State::prepare(const uint8_t* const* dirty) {
     }
   }
   for (const Op& op : plan.ops) differs[op.out] = dirty_after(op, differs);
+  return differs;
+}
 
+double State::follow(const uint8_t* const* dirty) {
+  streams_ = true;
+  const std::vector<Positions> differs = spread(dirty);
+  std::vector<Positions> computes;
+  for (const Op& op : plan_->ops) computes.push_back(differs[op.out]);
+  read_ = differs;
+  return plan_cells(computes);
+}
+
+double State::prepare(const uint8_t* const* dirty) {
+  const Plan& plan = *plan_;
+  const std::vector<Positions> differs = spread(dirty);
+  std::vector<Positions> computes(plan.ops.size());
   for (size_t i = plan.ops.size(); i-- > 0;) {
     const int out = plan.ops[i].out;
     if (surely_read(out, differs[out], computes)) {
@@ -206,6 +222,12 @@ double State::prepare(const uint8_t* const* dirty) {
   }
   read_.assign(buffers_.size(), nullptr);
   for (int id : plan.inputs) read_[id] = read_of(id, computes);
+  return plan_cells(computes);
+}
+
+// Lists the positions that each op computes.
+double State::plan_cells(const std::vector<Positions>& computes) {
+  const Plan& plan = *plan_;
   double work = 0;
   cells_by_map_.clear();
   for (size_t i = 0; i < plan.ops.size(); i++) {
@@ -254,6 +276,7 @@ Positions State::dirty_after(const Op& op, const std::vector<Positions>& dirty) 
   size_t first = op.steps.size();
   // Where a mask is zero, the product is what it is in the reference, whatever is masked: zero.
   while (first > 0 && !masks(op.steps[first - 1])) first--;
+  if (streams_) first = 0;  // a stream's masks are tensors like any other
   if (first > 0) {
     found = dirty[op.steps[first - 1].tensor];
   } else {
@@ -295,7 +318,7 @@ void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
     const Buffer& out = buffers_[plan_->ops[i].out];
     Cells& dirty = out.memory->dirty;
     if (dirty && dirty != cells_[i]) set_back(run, out, *dirty);  // another tensor's
-    dirty = cells_[i];
+    if (!streams_) dirty = cells_[i];
     const auto start = std::chrono::steady_clock::now();
     compute(plan_->ops[i], *plan_, buffers_, taps_y_[i], taps_x_[i], *cells_[i], run);
     spent_[i] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();

@@ -54,6 +54,11 @@ class State {
   // everywhere), and which of those anything reads. Returns the multiply-adds that they take.
   double prepare(const uint8_t* const* dirty);
 
+  // The same for a stream, whose reference is what the state holds: the inputs differ where they are dirty (null:
+  // everywhere), and what they reach is computed whether this frame reads it or not. Not for a state that has a
+  // reference of its own.
+  double follow(const uint8_t* const* dirty);
+
   // Computes what `prepare` found. `inputs`: one image each, [channels, height, width]. `outputs`: the same form;
   // computed positions are written.
   void run(Pool* pool, const float* const* inputs, float* const* outputs);
@@ -73,6 +78,8 @@ class State {
   void share();
   Positions full(Size size);
   Positions empty(Size size);
+  std::vector<Positions> spread(const uint8_t* const* dirty);
+  double plan_cells(const std::vector<Positions>& computes);
   Positions dirty_after(const Op& op, const std::vector<Positions>& dirty);
   bool masks(const Step& step) const;
   Positions read_of(int tensor, const std::vector<Positions>& computes);
@@ -87,6 +94,7 @@ class State {
   std::vector<std::vector<size_t>> readers_;  // by tensor: the ops that read it
   std::vector<Taps> taps_y_, taps_x_;      // by op, of resizes
   std::vector<Cells> cells_;               // by op: what to compute
+  bool streams_ = false;                   // what was computed stays
   std::vector<double> spent_;              // by op
   std::vector<Positions> read_;            // by tensor: positions that anything reads, of inputs
   std::map<std::pair<int64_t, int64_t>, Positions> full_, empty_;

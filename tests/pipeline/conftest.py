@@ -214,8 +214,9 @@ class RandomProgram:
             attributes["coordinate_transformation_mode"] = "asymmetric"
             self.masks[key + more] = self.add("Resize", self.masks[key], "", scales, **attributes)
 
-    def model(self, steps: int):
-        """images [batch, 4, height, width] -> y. A position is active where channel 0 of the image is negative."""
+    def model(self, steps: int, masked: bool = True):
+        """images [batch, 4, height, width] -> y. A position is active where channel 0 of the image is negative; if not
+        `masked`, everywhere."""
         from foveate.export.domain import DOMAIN, VERSION, domain_op
 
         helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
@@ -226,10 +227,13 @@ class RandomProgram:
             self.weights.append(tensor)
         inputs = ["images", gate, self.constant(np.zeros(1, np.float32)), *(f"mask0.{n}" for n in scalars)]
         outputs = ["mask0.keep", "mask0.logits", "mask0.energy"]
-        self.nodes.append(
-            helper.make_node("EnergyMask", inputs, outputs, name="mask0", domain=DOMAIN, patch=1)
-        )
-        self.tensors.append((self.add("Mul", "images", "mask0.keep"), 4, ""))
+        if masked:
+            self.nodes.append(
+                helper.make_node("EnergyMask", inputs, outputs, name="mask0", domain=DOMAIN, patch=1)
+            )
+        else:
+            scalars, self.masks, self.weights = {}, {}, []
+        self.tensors.append((self.add("Mul", "images", "mask0.keep") if masked else "images", 4, ""))
         self.tensors.append((self.conv(self.tensors[0][0], 4, 4, 3, pads=[1] * 4), 4, ""))
         for _ in range(steps):
             self.step()
@@ -245,8 +249,8 @@ class RandomProgram:
 
 @pytest.fixture(scope="session")
 def random_program() -> Callable[..., Any]:
-    """`random_program(draw, steps, native=False)` gives an onnx.ModelProto."""
-    return lambda draw, steps, native=False: RandomProgram(draw, native).model(steps)
+    """`random_program(draw, steps, native=False, masked=True)` gives an onnx.ModelProto."""
+    return lambda draw, steps, native=False, masked=True: RandomProgram(draw, native).model(steps, masked)
 
 
 def image_of(mask: np.ndarray, seed: int = 0) -> np.ndarray:

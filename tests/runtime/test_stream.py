@@ -1,0 +1,166 @@
+"""A stream answers as the dense program does, whatever changes between frames, and computes only that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from foveate.pipeline.build import build
+from foveate.runtime import Model, load
+from foveate.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def video_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Convs, pooling, a doubling and a skip; then a head over the whole map."""
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    weights = {
+        "w0": rng.standard_normal((8, 3, 3, 3)) / 5,
+        "w1": rng.standard_normal((8, 8, 3, 3)) / 9,
+        "w2": rng.standard_normal((4, 16, 1, 1)) / 4,
+        "head": rng.standard_normal((4, 5)),
+        "scales": np.array([1, 1, 2, 2]),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["images", "w0"], ["a"], pads=[1] * 4),
+        node("Relu", ["a"], ["b"]),
+        node("MaxPool", ["b"], ["c"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        node("Conv", ["c", "w1"], ["d"], pads=[1] * 4),
+        node("Sigmoid", ["d"], ["e"]),
+        node("Concat", ["c", "e"], ["f"], axis=1),
+        node("Conv", ["f", "w2"], ["map"]),
+        node("GlobalAveragePool", ["map"], ["g"]),
+        node("Flatten", ["g"], ["h"]),
+        node("MatMul", ["h", "head"], ["scores"]),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "video",
+        [helper.make_tensor_value_info("images", kind, ["batch", 3, "height", "width"])],
+        [
+            helper.make_tensor_value_info("map", kind, ["batch", 4, None, None]),
+            helper.make_tensor_value_info("scores", kind, ["batch", 5]),
+        ],
+        [onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    folder = tmp_path_factory.mktemp("video")
+    program = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(program, folder / "video.onnx")
+    return build(folder / "video.onnx", folder / "bundle", sample=(1, 3, 32, 48))
+
+
+@pytest.fixture(scope="module")
+def model(video_bundle: Path):
+    with load(video_bundle, threads=2) as opened:
+        yield opened
+
+
+def frames(count: int, size: tuple[int, int] = (32, 48), seed: int = 0) -> list[np.ndarray]:
+    """A box that moves over noise."""
+    rng = np.random.default_rng(seed)
+    background = rng.standard_normal((1, 3, *size)).astype(np.float32)
+    made = []
+    for i in range(count):
+        frame = background.copy()
+        frame[:, :, 4 + i : 9 + i, 2 * i : 2 * i + 6] += 1
+        made.append(frame)
+    return made
+
+
+def assert_same(found, wanted) -> None:
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_every_frame_is_the_dense_answer(model: Model):
+    stream = model.stream()
+    for i, frame in enumerate(frames(8)):
+        result = stream(frame)
+        assert_same(result, model.dense(frame))
+        assert result.strategies["stream"] == (("dense",) if i == 0 else ("spans",))
+        assert stream.frames == i + 1
+
+
+def test_a_still_image_computes_nothing(model: Model):
+    stream, frame = model.stream(), frames(1)[0]
+    first = stream(frame)
+    second = stream(frame)
+    assert stream.changed is not None and not stream.changed.any()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_slow_drift_is_noticed(model: Model):
+    """Each step is below the threshold; what has gathered since a position was last propagated is not."""
+    stream, frame = model.stream(threshold=0.1), frames(1)[0]
+    stream(frame)
+    seen = []
+    for step in range(1, 8):
+        stream(frame + np.float32(0.04 * step))
+        assert stream.changed is not None
+        seen.append(bool(stream.changed.any()))
+    assert seen == [False, False, True, False, False, True, False]
+
+
+def test_refresh_recomputes_whole_frames(model: Model):
+    stream = model.stream(threshold=10.0, refresh=3)
+    kinds = [stream(frame).strategies["stream"][0] for frame in frames(7)]
+    assert kinds == ["dense", "spans", "spans"] * 2 + ["dense"]
+
+
+def test_another_resolution_and_a_reset_begin_anew(model: Model):
+    stream = model.stream()
+    for size in ((32, 48), (40, 40), (33, 47)):
+        for frame in frames(2, size):
+            assert_same(stream(frame), model.dense(frame))
+        assert stream.frames == 2
+    stream.reset()
+    assert stream.frames == 0
+    assert stream(frames(1)[0]).strategies["stream"] == ("dense",)
+
+
+def test_two_streams_do_not_mix(model: Model):
+    streams, videos = [model.stream(), model.stream()], [frames(5, seed=s) for s in (1, 2)]
+    for pair in zip(*videos, strict=True):
+        for stream, frame in zip(streams, pair, strict=True):
+            assert_same(stream(frame), model.dense(frame))
+
+
+def test_a_refused_frame_leaves_the_state(model: Model):
+    stream, (first, second) = model.stream(), frames(2)
+    stream(first)
+    broken = second.copy()
+    broken[0, 0, 5, 5] = np.nan
+    for bad in (broken, second.astype(np.float64), np.concatenate([second, second])):
+        with pytest.raises(InputError):
+            stream(bad)
+    assert_same(stream(second), model.dense(second))
+    assert stream.frames == 2
+
+
+def test_answers_are_the_callers(model: Model):
+    stream, (first, second) = model.stream(), frames(2)
+    for value in stream(first).values():
+        value[...] = np.nan
+    assert_same(stream(second), model.dense(second))
+
+
+def test_bytes_are_told(model: Model):
+    stream = model.stream()
+    assert stream.nbytes == 0
+    stream(frames(1)[0])
+    assert stream.nbytes > 32 * 48 * 4 * (3 + 8 + 8)
+
+
+def test_a_program_with_decisions_has_no_streams(tiny_bundle: Path):
+    with load(tiny_bundle, threads=1) as model, pytest.raises(InputError, match="decisions"):
+        model.stream()
+
+
+def test_bad_options_are_named(model: Model):
+    with pytest.raises(InputError, match="threshold -1"):
+        model.stream(threshold=-1)
