@@ -64,6 +64,8 @@ def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
         "steps": steps,
         "macs": total,
         "dense_share": dense / total if total else None,
+        "stream": dataclasses.asdict(manifest.stream) if manifest.stream else None,
+        "stream_refused": manifest.stream_refused,
         "barriers": list(manifest.barriers),
         "notes": list(manifest.notes),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
@@ -133,6 +135,8 @@ def lines(facts: Facts) -> list[str]:
     shown += _preprocess_lines(facts)
     shown += _decision_lines(facts)
     shown += _step_lines(facts)
+    stream = f"saves at most {facts['stream']['share']:.1%} of the work" if facts["stream"] else ""
+    shown.append(f"stream     {stream or 'none: ' + facts['stream_refused']}")
     shown += [f"barrier    {text}" for text in facts["barriers"]]
     shown += [f"note       {text}" for text in facts["notes"]]
     return shown

@@ -46,6 +46,17 @@ def test_halos_and_barriers_are_shown(tiny_bundle):
 def test_a_program_without_decisions_says_so(make_program):
     facts = inspect(make_program(masks=0))
     assert facts["dense_share"] == 1.0 and facts["notes"]
+    assert facts["stream"]["share"] > 0.99  # all but the head
+    assert any(line.startswith("stream     saves at most 9") or "100.0%" in line for line in lines(facts))
+
+
+def test_what_runs_natively_is_said(make_program, tmp_path):
+    facts = inspect(make_program())
+    region = next(step for step in facts["steps"] if step["kind"] == "region")
+    assert region["native"] and not region["native_refused"]
+    shown = lines(facts)
+    assert any("run by native kernels" in line for line in shown)
+    assert any(line.startswith("stream     none: its decisions") for line in shown)
 
 
 def test_neither_program_nor_bundle(tmp_path):
