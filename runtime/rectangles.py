@@ -44,6 +44,8 @@ def _cover_native(
     found = native.fv_cover(
         active.ctypes.data, *active.shape, fixed, rim.ctypes.data, rects.ctypes.data, limit
     )
+    if found < 0:
+        return cover_numpy(active, fixed, halo)
     return rects[:found] if found <= limit else _cover_native(native, active, fixed, halo, found)
 
 

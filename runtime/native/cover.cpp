@@ -155,7 +155,7 @@ std::vector<Box> cover(const uint8_t* active, int64_t pitch, const Box& bounds, 
 }  // namespace
 
 int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fixed, const int32_t halo[4],
-                 int64_t* rects, int64_t limit) {
+                 int64_t* rects, int64_t limit) try {
   const Box map{0, 0, static_cast<int>(height), static_cast<int>(width)};
   const Box bounds = tighten(active, width, map);
   if (bounds.y0 >= bounds.y1) return 0;
@@ -166,4 +166,6 @@ int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fi
     std::memcpy(rects + 4 * i, rect, sizeof rect);
   }
   return static_cast<int64_t>(boxes.size());
+} catch (...) {
+  return -1;
 }

@@ -13,7 +13,7 @@ constexpr int32_t kAbi = 1;
 FV_API int32_t fv_abi();
 
 // Rectangles [n, 4] (y0, x0, y1, x1, half open) over the cells of `active` [height, width] that are not 0; see
-// rectangles.py. Writes at most `limit`, and returns how many there are.
+// rectangles.py. Writes at most `limit`, and returns how many there are; −1 where memory is short.
 FV_API int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fixed, const int32_t halo[4],
                         int64_t* rects, int64_t limit);
 
