@@ -42,6 +42,7 @@ class Stream:
         self._lock = threading.Lock()
         self.frames = 0  # since the state was last computed whole
         self.changed: np.ndarray | None = None  # bool [height, width] of the first input; None: all of it
+        self.work = 0.0  # multiply-adds of the last frame, without what lies behind the first barrier
         self._state: StateHandle | None = None
         self._last: dict[str, np.ndarray] = {}
 
@@ -90,7 +91,7 @@ class Stream:
         assert state is not None
         whole = self.frames == 0 or (self._refresh > 0 and self.frames >= self._refresh)
         dirty = None if whole else [self._change(name, feeds[name]) for name in self._engine.inputs]
-        state.prepare(dirty or [None] * len(inputs))
+        self.work = state.prepare(dirty or [None] * len(inputs))
         state.run(inputs)
         self._remember(feeds, dirty)
         self.frames = 1 if whole else self.frames + 1
