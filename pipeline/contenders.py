@@ -15,6 +15,7 @@ import numpy as np
 from ..runtime import Model, Result, load
 from ..runtime.errors import InputError
 from ..runtime.manifest import Manifest
+from ..runtime.spans import native_regions
 from .dense import Dense, tune
 from .interleave import Contender, Times, interleave
 from .reference import Reference
@@ -83,8 +84,9 @@ def open_contenders(
     """Opens and tunes everything; `threads` is every engine's number. Raises BundleError, InputError."""
     with contextlib.ExitStack() as stack:
         auto = load(bundle, threads=threads, strategy="auto")
-        selective = stack.enter_context(load(bundle, threads=threads, strategy=forced(auto)))
         manifest = auto.manifest
+        best = "spans" if native_regions(manifest) else "rects"
+        selective = stack.enter_context(load(bundle, threads=threads, strategy=best))
         reference = Reference(bundle, manifest, threads)
         same_shape = len({image.shape for image in images}) == 1
         tuned = partial(tune, threads=threads, image=images[0], static=same_shape, choices=reference.choices)
@@ -99,11 +101,6 @@ def open_contenders(
             yield opened
         finally:
             opened.auto.close()
-
-
-def forced(model: Model) -> str:
-    """The strategy that runs a bundle selectively at any price, in the best way it has here."""
-    return "spans" if model.executor.engines.spans else "rects"
 
 
 def _after(calls: int, record: Callable[[Result], None]) -> Callable[[Result], None]:

@@ -19,8 +19,8 @@ import numpy as np
 from ..runtime import load
 from ..runtime.bundle import open_bundle
 from ..runtime.errors import InputError
-from ..runtime.manifest import Manifest, Region
-from ..runtime.native.library import library
+from ..runtime.manifest import Manifest
+from ..runtime.spans import native_regions
 from .compare import ImageCheck, compare
 from .data import Dataset, Sample
 from .reference import Reference
@@ -39,8 +39,7 @@ RANDOM_FRACTIONS = (
 
 def strategies_of(bundle: str | Path) -> tuple[str, ...]:
     """Those that may run a region of the bundle on this machine."""
-    steps = open_bundle(bundle, verify=False).manifest.steps
-    native = library() is not None and any(isinstance(s, Region) and s.spans for s in steps)
+    native = native_regions(open_bundle(bundle, verify=False).manifest)
     return ("spans", "rects", "auto") if native else ("rects", "auto")
 
 

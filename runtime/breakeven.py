@@ -107,8 +107,11 @@ def measure_executor(
 
 def _regions_to_run(regions: Sequence[_RegionProbes], dense: Mapping[str, float]) -> list[_RegionProbes]:
     """Those that can run selectively and whose fallback was measured: only they are ever chosen between."""
-    known = [r for r in regions if r.region.name in dense and r.region.masks and not r.grid.refusal]
-    return [r for r in known if r.reference is None]
+    return [
+        r
+        for r in regions
+        if r.reference is None and r.region.name in dense and r.region.masks and not r.grid.refusal
+    ]
 
 
 def _with_overhead(

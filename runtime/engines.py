@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from .bundle import Bundle
 from .engine import Config, Engine, OrtConfig, Ports, open_engine
 from .errors import InternalError
-from .manifest import DenseSegment, Manifest, Region, TensorSpec
+from .manifest import DenseSegment, Manifest, TensorSpec
 from .native.handles import PoolHandle
-from .native.library import library
-from .spans import SpanEngine
+from .spans import SpanEngine, native_regions
 
 
 class Engines:
@@ -23,10 +22,12 @@ class Engines:
         self._open: dict[str, Engine] = {}
         self._program: Engine | None = None
         self._stream: tuple[SpanEngine, Engine | None] | None = None
+        self._pool: PoolHandle | None = None
         self._lock = threading.Lock()
         for file, ports in _ports(bundle.manifest).items():
             self._open[file] = open_engine(bundle.file(file), config, ports)
-        self.spans = _open_spans(bundle, config)
+        native = native_regions(bundle.manifest) if isinstance(config, OrtConfig) else []
+        self.spans = {region.name: self._open_spans(region.spans) for region in native}
 
     def __getitem__(self, file: str) -> Engine:
         return self._open[file]
@@ -47,18 +48,24 @@ class Engines:
         native library is there."""
         with self._lock:
             if self._stream is None:
-                manifest, config = self._bundle.manifest, self._config
-                plan = manifest.stream
-                if plan is None or not isinstance(config, OrtConfig):
+                plan = self._bundle.manifest.stream
+                if plan is None:
                     raise InternalError("a stream was asked for, and the bundle has none")
                 rest = None
                 if plan.rest:
-                    specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs, *manifest.inputs)}
-                    sides = (tuple(specs[n] for n in side) for side in (plan.rest_inputs, plan.rest_outputs))
-                    rest = open_engine(self._bundle.file(plan.rest), config, Ports(*sides))
-                pool = PoolHandle(config.threads)
-                self._stream = SpanEngine(self._bundle.path, plan.spans, pool, config.isa), rest
+                    ports = _picked(_specs(self._bundle.manifest), plan.rest_inputs, plan.rest_outputs)
+                    rest = open_engine(self._bundle.file(plan.rest), self._config, ports)
+                self._stream = self._open_spans(plan.spans), rest
             return self._stream
+
+    def _open_spans(self, file: str) -> SpanEngine:
+        """All plans of a model share the threads of one pool."""
+        config = self._config
+        if not isinstance(config, OrtConfig):
+            raise InternalError(f"native kernels were asked for, beside {config}")
+        if self._pool is None:
+            self._pool = PoolHandle(config.threads)
+        return SpanEngine(self._bundle.path, file, self._pool, config.isa)
 
     def close(self) -> None:
         for engine in self._open.values():
@@ -67,15 +74,6 @@ class Engines:
             self._program.close()
         if self._stream is not None and self._stream[1] is not None:
             self._stream[1].close()
-
-
-def _open_spans(bundle: Bundle, config: Config) -> dict[str, SpanEngine]:
-    """By region: those that the native kernels run, which share the threads of one pool."""
-    regions = [s for s in bundle.manifest.steps if isinstance(s, Region) and s.spans]
-    if library() is None or not regions or not isinstance(config, OrtConfig):
-        return {}
-    pool = PoolHandle(config.threads)
-    return {region.name: SpanEngine(bundle.path, region.spans, pool, config.isa) for region in regions}
 
 
 def decision_tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:
@@ -87,16 +85,20 @@ def decision_tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 
 def _ports(manifest: Manifest) -> dict[str, Ports]:
-    specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs, *manifest.inputs)}
-
-    def pick(names: Iterable[str]) -> tuple[TensorSpec, ...]:
-        return tuple(specs[name] for name in names)
-
+    specs = _specs(manifest)
     ports: dict[str, Ports] = {}
     for step in manifest.steps:
         file = step.file if isinstance(step, DenseSegment) else step.fallback
-        ports[file] = Ports(pick(step.inputs), pick(step.outputs))
+        ports[file] = _picked(specs, step.inputs, step.outputs)
         for segment in () if isinstance(step, DenseSegment) else step.segments:
-            inputs, outputs = (pick(t.name for t in side) for side in (segment.inputs, segment.outputs))
-            ports[segment.file] = Ports(inputs, outputs)
+            names = ([t.name for t in side] for side in (segment.inputs, segment.outputs))
+            ports[segment.file] = _picked(specs, *names)
     return ports
+
+
+def _specs(manifest: Manifest) -> dict[str, TensorSpec]:
+    return {t.name: t for t in (*manifest.tensors, *manifest.outputs, *manifest.inputs)}
+
+
+def _picked(specs: Mapping[str, TensorSpec], inputs: Iterable[str], outputs: Iterable[str]) -> Ports:
+    return Ports(tuple(specs[name] for name in inputs), tuple(specs[name] for name in outputs))

@@ -20,16 +20,14 @@ from .geometry import support
 from .grid import RegionGrid, grid_of
 from .guard import Guard
 from .manifest import DenseSegment, Manifest, Region
-from .result import Timing, new_timing
+from .result import Timing, detach, new_timing
 from .selective import SelectiveExecutor, choice_feeds, plan_region
 from .spans import SpanReference
 from .state import Cached, Reference, ReferenceCache
 
 _LOG = logging.getLogger("foveate")
 Tensors = dict[str, np.ndarray]
-_MUST_WIN = (
-    0.93  # of the fallback's time, at most, must a selective run be predicted to take: predictions err
-)
+_MUST_WIN = 0.93  # of the fallback's time must a selective run be predicted to take at most: predictions err
 
 
 @dataclass
@@ -47,9 +45,7 @@ class Request:
     timing: Timing = field(default_factory=new_timing)
     segments: dict[str, float] = field(default_factory=dict)  # ms by dense segment
     strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    leases: list[tuple[Cached, Any]] = field(
-        default_factory=list
-    )  # references with the scratch borrowed from them
+    leases: list[tuple[Cached, Any]] = field(default_factory=list)  # with the scratch borrowed from each
     checked: bool = True  # decisions that are not finite are refused
     fed: frozenset[int] = frozenset()  # ids of the caller's arrays
 
@@ -284,10 +280,7 @@ class Executor:
     def _own_outputs(self, request: Request) -> None:
         """Copies those outputs that lie in scratch or are an input: what is handed out belongs to the caller."""
         lent = {id(array) for _, scratch in request.leases for array in scratch.arrays.values()}
-        for spec in self.manifest.outputs:
-            value = request.tensors[spec.name]
-            if id(value) in lent or id(value) in request.fed:
-                request.tensors[spec.name] = value.copy()
+        detach(request.tensors, (spec.name for spec in self.manifest.outputs), lent | request.fed)
 
     def _release(self, request: Request) -> None:
         start = perf_counter()

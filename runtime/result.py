@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,13 @@ def new_timing() -> Timing:
     and the choice of strategy), `gather`, `compute` and `scatter` of windows, `restore` of scratch, `fallback` of
     regions that ran densely, and `total`, which also holds checking the input and handing out the answer."""
     return dict.fromkeys(PHASES, 0.0)
+
+
+def detach(tensors: dict[str, Any], names: Iterable[str], lent: Collection[int]) -> None:
+    """Copies those of the named tensors whose id is among the `lent`: what is handed out belongs to the caller."""
+    for name in names:
+        if id(tensors[name]) in lent:
+            tensors[name] = tensors[name].copy()
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from .errors import BundleError, EngineError
-from .manifest import Pair
+from .manifest import Manifest, Pair, Region
 from .native.handles import PlanHandle, PoolHandle, StateHandle
+from .native.library import library
 from .native.plan import Array, SpanPlan, encode
 
 WEIGHTS = "programs/weights.bin"
+
+
+def native_regions(manifest: Manifest) -> list[Region]:
+    """The regions that the native kernels run on this machine."""
+    if library() is None:
+        return []
+    return [step for step in manifest.steps if isinstance(step, Region) and step.spans]
 
 
 class SpanEngine:

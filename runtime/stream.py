@@ -14,7 +14,7 @@ from .errors import InputError
 from .inputs import Batch
 from .manifest import Pair, StreamPlan, TensorSpec
 from .native.handles import StateHandle
-from .result import Result, new_timing
+from .result import Result, detach, new_timing
 from .spans import SpanEngine
 
 
@@ -44,6 +44,7 @@ class Stream:
         self.changed: np.ndarray | None = None  # bool [height, width] of the first input; None: all of it
         self.work = 0.0  # multiply-adds of the last frame, without what lies behind the first barrier
         self._state: StateHandle | None = None
+        self._sizes: dict[str, Pair] = {}  # that it was opened for
         self._last: dict[str, np.ndarray] = {}
 
     def __call__(self, frame: Any) -> Result:
@@ -81,14 +82,13 @@ class Stream:
 
     def _advance(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         inputs = [feeds[name] for name in self._engine.inputs]
-        if {n: a.shape for n, a in self._last.items()} != {n: feeds[n].shape for n in self._engine.inputs}:
-            sizes: dict[str, Pair] = {n: (feeds[n].shape[2], feeds[n].shape[3]) for n in self._engine.inputs}
-            if self._last or self._state is None:
-                self._state = self._engine.open_state(sizes, self._limit, stream=True)
-            self._last = {name: feeds[name].copy() for name in self._engine.inputs}
-            self.frames = 0
+        sizes: dict[str, Pair] = {n: (feeds[n].shape[2], feeds[n].shape[3]) for n in self._engine.inputs}
         state = self._state
-        assert state is not None
+        if state is None or sizes != self._sizes:
+            state = self._state = self._engine.open_state(sizes, self._limit, stream=True)
+            self._sizes, self.frames = sizes, 0
+        if self.frames == 0:
+            self._last = {name: feeds[name].copy() for name in self._engine.inputs}
         whole = self.frames == 0 or (self._refresh > 0 and self.frames >= self._refresh)
         dirty = None if whole else [self._change(name, feeds[name]) for name in self._engine.inputs]
         self.work = state.prepare(dirty or [None] * len(inputs))
@@ -116,8 +116,6 @@ class Stream:
         if self._rest is not None:
             given = {name: tensors[name] for name in self._plan.rest_inputs}
             tensors.update(zip(self._rest.outputs, self._rest.run(given), strict=True))
-        own = {id(array) for array in (*state.outputs, *feeds.values())}
-        for spec in self._outputs:
-            if id(tensors[spec.name]) in own:
-                tensors[spec.name] = tensors[spec.name].copy()
+        lent = {id(array) for array in (*state.outputs, *feeds.values())}
+        detach(tensors, (spec.name for spec in self._outputs), lent)
         return tensors

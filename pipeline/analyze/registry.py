@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -84,20 +84,27 @@ class NodeView:
 
 
 Rule = Callable[[NodeView], "Local | Barrier"]
+F = TypeVar("F", bound=Callable[..., Any])
 _RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
-    """Decorates the rule of these op types."""
+def rules_in(table: dict[tuple[str, str], F], what: str) -> Callable[..., Callable[[F], F]]:
+    """A decorator factory: `@decorator("Add", "Sub")` enters a function in `table` under these op types, once."""
 
-    def add(function: Rule) -> Rule:
-        for op in ops:
-            if (domain, op) in _RULES:
-                raise InternalError(f"two rules for op {(domain, op)}")
-            _RULES[domain, op] = function
-        return function
+    def for_ops(*ops: str, domain: str = "") -> Callable[[F], F]:
+        def add(function: F) -> F:
+            for op in ops:
+                if (domain, op) in table:
+                    raise InternalError(f"two {what} for op {(domain, op)}")
+                table[domain, op] = function
+            return function
 
-    return add
+        return add
+
+    return for_ops
+
+
+rule = rules_in(_RULES, "rules")
 
 
 def read_node(view: NodeView) -> Local | Barrier:

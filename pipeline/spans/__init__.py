@@ -6,7 +6,7 @@ the region unsupported, and names the reason.
 
 from . import convolution, elementwise, joining, pooling, resize
 from .lower import Place, lower, lower_from_inputs
-from .registry import Unsupported, lowered_ops
+from .registry import Unsupported
 
 __all__ = [
     "Place",
@@ -16,7 +16,6 @@ __all__ = [
     "joining",
     "lower",
     "lower_from_inputs",
-    "lowered_ops",
     "pooling",
     "resize",
 ]

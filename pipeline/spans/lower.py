@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from ...runtime.native.plan import Array, SpanPlan
@@ -16,20 +15,9 @@ def lower(
     analysis: Analysis, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str], place: Place
 ) -> SpanPlan:
     """The plan of the named nodes. Raises Unsupported, whose text names the node that the kernels cannot run."""
-    builder = Builder(place)
-    for name in inputs:
-        _check_float(analysis, name)
-        if analysis.axes.get(name) != (2, 3) or len(analysis.probes.sample.shapes[name]) != 4:
-            raise Unsupported(f"{name} is no map of [batch, channels, height, width]")
-        builder.tensor(name, analysis.probes.sample.shapes[name][1])
+    builder = _begin(analysis, inputs, place)
     for name in nodes:
-        node = analysis.local.by_name[name]
-        try:
-            for output in node.output:
-                _check_float(analysis, output)
-            lower_node(LoweredNode(NodeView(node, analysis.local, analysis.probes, analysis.axes), builder))
-        except Unsupported as reason:
-            raise Unsupported(f"{name} ({node.op_type}) {reason}") from None
+        _add(analysis, name, builder)
     made = tuple(builder.find(name) for name in outputs)
     ops = fuse(builder.ops, builder.channels, made)
     return SpanPlan(
@@ -45,37 +33,46 @@ def lower(
 def lower_from_inputs(analysis: Analysis) -> list[str]:
     """Names of the nodes that the kernels can run, each reading only the program's inputs and what others of them make:
     what a video's unchanged positions save. Raises Unsupported where there is none."""
-    builder = Builder(lambda values: Array(0, values.shape))
+    builder = _begin(analysis, analysis.program.inputs, lambda values: Array(0, values.shape))
     known = set(analysis.program.inputs)
-    for name in analysis.program.inputs:
-        if analysis.axes.get(name) != (2, 3) or len(analysis.probes.sample.shapes[name]) != 4:
-            raise Unsupported(f"input {name} is no map of [batch, channels, height, width]")
-        _check_float(analysis, name)
-        builder.tensor(name, analysis.probes.sample.shapes[name][1])
     found: list[str] = []
     reason = ""
-    for info in analysis.nodes:
-        if not set(info.inputs) <= known:
+    for node in analysis.nodes:
+        if not set(node.inputs) <= known:
             continue
-        node = analysis.local.by_name[info.name]
-        trial = dataclasses.replace(
-            builder, names=[*builder.names], channels=[*builder.channels], ops=[*builder.ops]
-        )
         try:
-            if info.kind != LOCAL:
-                raise Unsupported(info.reason)
-            for output in node.output:
-                _check_float(analysis, output)
-            lower_node(LoweredNode(NodeView(node, analysis.local, analysis.probes, analysis.axes), trial))
+            if node.kind != LOCAL:
+                raise Unsupported(f"{node.name} ({node.op}) {node.reason}")
+            _add(analysis, node.name, builder)
         except Unsupported as refused:
-            reason = reason or f"{info.name} ({info.op}) {refused}"
+            reason = reason or str(refused)
             continue
-        builder = trial
-        known.update(info.outputs)
-        found.append(info.name)
+        known.update(node.outputs)
+        found.append(node.name)
     if not found:
         raise Unsupported(reason or "it has no local nodes")
     return found
+
+
+def _begin(analysis: Analysis, inputs: Sequence[str], place: Place) -> Builder:
+    builder = Builder(place)
+    for name in inputs:
+        _check_float(analysis, name)
+        if analysis.axes.get(name) != (2, 3) or len(analysis.probes.sample.shapes[name]) != 4:
+            raise Unsupported(f"{name} is no map of [batch, channels, height, width]")
+        builder.tensor(name, analysis.probes.sample.shapes[name][1])
+    return builder
+
+
+def _add(analysis: Analysis, name: str, builder: Builder) -> None:
+    """The ops of one node. Where it raises Unsupported, tensors that it had begun stay behind, which no op makes."""
+    node = analysis.local.by_name[name]
+    try:
+        for output in node.output:
+            _check_float(analysis, output)
+        lower_node(LoweredNode(NodeView(node, analysis.local, analysis.probes, analysis.axes), builder))
+    except Unsupported as reason:
+        raise Unsupported(f"{name} ({node.op_type}) {reason}") from None
 
 
 def _check_float(analysis: Analysis, name: str) -> None:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...runtime.errors import InternalError
 from ...runtime.native.plan import Array, Copy, Op, Part, Step
-from ..analyze.registry import NodeView
+from ..analyze.registry import NodeView, rules_in
 from ..graph import op_key
 
 Place = Callable[[np.ndarray], Array]  # puts numbers (float32) into the file of weights
@@ -92,17 +91,7 @@ Rule = Callable[[LoweredNode], None]
 _RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Decorates the lowering rule of these op types."""
-
-    def add(function: Rule) -> Rule:
-        for op in ops:
-            if ("", op) in _RULES:
-                raise InternalError(f"two lowering rules for op {op}")
-            _RULES["", op] = function
-        return function
-
-    return add
+rule = rules_in(_RULES, "lowering rules")
 
 
 def lower_node(node: LoweredNode) -> None:
@@ -111,8 +100,3 @@ def lower_node(node: LoweredNode) -> None:
     if found is None:
         raise Unsupported("has no native kernel")
     found(node)
-
-
-def lowered_ops() -> tuple[str, ...]:
-    """Op types that have a rule."""
-    return tuple(sorted(op for _, op in _RULES))

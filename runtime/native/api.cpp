@@ -108,7 +108,3 @@ int32_t fv_state_run(FvState* state, FvPool* pool, const float* const* inputs, f
 int32_t fv_state_restore(FvState* state, FvPool* pool, float* const* outputs, char* error, int64_t error_size) {
   return attempted(error, error_size, [&] { state->state.restore(of(pool), outputs); });
 }
-
-double fv_state_spent(const FvState* state, int64_t index) { return state->state.spent(size_t(index)); }
-
-int64_t fv_state_computed(const FvState* state, int64_t index) { return state->state.computed(size_t(index)); }

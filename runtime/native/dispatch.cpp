@@ -1,43 +1,49 @@
 // Which kernels this processor can run.
+#include <initializer_list>
+
 #include "kernels.h"
 
 namespace foveate {
 
 namespace portable { const Kernels* kernels(); }
+
+#ifdef __x86_64__
 namespace avx2 { const Kernels* kernels(); }
 namespace avx512 { const Kernels* kernels(); }
 
 namespace {
 
-bool has_avx2() {
-#ifdef __x86_64__
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
+const Kernels* avx2_here() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2::kernels() : nullptr;
 }
 
-bool has_avx512() {
-#ifdef __x86_64__
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-#else
-  return false;
-#endif
+const Kernels* avx512_here() {
+  const bool has = avx2_here() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return has ? avx512::kernels() : nullptr;
 }
 
 }  // namespace
+#else
+namespace {
+
+const Kernels* avx2_here() { return nullptr; }
+const Kernels* avx512_here() { return nullptr; }
+
+}  // namespace
+#endif
 
 const Kernels* kernels_for(Isa isa) {
   switch (isa) {
     case Isa::kPortable: return portable::kernels();
-    case Isa::kAvx2: return has_avx2() ? avx2::kernels() : nullptr;
-    case Isa::kAvx512: return has_avx512() ? avx512::kernels() : nullptr;
+    case Isa::kAvx2: return avx2_here();
+    case Isa::kAvx512: return avx512_here();
     case Isa::kBest: break;
     default: return nullptr;
   }
-  if (has_avx512()) return avx512::kernels();
-  return has_avx2() ? avx2::kernels() : portable::kernels();
+  for (const Kernels* found : {avx512_here(), avx2_here()})
+    if (found) return found;
+  return portable::kernels();
 }
 
 }  // namespace foveate

@@ -59,7 +59,3 @@ FV_API int32_t fv_state_run(FvState*, FvPool*, const float* const* inputs, float
 
 // Sets what was computed back to the reference, in the outputs, too (null: in none).
 FV_API int32_t fv_state_restore(FvState*, FvPool*, float* const* outputs, char* error, int64_t error_size);
-
-// Positions that op `index` computes next, and the milliseconds that it took last.
-FV_API int64_t fv_state_computed(const FvState*, int64_t index);
-FV_API double fv_state_spent(const FvState*, int64_t index);

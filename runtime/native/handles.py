@@ -105,14 +105,6 @@ class StateHandle(_Handle):
         """Back to the reference."""
         self._call("fv_state_restore", self._pool.pointer, self._targets)
 
-    def computed(self, op: int) -> int:
-        """Positions of op `op` that the last `prepare` found."""
-        return _library().fv_state_computed(self.pointer, op)
-
-    def spent(self, op: int) -> float:
-        """Milliseconds that op `op` took in the last run."""
-        return _library().fv_state_spent(self.pointer, op)
-
     def _call(self, name: str, *arguments: object) -> None:
         error = _Error()
         failed = getattr(_library(), name)(self.pointer, *arguments, *error.arguments)

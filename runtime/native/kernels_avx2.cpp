@@ -21,8 +21,4 @@ const Kernels* kernels() { return &kKernels; }
 #ifdef __clang__
 #pragma clang attribute pop
 #endif
-#else
-namespace foveate::avx2 {
-const Kernels* kernels() { return nullptr; }
-}  // namespace foveate::avx2
 #endif

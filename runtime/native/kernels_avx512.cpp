@@ -10,7 +10,7 @@
 
 namespace foveate::avx512 {
 namespace {
-constexpr int kWidth = 16, kLevels = 3, kTiles[] = {14, 12, 5};
+constexpr int kWidth = 16, kLevels = 3, kTiles[] = {14, 12, 7};
 constexpr const char* kName = "avx512";
 #include "kernels_impl.h"
 }  // namespace
@@ -21,8 +21,4 @@ const Kernels* kernels() { return &kKernels; }
 #ifdef __clang__
 #pragma clang attribute pop
 #endif
-#else
-namespace foveate::avx512 {
-const Kernels* kernels() { return nullptr; }
-}  // namespace foveate::avx512
 #endif

@@ -34,8 +34,6 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_state_follow": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_run": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_restore": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
-    "fv_state_computed": (c_int64, [c_void_p, c_int64]),
-    "fv_state_spent": (c_double, [c_void_p, c_int64]),
 }
 
 

@@ -79,66 +79,67 @@ Taps resize_taps(const Op& op, float scale, int64_t inputs, int64_t outputs) {
   return taps;
 }
 
-Positions reached(const Map& from, const Op& op, const Taps& y, const Taps& x, Size size) {
-  auto found = std::make_shared<Map>(size);
+namespace {
+
+// Positions o of `size` that read any of `from`, where o reads o·stride + shift of each tap.
+void pull(Map& to, const Map& from, const Axis& y, const Axis& x) {
   std::vector<uint8_t> row(from.size.width);
-  for (int64_t o = 0; o < size.height; o++) {
+  for (int64_t o = 0; o < to.size.height; o++) {
     std::fill(row.begin(), row.end(), 0);
-    if (op.kind == OpKind::kResize) {
-      for (int64_t i = y.first[o]; i <= y.last[o]; i++) merge(row.data(), from.row(i), from.size.width);
-      for (int64_t p = 0; p < size.width; p++) found->row(o)[p] = row[x.first[p]] | row[x.last[p]];
-      continue;
-    }
-    if (op.kind == OpKind::kConvTranspose) {
-      for (int64_t tap = 0; tap < op.y.kernel; tap++) {
-        const int64_t i = o - shift_of(op.y, tap);
-        if (i >= 0 && i % op.y.stride == 0 && i / op.y.stride < from.size.height)
-          merge(row.data(), from.row(i / op.y.stride), from.size.width);
-      }
-      for (int64_t tap = 0; tap < op.x.kernel; tap++)
-        scatter(found->row(o), row.data(), shift_of(op.x, tap), op.x.stride, size.width, from.size.width);
-      continue;
-    }
-    for (int64_t tap = 0; tap < op.y.kernel; tap++) {
-      const int64_t i = o * op.y.stride + shift_of(op.y, tap);
+    for (int64_t tap = 0; tap < y.kernel; tap++) {
+      const int64_t i = o * y.stride + shift_of(y, tap);
       if (i >= 0 && i < from.size.height) merge(row.data(), from.row(i), from.size.width);
     }
     if (!std::memchr(row.data(), 1, row.size())) continue;
-    for (int64_t tap = 0; tap < op.x.kernel; tap++)
-      gather(found->row(o), row.data(), shift_of(op.x, tap), op.x.stride, from.size.width, size.width);
+    for (int64_t tap = 0; tap < x.kernel; tap++)
+      gather(to.row(o), row.data(), shift_of(x, tap), x.stride, from.size.width, to.size.width);
+  }
+}
+
+// Positions that any position o of `from` reads, the other way round.
+void push(Map& to, const Map& from, const Axis& y, const Axis& x) {
+  std::vector<uint8_t> row(to.size.width);
+  for (int64_t o = 0; o < from.size.height; o++) {
+    if (!std::memchr(from.row(o), 1, from.size.width)) continue;
+    std::fill(row.begin(), row.end(), 0);
+    for (int64_t tap = 0; tap < x.kernel; tap++)
+      scatter(row.data(), from.row(o), shift_of(x, tap), x.stride, to.size.width, from.size.width);
+    for (int64_t tap = 0; tap < y.kernel; tap++) {
+      const int64_t i = o * y.stride + shift_of(y, tap);
+      if (i >= 0 && i < to.size.height) merge(to.row(i), row.data(), to.size.width);
+    }
+  }
+}
+
+}  // namespace
+
+Positions reached(const Map& from, const Op& op, const Taps& y, const Taps& x, Size size) {
+  auto found = std::make_shared<Map>(size);
+  if (op.kind != OpKind::kResize) {
+    (op.kind == OpKind::kConvTranspose ? push : pull)(*found, from, op.y, op.x);
+    return found;
+  }
+  std::vector<uint8_t> row(from.size.width);
+  for (int64_t o = 0; o < size.height; o++) {
+    std::fill(row.begin(), row.end(), 0);
+    for (int64_t i = y.first[o]; i <= y.last[o]; i++) merge(row.data(), from.row(i), from.size.width);
+    for (int64_t p = 0; p < size.width; p++) found->row(o)[p] = row[x.first[p]] | row[x.last[p]];
   }
   return found;
 }
 
 Positions needed(const Map& by, const Op& op, const Taps& y, const Taps& x, Size size) {
   auto found = std::make_shared<Map>(size);
+  if (op.kind != OpKind::kResize) {
+    (op.kind == OpKind::kConvTranspose ? pull : push)(*found, by, op.y, op.x);
+    return found;
+  }
   std::vector<uint8_t> row(size.width);
   for (int64_t o = 0; o < by.size.height; o++) {
-    const uint8_t* reader = by.row(o);
-    if (!std::memchr(reader, 1, by.size.width)) continue;
     std::fill(row.begin(), row.end(), 0);
-    if (op.kind == OpKind::kResize) {
-      for (int64_t p = 0; p < by.size.width; p++)
-        if (reader[p]) row[x.first[p]] = row[x.last[p]] = 1;
-      for (int64_t i = y.first[o]; i <= y.last[o]; i++) merge(found->row(i), row.data(), size.width);
-      continue;
-    }
-    if (op.kind == OpKind::kConvTranspose) {
-      for (int64_t tap = 0; tap < op.x.kernel; tap++)
-        gather(row.data(), reader, shift_of(op.x, tap), op.x.stride, by.size.width, size.width);
-      for (int64_t tap = 0; tap < op.y.kernel; tap++) {
-        const int64_t i = o - shift_of(op.y, tap);
-        if (i >= 0 && i % op.y.stride == 0 && i / op.y.stride < size.height)
-          merge(found->row(i / op.y.stride), row.data(), size.width);
-      }
-      continue;
-    }
-    for (int64_t tap = 0; tap < op.x.kernel; tap++)
-      scatter(row.data(), reader, shift_of(op.x, tap), op.x.stride, size.width, by.size.width);
-    for (int64_t tap = 0; tap < op.y.kernel; tap++) {
-      const int64_t i = o * op.y.stride + shift_of(op.y, tap);
-      if (i >= 0 && i < size.height) merge(found->row(i), row.data(), size.width);
-    }
+    for (int64_t p = 0; p < by.size.width; p++)
+      if (by.row(o)[p]) row[x.first[p]] = row[x.last[p]] = 1;
+    for (int64_t i = y.first[o]; i <= y.last[o]; i++) merge(found->row(i), row.data(), size.width);
   }
   return found;
 }

@@ -17,9 +17,10 @@ constexpr double kSmallest = 50000;  // multiply-adds that are worth handing to 
 class Work {
  public:
   Work(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const Taps& y, const Taps& x, const Cell* cells)
-      : op_(op), plan_(plan), k_(plan.kernels), buffers_(buffers), y_(y), x_(x), cells_(cells),
+      : op_(op), k_(plan.kernels), buffers_(buffers), y_(y), x_(x), cells_(cells),
         in_(buffers[op.in()]), out_(buffers[op.out]) {
     if (op.kind == OpKind::kConv) make_taps();
+    if (op.kind == OpKind::kConvTranspose) make_phases();
   }
 
   // Cells [first, last) of blocks [begin, end); blocks matter to convolutions alone.
@@ -31,11 +32,10 @@ class Work {
           depthwise(first, last);
           break;
         }
-        for (size_t b = begin; b < end; b++) conv(op_.blocks[b], first, last);
-        from = op_.blocks[begin].first, to = op_.blocks[end - 1].first + op_.blocks[end - 1].channels;
-        break;
+        [[fallthrough]];
       case OpKind::kConvTranspose:
-        for (size_t b = begin; b < end; b++) conv_transpose(op_.blocks[b], first, last);
+        for (size_t b = begin; b < end; b++)
+          op_.kind == OpKind::kConv ? conv(op_.blocks[b], first, last) : conv_transpose(op_.blocks[b], first, last);
         from = op_.blocks[begin].first, to = op_.blocks[end - 1].first + op_.blocks[end - 1].channels;
         break;
       case OpKind::kPool: pool(first, last); break;
@@ -63,17 +63,23 @@ class Work {
         taps_.push_back((y * op_.y.dilation * in_.pitch + x * op_.x.dilation) * in_.channels);
   }
 
+  void make_phases() {
+    length_ = in_.channels / op_.groups;
+    for (const Phase& phase : op_.phases)
+      for (size_t t = 0; t < phase.back_y.size(); t++)
+        taps_.push_back(-(phase.back_y[t] * in_.pitch + phase.back_x[t]) * in_.channels);
+  }
+
+  // `count` taps from `first` on, of a block.
+  ConvTile tile(const Block& block, const float** ins, float** outs, int64_t first, int64_t count) const {
+    const float* weights = op_.weights.data() + block.panel + first * length_ * block.vectors() * k_.width;
+    return {ins, outs, taps_.data() + first, count, length_, weights, op_.bias.data() + block.bias, block.channels};
+  }
+
   void conv(const Block& block, int64_t first, int64_t last) const {
     const float* ins[kMaxTile];
     float* outs[kMaxTile];
-    ConvTile tile{ins,
-                  outs,
-                  taps_.data(),
-                  int64_t(taps_.size()),
-                  length_,
-                  op_.weights.data() + block.panel,
-                  op_.bias.data() + block.bias,
-                  block.channels};
+    const ConvTile tile = this->tile(block, ins, outs, 0, int64_t(taps_.size()));
     const int64_t offset = block.group * (in_.channels / op_.groups);
     const int64_t most = k_.tile[block.level];
     for (int64_t tiles = (last - first + most - 1) / most; tiles; tiles--) {
@@ -91,26 +97,16 @@ class Work {
   void conv_transpose(const Block& block, int64_t first, int64_t last) const {
     const float* ins[kMaxTile];
     float* outs[kMaxTile];
-    const int64_t each = in_.channels / op_.groups, most = k_.tile[block.level];
+    const int64_t most = k_.tile[block.level];
     for (size_t p = 0; p < op_.phases.size(); p++) {
       const Phase& phase = op_.phases[p];
       const auto at_y = int64_t(p) / op_.x.stride, at_x = int64_t(p) % op_.x.stride;
-      std::vector<int64_t> taps;
-      for (size_t t = 0; t < phase.back_y.size(); t++)
-        taps.push_back(-(phase.back_y[t] * in_.pitch + phase.back_x[t]) * in_.channels);
-      const ConvTile tile{ins,
-                          outs,
-                          taps.data(),
-                          int64_t(taps.size()),
-                          each,
-                          op_.weights.data() + block.panel + phase.panel * each * block.vectors() * k_.width,
-                          op_.bias.data() + block.bias,
-                          block.channels};
+      const ConvTile tile = this->tile(block, ins, outs, phase.panel, int64_t(phase.back_y.size()));
       int64_t n = 0;
       for (int64_t i = first; i < last; i++) {
         const int64_t y = cells_[i].y + op_.y.low, x = cells_[i].x + op_.x.low;
         if (y % op_.y.stride != at_y || x % op_.x.stride != at_x) continue;
-        ins[n] = in_.data() + in_.index(y / op_.y.stride, x / op_.x.stride) * in_.channels + block.group * each;
+        ins[n] = in_.data() + in_.index(y / op_.y.stride, x / op_.x.stride) * in_.channels + block.group * length_;
         outs[n++] = out(cells_[i]) + block.first;
         if (n == most) k_.conv[block.level][n - 1](tile), n = 0;
       }
@@ -216,7 +212,6 @@ class Work {
   }
 
   const Op& op_;
-  const Plan& plan_;
   const Kernels& k_;
   std::vector<Buffer>& buffers_;
   const Taps &y_, &x_;

@@ -24,6 +24,8 @@ ACTIVATIONS = ("relu", "leaky", "clip", "sigmoid", "hard_sigmoid", "hard_swish",
 POOLS = ("max", "average", "average_with_padding")
 RESIZES = ("nearest", "linear")
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric")
+OPS = ("conv", "pool", "resize", "copy", "conv_transpose")
+STEPS = ("add", "subtract", "multiply", "multiply_map", "affine", "prelu", "activate")
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -201,7 +203,7 @@ class _Encoder:
             self._op(op)
 
     def _op(self, op: Op) -> None:
-        self.words += [("conv", "pool", "resize", "copy", "conv_transpose").index(op.kind), op.target]
+        self.words += [OPS.index(op.kind), op.target]
         match op:
             case Conv():
                 self.words.append(op.source)
@@ -235,19 +237,17 @@ class _Encoder:
         self.words += [*window.kernel, *window.stride, *window.dilation, *window.low, *window.high]
 
     def _step(self, step: Step) -> None:
+        self.words.append(STEPS.index(step.how if isinstance(step, Combine) else step.kind))
         match step:
             case Combine():
-                how = ("add", "subtract", "multiply", "multiply_map").index(step.how)
-                self.words += [how, step.tensor]
+                self.words.append(step.tensor)
             case Affine():
-                self.words.append(4)
                 self._array(step.scale)
                 self._array(step.shift)
             case Prelu():
-                self.words.append(5)
                 self._array(step.slope)
             case Activate():
-                self.words += [6, ACTIVATIONS.index(step.function)]
+                self.words.append(ACTIVATIONS.index(step.function))
                 self._numbers((step.a, step.b))
 
     def _array(self, array: Array | None) -> None:

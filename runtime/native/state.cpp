@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <set>
 #include <string>
 
@@ -41,7 +40,6 @@ void each_run(Pool::Run& run, const std::vector<Cell>& cells, F f) {
 }  // namespace
 
 State::State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes, int64_t limit) : plan_(std::move(plan)) {
-  spent_.resize(plan_->ops.size());
   measure(sizes);
   lay_out(limit);
   cells_.assign(plan_->ops.size(), std::make_shared<std::vector<Cell>>());
@@ -319,9 +317,7 @@ void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
     Cells& dirty = out.memory->dirty;
     if (dirty && dirty != cells_[i]) set_back(run, out, *dirty);  // another tensor's
     if (!streams_) dirty = cells_[i];
-    const auto start = std::chrono::steady_clock::now();
     compute(plan_->ops[i], *plan_, buffers_, taps_y_[i], taps_x_[i], *cells_[i], run);
-    spent_[i] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   }
   if (!outputs) return;
   std::vector<const std::vector<Cell>*> made(buffers_.size());

@@ -10,9 +10,10 @@
 
 namespace foveate {
 
+struct Memory;
+
 // One tensor, [rows][pitch][channels], with zeros around the image that convolutions read as padding. Tensors of one
 // size have the same border, so that one index finds a position in all of them.
-struct Memory;
 struct Buffer {
   Size size;
   int64_t top = 0, left = 0, rows = 0, pitch = 0, channels = 0;
@@ -66,10 +67,6 @@ class State {
   // Sets all that was computed back to the reference, in the outputs, too.
   void restore(Pool* pool, float* const* outputs);
 
-  // Positions that an op computes next, and the milliseconds that it took last.
-  int64_t computed(size_t op) const { return static_cast<int64_t>(cells_[op]->size()); }
-  double spent(size_t op) const { return spent_[op]; }
-
   const Plan& plan() const { return *plan_; }
 
  private:
@@ -95,7 +92,6 @@ class State {
   std::vector<Taps> taps_y_, taps_x_;      // by op, of resizes
   std::vector<Cells> cells_;               // by op: what to compute
   bool streams_ = false;                   // what was computed stays
-  std::vector<double> spent_;              // by op
   std::vector<Positions> read_;            // by tensor: positions that anything reads, of inputs
   std::map<std::pair<int64_t, int64_t>, Positions> full_, empty_;
   std::map<const Map*, std::pair<Positions, Cells>> cells_by_map_;

@@ -96,7 +96,7 @@ def test_concurrent_callers_each_have_a_state(tiny_bundle: Path):
 
 
 def test_without_the_library_windows_do_it(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("foveate.runtime.engines.library", lambda: None)
+    monkeypatch.setattr("foveate.runtime.spans.library", lambda: None)
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
     with load(tiny_bundle, threads=1) as model:
         model.measure()

@@ -118,9 +118,13 @@ def test_another_resolution_and_a_reset_begin_anew(model: Model):
         for frame in frames(2, size):
             assert_same(stream(frame), model.dense(frame))
         assert stream.frames == 2
-    stream.reset()
-    assert stream.frames == 0
-    assert stream(frames(1)[0]).strategies["stream"] == ("dense",)
+    for size in ((33, 47), (48, 32), (16, 20)):  # the same after a reset, then others
+        stream.reset()
+        assert stream.frames == 0
+        frame = frames(1, size)[0]
+        result = stream(frame)
+        assert result.strategies["stream"] == ("dense",)
+        assert_same(result, model.dense(frame))
 
 
 def test_two_streams_do_not_mix(model: Model):
