@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from .errors import FoveateError as FoveateError
     from .model import Model as Model
     from .model import load as load
+    from .policy import StreamPolicy as StreamPolicy
     from .result import DecisionResult as DecisionResult
     from .result import Result as Result
+    from .stream import Stream as Stream
 
 _PUBLIC = {
     "load": "model",
     "Model": "model",
     "Result": "result",
     "DecisionResult": "result",
+    "Stream": "stream",
+    "StreamPolicy": "policy",
     "OrtConfig": "engine",
     "NullConfig": "engine",
     "FoveateError": "errors",

@@ -11,6 +11,7 @@ from .errors import InternalError
 from .manifest import DenseSegment, Manifest, TensorSpec
 from .native.handles import PoolHandle
 from .spans import SpanEngine, native_regions
+from .stream import StreamEngines
 
 
 class Engines:
@@ -21,7 +22,7 @@ class Engines:
         self._bundle, self._config = bundle, config
         self._open: dict[str, Engine] = {}
         self._program: Engine | None = None
-        self._stream: tuple[SpanEngine, Engine | None] | None = None
+        self._stream: StreamEngines | None = None
         self._pool: PoolHandle | None = None
         self._lock = threading.Lock()
         for file, ports in _ports(bundle.manifest).items():
@@ -43,9 +44,8 @@ class Engines:
             return self._program
 
     @property
-    def stream(self) -> tuple[SpanEngine, Engine | None]:
-        """The plan of videos, and the engine of what lies behind it. Only where the manifest has a stream, and the
-        native library is there."""
+    def stream(self) -> StreamEngines:
+        """What streams share. Only where the manifest has a stream plan, and the native library is there."""
         with self._lock:
             if self._stream is None:
                 plan = self._bundle.manifest.stream
@@ -55,7 +55,7 @@ class Engines:
                 if plan.rest:
                     ports = _picked(_specs(self._bundle.manifest), plan.rest_inputs, plan.rest_outputs)
                     rest = open_engine(self._bundle.file(plan.rest), self._config, ports)
-                self._stream = self._open_spans(plan.spans), rest
+                self._stream = StreamEngines(self._open_spans(plan.spans), rest, lambda: self.program, {})
             return self._stream
 
     def _open_spans(self, file: str) -> SpanEngine:
@@ -72,8 +72,8 @@ class Engines:
             engine.close()
         if self._program is not None:
             self._program.close()
-        if self._stream is not None and self._stream[1] is not None:
-            self._stream[1].close()
+        if self._stream is not None and self._stream.rest is not None:
+            self._stream.rest.close()
 
 
 def decision_tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:

@@ -27,6 +27,7 @@ from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
 from .manifest import Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .options import CACHE_BYTES, SELECTIVE, Options, check_options
+from .policy import StreamPolicy
 from .result import Result
 from .selective import choice_feeds
 from .stats import Stats
@@ -146,12 +147,11 @@ class Model:
         with self._measuring:
             return self._measure(executor, shapes[0], budget_ms)
 
-    def stream(self, *, threshold: float = 0.0, refresh: int = 0) -> Stream:
+    def stream(self, policy: StreamPolicy | None = None, **options: Any) -> Stream:
         """The state of a new video, which takes frame after frame and computes what changed.
 
-        threshold: a position of the input counts as changed where any channel moved by more than this, in units of the
-        program's input, since it was last propagated; 0 is exact. refresh: compute every so many frames whole; 0 never.
-        Raises InputError where the program or this machine has no streams."""
+        options: fields of StreamPolicy, other than those of `policy`; the default is exact. Raises InputError where the
+        program or this machine has no streams, and for options that are none."""
         plan = self.manifest.stream
         if plan is None or library() is None or not isinstance(self._options.config, OrtConfig):
             reason = self.manifest.stream_refused if plan is None else why_missing()
@@ -161,22 +161,9 @@ class Model:
                 expected="a program that begins with local ops, and the native kernels",
                 fix="See `foveate inspect` and `foveate doctor`; model(frame) runs single frames.",
             )
-        if not (threshold >= 0 and refresh >= 0):
-            raise InputError(
-                "stream",
-                got=f"threshold {threshold}, refresh {refresh}",
-                expected="neither below 0",
-                fix="Check them.",
-            )
-        return Stream(
-            self._live().engines.stream,
-            plan,
-            self.manifest.outputs,
-            self._read,
-            threshold=threshold,
-            refresh=refresh,
-            limit=self._options.cache_bytes,
-        )
+        policy = (policy or StreamPolicy()).but(options)
+        engines = self._live().engines.stream
+        return Stream(engines, plan, self.manifest.outputs, self._read, policy, self._options.cache_bytes)
 
     def set_choices(self, changes: Mapping[str, Any]) -> None:
         """Changes choices by name, for requests that start from now on. Raises InputError."""

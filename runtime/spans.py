@@ -35,6 +35,7 @@ class SpanEngine:
         """Raises BundleError for a plan that cannot be read, EngineError for one that the kernels refuse."""
         self._pool = pool
         plan = _read_plan(folder / file)
+        self.names = plan.names
         self.inputs = tuple(plan.names[i] for i in plan.inputs)
         self.outputs = tuple(plan.names[i] for i in plan.outputs)
         words, params = encode(plan, _reader(folder / WEIGHTS))

@@ -4,48 +4,72 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from .changes import Changes, Seen
 from .engine import Engine
 from .errors import InputError
+from .fallback import DENSE, SPANS, WHOLE, Fallback, FrameCosts
 from .inputs import Batch
 from .manifest import Pair, StreamPlan, TensorSpec
 from .native.handles import StateHandle
+from .policy import StreamPolicy
 from .result import Result, detach, new_timing
 from .spans import SpanEngine
+
+_RANGE = 3.0  # times a layer's root mean square: about what its values span
+_MOSTLY = 0.5  # share of the positions from which all of the work is foreseen, without looking
+
+
+@dataclass(frozen=True)
+class StreamEngines:
+    """What the streams of a model share. `rest`: what lies behind the plan; `program`: opens all of it as one engine;
+    `costs`: by resolution."""
+
+    spans: SpanEngine
+    rest: Engine | None
+    program: Callable[[], Engine]
+    costs: dict[tuple[Pair, ...], FrameCosts]
 
 
 class Stream:
     """The state of one video; made by `Model.stream`. Call it with one frame after the other; one caller at a time.
 
-    A frame with another resolution begins anew, and so does the frame after an error. What is measured is the change
-    against the value that was last propagated at a position, so slow drift cannot escape.
+    A frame with another resolution begins anew, and so does the frame after an error.
+
+    changed: bool [height, width] of the first input, what the last frame computed; None where that was all of it.
+    work, full_work: multiply-adds of the last frame, and of one that is computed whole; without what lies behind the
+        first barrier, which is computed for every frame.
+    reason: why the last frame was computed whole, "first", "refresh", "scene cut", "drift", or by the dense engine,
+        "slower"; "resumed" for the frame after that. Empty for selective frames.
+    frames: since the state was last computed whole.
     """
 
     def __init__(
         self,
-        engines: tuple[SpanEngine, Engine | None],
+        engines: StreamEngines,
         plan: StreamPlan,
         outputs: tuple[TensorSpec, ...],
         read: Callable[[Any], Batch],
-        *,
-        threshold: float,
-        refresh: int,
+        policy: StreamPolicy,
         limit: int,
     ):
-        self._engine, self._rest = engines
-        self._plan, self._outputs, self._read = plan, outputs, read
-        self._threshold, self._refresh, self._limit = threshold, refresh, limit
+        self._engines, self._plan, self._outputs, self._read = engines, plan, outputs, read
+        self.policy, self._limit = policy, limit
+        self._check_layers()
         self._lock = threading.Lock()
-        self.frames = 0  # since the state was last computed whole
-        self.changed: np.ndarray | None = None  # bool [height, width] of the first input; None: all of it
-        self.work = 0.0  # multiply-adds of the last frame, without what lies behind the first barrier
+        self.frames = 0
+        self.changed: np.ndarray | None = None
+        self.work = self.full_work = 0.0
+        self.reason = ""
         self._state: StateHandle | None = None
-        self._sizes: dict[str, Pair] = {}  # that it was opened for
-        self._last: dict[str, np.ndarray] = {}
+        self._sizes: tuple[Pair, ...] = ()  # that it was opened for
+        self._changes: list[Changes] = []  # by input; none before the first frame
+        self._fallback = Fallback(FrameCosts())
 
     def __call__(self, frame: Any) -> Result:
         """One frame: what `Model.__call__` takes, with one image. Raises InputError before the state is touched."""
@@ -60,62 +84,119 @@ class Stream:
             )
         with self._lock:
             try:
-                tensors = self._advance(batch.feeds)
+                tensors, strategy = self._advance(batch.feeds)
             except BaseException:
                 self.reset()
                 raise
         timing = new_timing()
         timing["total"] = (perf_counter() - start) * 1e3
-        strategy = "dense" if self.changed is None else "spans"
         outputs = {spec.name: tensors[spec.name] for spec in self._outputs}
         return Result(outputs, timing=timing, strategies={"stream": (strategy,)})
 
     def reset(self) -> None:
         """Forgets the video: the next frame is computed whole."""
-        self.frames, self.changed, self._last = 0, None, {}
+        self.frames, self.changed, self._changes = 0, None, []
 
     @property
     def nbytes(self) -> int:
         """Of the state; 0 before the first frame."""
-        kept = sum(value.nbytes for value in self._last.values())
+        kept = sum(changes.last.nbytes for changes in self._changes)
         return kept + (self._state.nbytes if self._state is not None else 0)
 
-    def _advance(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        inputs = [feeds[name] for name in self._engine.inputs]
-        sizes: dict[str, Pair] = {n: (feeds[n].shape[2], feeds[n].shape[3]) for n in self._engine.inputs}
-        state = self._state
-        if state is None or sizes != self._sizes:
-            state = self._state = self._engine.open_state(sizes, self._limit, stream=True)
-            self._sizes, self.frames = sizes, 0
-        if self.frames == 0:
-            self._last = {name: feeds[name].copy() for name in self._engine.inputs}
-        whole = self.frames == 0 or (self._refresh > 0 and self.frames >= self._refresh)
-        dirty = None if whole else [self._change(name, feeds[name]) for name in self._engine.inputs]
-        self.work = state.prepare(dirty or [None] * len(inputs))
-        state.run(inputs)
-        self._remember(feeds, dirty)
-        self.frames = 1 if whole else self.frames + 1
-        self.changed = None if dirty is None else dirty[0]
-        return self._answer(feeds, state)
+    def _advance(self, feeds: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+        inputs = [feeds[name] for name in self._engines.spans.inputs]
+        state = self._state_for(inputs)
+        seen = [changes.look(inputs[i]) for i, changes in enumerate(self._changes)]
+        start = perf_counter()
+        foreseen, kind, self.reason = self._choose(state, seen)
+        if kind == DENSE:
+            tensors, self.work = self._run_dense(feeds), self.full_work
+        else:
+            if kind == WHOLE:
+                self.full_work = state.prepare([None] * len(inputs))
+            state.run(inputs)
+            self.work = state.work
+            tensors = self._run_rest(feeds, state)
+        ms = (perf_counter() - start) * 1e3
+        if kind == WHOLE:
+            self._set_limits(state)
+        self._fallback.took(kind, ms, foreseen, self.work / max(self.full_work, 1.0))
+        self._remember(inputs, seen if kind == SPANS else [])
+        self.frames = self.frames + 1 if kind == SPANS else 1
+        self.changed = seen[0].dirty if kind == SPANS else None
+        return tensors, DENSE if kind == DENSE else SPANS
 
-    def _change(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Positions where any channel moved by more than the threshold: bool [height, width]."""
-        last = self._last[name]
-        moved = value != last if self._threshold == 0 else np.abs(value - last) > self._threshold
-        return moved[0].any(axis=0)
+    def _state_for(self, inputs: list[np.ndarray]) -> StateHandle:
+        sizes: tuple[Pair, ...] = tuple((value.shape[2], value.shape[3]) for value in inputs)
+        if self._state is None or sizes != self._sizes:
+            self.reset()
+            spans = self._engines.spans
+            self._state = None  # before there is another: not both at once
+            self._state = spans.open_state(
+                dict(zip(spans.inputs, sizes, strict=True)), self._limit, stream=True
+            )
+            self._sizes = sizes
+            self._fallback = Fallback(self._engines.costs.setdefault(sizes, FrameCosts()))
+        return self._state
 
-    def _remember(self, feeds: Mapping[str, np.ndarray], dirty: list[np.ndarray] | None) -> None:
-        for i, name in enumerate(self._engine.inputs):
-            if dirty is None:
-                self._last[name][...] = feeds[name]
-            else:
-                np.copyto(self._last[name], feeds[name], where=dirty[i])
+    def _choose(self, state: StateHandle, seen: list[Seen]) -> tuple[float, str, str]:
+        """Share of the work that is foreseen, how to compute the frame, and why if it is whole. A selective frame is
+        prepared."""
+        policy, moved = self.policy, max((s.moved for s in seen), default=1.0)
+        if not seen:
+            return 1.0, WHOLE, "first"
+        dense = self._fallback.dense
+        if not dense:
+            refresh = policy.refresh and self.frames >= policy.refresh
+            drifted = max(s.drift for s in seen) > policy.drift
+            reason = (
+                "refresh" if refresh else "scene cut" if moved > policy.cut else "drift" if drifted else ""
+            )
+            if reason:
+                return 1.0, WHOLE, reason
+        foreseen = 1.0
+        if not dense or moved < _MOSTLY:
+            foreseen = state.prepare([s.dirty for s in seen]) / max(self.full_work, 1.0)
+        kind = self._fallback.choose(foreseen) if policy.fallback else SPANS
+        return foreseen, kind, {SPANS: "", DENSE: "slower", WHOLE: "resumed"}[kind]
 
-    def _answer(self, feeds: Mapping[str, np.ndarray], state: StateHandle) -> dict[str, np.ndarray]:
-        tensors = {**feeds, **dict(zip(self._engine.outputs, state.outputs, strict=True))}
-        if self._rest is not None:
+    def _set_limits(self, state: StateHandle) -> None:
+        """Layer thresholds in units of each layer, from the values of a whole frame."""
+        shares = self.policy.layer_threshold
+        if not shares:
+            return
+        names = self._engines.spans.names
+        by_name = shares if isinstance(shares, Mapping) else dict.fromkeys(names, shares)
+        state.limit(_RANGE * state.rms() * [by_name.get(name, 0.0) for name in names])
+
+    def _check_layers(self) -> None:
+        shares = self.policy.layer_threshold
+        unknown = set(shares) - set(self._engines.spans.names) if isinstance(shares, Mapping) else ()
+        if unknown:
+            raise InputError(
+                "stream option layer_threshold",
+                got=", ".join(sorted(unknown)),
+                expected=f"tensors of the stream's plan: {', '.join(self._engines.spans.names)}",
+                fix="A layer that was fused goes by the name of what it was fused into.",
+            )
+
+    def _remember(self, inputs: list[np.ndarray], seen: list[Seen]) -> None:
+        if not self._changes:
+            self._changes = [Changes(self.policy, value) for value in inputs]
+            return
+        for i, value in enumerate(inputs):
+            self._changes[i].accept(value, seen[i] if seen else None)
+
+    def _run_dense(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        engine = self._engines.program()
+        return dict(zip(engine.outputs, engine.run(dict(feeds)), strict=True))
+
+    def _run_rest(self, feeds: Mapping[str, np.ndarray], state: StateHandle) -> dict[str, np.ndarray]:
+        tensors = {**feeds, **dict(zip(self._engines.spans.outputs, state.outputs, strict=True))}
+        rest = self._engines.rest
+        if rest is not None:
             given = {name: tensors[name] for name in self._plan.rest_inputs}
-            tensors.update(zip(self._rest.outputs, self._rest.run(given), strict=True))
+            tensors.update(zip(rest.outputs, rest.run(given), strict=True))
         lent = {id(array) for array in (*state.outputs, *feeds.values())}
         detach(tensors, (spec.name for spec in self._outputs), lent)
         return tensors

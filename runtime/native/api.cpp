@@ -105,6 +105,22 @@ int32_t fv_state_run(FvState* state, FvPool* pool, const float* const* inputs, f
   return attempted(error, error_size, [&] { state->state.run(of(pool), inputs, outputs); });
 }
 
+int32_t fv_state_limit(FvState* state, const float* limits, char* error, int64_t error_size) {
+  return attempted(error, error_size, [&] { state->state.limit(limits); });
+}
+
+int32_t fv_state_rms(const FvState* state, FvPool* pool, float* rms, char* error, int64_t error_size) {
+  return attempted(error, error_size, [&] { state->state.rms(of(pool), rms); });
+}
+
+double fv_state_work(const FvState* state) { return state->state.work(); }
+
+int64_t fv_state_memory(const FvState* state) { return state->state.memory(); }
+
+void fv_state_save(const FvState* state, uint8_t* to) { state->state.save(to); }
+
+void fv_state_load(FvState* state, const uint8_t* from) { state->state.load(from); }
+
 int32_t fv_state_restore(FvState* state, FvPool* pool, float* const* outputs, char* error, int64_t error_size) {
   return attempted(error, error_size, [&] { state->state.restore(of(pool), outputs); });
 }

@@ -8,7 +8,7 @@
 #define FV_API extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a signature or the plan's encoding changes: a library of another version is not loaded.
-constexpr int32_t kAbi = 1;
+constexpr int32_t kAbi = 2;
 
 FV_API int32_t fv_abi();
 
@@ -16,6 +16,14 @@ FV_API int32_t fv_abi();
 // rectangles.py. Writes at most `limit`, and returns how many there are; −1 where memory is short.
 FV_API int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fixed, const int32_t halo[4],
                         int64_t* rects, int64_t limit);
+
+// Positions where any channel of two images [channels, area] differs by more than the threshold: 0 or 1 each.
+FV_API void fv_moved(const float* now, const float* last, int64_t channels, int64_t area, float threshold,
+                     uint8_t* moved);
+// last ← now where `dirty` is 1.
+FV_API void fv_accept(const float* now, float* last, int64_t channels, int64_t area, const uint8_t* dirty);
+// How many positions of `moved` [height, width] are 1 in each block: [⌈height ÷ block⌉, ⌈width ÷ block⌉].
+FV_API void fv_count(const uint8_t* moved, int64_t height, int64_t width, int64_t block, int32_t* counts);
 
 // What follows reports failure as text: functions that make something return null, others not 0, and write up to
 // `error_size` bytes to `error`. Each object is used by one thread at a time, but plans, which are never changed.
@@ -52,6 +60,18 @@ FV_API int32_t fv_state_prepare(FvState*, const uint8_t* const* dirty, double* w
 
 // The same for a stream, whose reference is what the state holds from the frame before. Not after fv_state_refer.
 FV_API int32_t fv_state_follow(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
+
+// Of a stream: positions of tensor t that moved by at most limits[t] in every channel stay what they were, and what reads
+// them is not computed again. 0: everything is passed on.
+FV_API int32_t fv_state_limit(FvState*, const float* limits, char* error, int64_t error_size);
+// The root mean square of each tensor.
+FV_API int32_t fv_state_rms(const FvState*, FvPool*, float* rms, char* error, int64_t error_size);
+// Multiply-adds of the last run.
+FV_API double fv_state_work(const FvState*);
+// All that the state of a stream holds, as fv_state_memory bytes. It fits states of the same plan and sizes.
+FV_API int64_t fv_state_memory(const FvState*);
+FV_API void fv_state_save(const FvState*, uint8_t* to);
+FV_API void fv_state_load(FvState*, const uint8_t* from);
 
 // Computes what `prepare` found from inputs of [channels, height, width], and writes it to the outputs.
 FV_API int32_t fv_state_run(FvState*, FvPool*, const float* const* inputs, float* const* outputs, char* error,

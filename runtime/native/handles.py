@@ -42,7 +42,7 @@ class PlanHandle(_Handle):
     def __init__(
         self, words: np.ndarray, params: np.ndarray, *, inputs: int, outputs: int, isa: str = "best"
     ):
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs, self.tensors = inputs, outputs, int(words[1]) if len(words) > 1 else 0
         error = _Error()
         pointer = _library().fv_plan_open(
             words.ctypes.data, words.size, params.ctypes.data, params.size, ISAS.index(isa), *error.arguments
@@ -100,6 +100,35 @@ class StateHandle(_Handle):
         """Computes it from inputs, float32 [1, channels, height, width] each, into `outputs`."""
         kept = [np.ascontiguousarray(value, np.float32) for value in inputs]
         self._call("fv_state_run", self._pool.pointer, _pointers(kept), self._targets)
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds of the last run."""
+        return _library().fv_state_work(self.pointer)
+
+    def limit(self, limits: np.ndarray) -> None:
+        """Of a stream: positions of a tensor that moved by at most its limit in every channel are not passed on.
+        [tensors of the plan]; 0 passes everything on."""
+        given = np.ascontiguousarray(limits, np.float32).reshape(self._plan.tensors)
+        self._call("fv_state_limit", given.ctypes.data)
+
+    def rms(self) -> np.ndarray:
+        """Root mean square of each tensor of the plan: float32."""
+        found = np.empty(self._plan.tensors, np.float32)
+        self._call("fv_state_rms", self._pool.pointer, found.ctypes.data)
+        return found
+
+    def save(self) -> np.ndarray:
+        """All that the state of a stream holds, as bytes (uint8)."""
+        found = np.empty(_library().fv_state_memory(self.pointer), np.uint8)
+        _library().fv_state_save(self.pointer, found.ctypes.data)
+        return found
+
+    def load(self, held: np.ndarray) -> None:
+        """What `save` gave, of a state of the same plan and sizes."""
+        if held.dtype != np.uint8 or held.size != _library().fv_state_memory(self.pointer):
+            raise InternalError(f"a state of {held.size} bytes was given to one of other sizes")
+        _library().fv_state_load(self.pointer, np.ascontiguousarray(held).ctypes.data)
 
     def restore(self) -> None:
         """Back to the reference."""

@@ -110,6 +110,22 @@ void prelu(float* __restrict y, const float* __restrict slope, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] = y[i] > 0 ? y[i] : y[i] * slope[i];
 }
 
+bool moved(const float* x, const float* y, float limit, int64_t n) {
+  Integers any = {};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Vector change = load(x + i) - load(y + i);
+    any |= ~((change <= limit) & (change >= -limit));  // NaN has moved, too
+  }
+  for (; i < n; i++) {
+    const float change = x[i] - y[i];
+    any[0] |= !(change <= limit && change >= -limit);
+  }
+  int32_t found = 0;
+  for (int j = 0; j < kWidth; j++) found |= any[j];
+  return found != 0;
+}
+
 inline Vector filled(float value) { return Vector{} + value; }
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
@@ -163,4 +179,4 @@ void activate(float* y, Activation kind, float a, float b, int64_t n) {
 #define FV_CELL(V, N) conv<(N <= kTiles[V / 2] && V <= 1 << (kLevels - 1) ? N : 1), V>
 
 const Kernels kKernels = {kName, kWidth, kLevels, {kTiles[0], kTiles[1], kTiles[2]}, {FV_ROW(1), FV_ROW(2), FV_ROW(4)}, depthwise, add,   subtract, multiply,
-                          maximum, scale, add_scaled, affine,                 prelu,     activate};
+                          maximum, scale, add_scaled, affine,                 prelu,     activate, moved};

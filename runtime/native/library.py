@@ -7,11 +7,11 @@ import functools
 import logging
 import os
 import sys
-from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
+from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-ABI = 1  # of foveate.h
+ABI = 2  # of foveate.h
 ISAS = ("best", "portable", "avx2", "avx512")
 SWITCH = "FOVEATE_NATIVE"  # in the environment: "0" runs without the library, a path takes another one
 _LOG = logging.getLogger("foveate")
@@ -20,6 +20,9 @@ _ERROR = [c_char_p, c_int64]
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_abi": (c_int32, []),
     "fv_cover": (c_int64, [c_void_p, c_int64, c_int64, c_double, c_void_p, c_void_p, c_int64]),
+    "fv_moved": (None, [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p]),
+    "fv_accept": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
+    "fv_count": (None, [c_void_p, c_int64, c_int64, c_int64, c_void_p]),
     "fv_isa": (c_char_p, [c_int32]),
     "fv_plan_open": (c_void_p, [c_void_p, c_int64, c_void_p, c_int64, c_int32, *_ERROR]),
     "fv_plan_close": (None, [c_void_p]),
@@ -33,6 +36,12 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_state_prepare": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_follow": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_run": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_limit": (c_int32, [c_void_p, c_void_p, *_ERROR]),
+    "fv_state_rms": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_work": (c_double, [c_void_p]),
+    "fv_state_memory": (c_int64, [c_void_p]),
+    "fv_state_save": (None, [c_void_p, c_void_p]),
+    "fv_state_load": (None, [c_void_p, c_void_p]),
     "fv_state_restore": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
 }
 

@@ -16,8 +16,9 @@ constexpr double kSmallest = 50000;  // multiply-adds that are worth handing to 
 // One op at one piece of its positions and channels.
 class Work {
  public:
-  Work(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const Taps& y, const Taps& x, const Cell* cells)
-      : op_(op), k_(plan.kernels), buffers_(buffers), y_(y), x_(x), cells_(cells),
+  Work(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const Taps& y, const Taps& x, const Cell* cells,
+       float* rows)
+      : op_(op), k_(plan.kernels), buffers_(buffers), y_(y), x_(x), cells_(cells), rows_(rows),
         in_(buffers[op.in()]), out_(buffers[op.out]) {
     if (op.kind == OpKind::kConv) make_taps();
     if (op.kind == OpKind::kConvTranspose) make_phases();
@@ -46,7 +47,7 @@ class Work {
   }
 
  private:
-  float* out(const Cell& cell) const { return out_.data() + cell.index * out_.channels; }
+  float* out(int64_t i) const { return rows_ ? rows_ + i * out_.channels : out_.data() + cells_[i].index * out_.channels; }
 
   // Where the first tap of a position lies: the buffer's border stands for padding.
   const float* in(const Cell& cell) const {
@@ -86,7 +87,7 @@ class Work {
       const int64_t n = (last - first + tiles - 1) / tiles;  // tiles of about the same size
       for (int64_t i = 0; i < n; i++) {
         ins[i] = in(cells_[first + i]) + offset;
-        outs[i] = out(cells_[first + i]) + block.first;
+        outs[i] = out(first + i) + block.first;
       }
       k_.conv[block.level][n - 1](tile);
       first += n;
@@ -107,7 +108,7 @@ class Work {
         const int64_t y = cells_[i].y + op_.y.low, x = cells_[i].x + op_.x.low;
         if (y % op_.y.stride != at_y || x % op_.x.stride != at_x) continue;
         ins[n] = in_.data() + in_.index(y / op_.y.stride, x / op_.x.stride) * in_.channels + block.group * length_;
-        outs[n++] = out(cells_[i]) + block.first;
+        outs[n++] = out(i) + block.first;
         if (n == most) k_.conv[block.level][n - 1](tile), n = 0;
       }
       if (n) k_.conv[block.level][n - 1](tile);
@@ -116,7 +117,7 @@ class Work {
 
   void depthwise(int64_t first, int64_t last) const {
     for (int64_t i = first; i < last; i++) {
-      float* y = out(cells_[i]);
+      float* y = out(i);
       std::copy(op_.bias.begin(), op_.bias.end(), y);
       k_.depthwise(y, in(cells_[i]), taps_.data(), int64_t(taps_.size()), op_.weights.data(), out_.channels,
                    out_.channels);
@@ -126,7 +127,7 @@ class Work {
   void pool(int64_t first, int64_t last) const {
     const int64_t n = out_.channels;
     for (int64_t i = first; i < last; i++) {
-      float* y = out(cells_[i]);
+      float* y = out(i);
       int64_t count = 0;
       each_inside(cells_[i], [&](const float* x) {
         if (!count++)
@@ -159,7 +160,7 @@ class Work {
     const auto at = [&](int64_t y, int64_t x) { return in_.data() + in_.index(y, x) * n; };
     for (int64_t i = first; i < last; i++) {
       const Cell& cell = cells_[i];
-      float* y = out(cell);
+      float* y = out(i);
       const int64_t top = y_.first[cell.y], left = x_.first[cell.x];
       if (op_.resize == ResizeKind::kNearest) {
         std::copy_n(at(top, left), n, y);
@@ -180,7 +181,7 @@ class Work {
       const Buffer& from = buffers_[part.tensor];
       for (int64_t i = first; i < last; i++)
         std::copy_n(from.data() + cells_[i].index * from.channels + part.from, part.count,
-                    out(cells_[i]) + part.to);
+                    out(i) + part.to);
     }
   }
 
@@ -194,7 +195,7 @@ class Work {
       int64_t end = i + 1;
       while (joined && end < last && cells_[end].index == cells_[end - 1].index + 1) end++;
       const int64_t n = (end - i - 1) * out_.channels + to - from;
-      float* y = out(cells_[i]) + from;
+      float* y = out(i) + from;
       const float* x = other ? other->data() + cells_[i].index * other->channels : nullptr;
       switch (step.kind) {
         case StepKind::kAdd: k_.add(y, x + from, n); break;
@@ -216,6 +217,7 @@ class Work {
   std::vector<Buffer>& buffers_;
   const Taps &y_, &x_;
   const Cell* cells_;
+  float* rows_;
   const Buffer& in_;
   Buffer& out_;
   std::vector<int64_t> taps_;
@@ -241,10 +243,10 @@ Split divide(const Op& op, int64_t count, int64_t tile, int64_t wanted) {
 }  // namespace
 
 void compute(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const Taps& y, const Taps& x,
-             const std::vector<Cell>& cells, Pool::Run& run) {
+             const std::vector<Cell>& cells, Pool::Run& run, float* rows) {
   const auto count = int64_t(cells.size());
   if (!count) return;
-  Work work(op, plan, buffers, y, x, cells.data());
+  Work work(op, plan, buffers, y, x, cells.data(), rows);
   const bool alone = run.threads() == 1 || op.work * double(count) < kSmallest;
   const Split split = divide(op, count, plan.kernels.tile[0], alone ? 1 : run.threads() * kUnitsEach);
   run.each(split.chunks * split.parts, [&](int64_t unit) {

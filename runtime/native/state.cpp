@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstring>
 #include <set>
 #include <string>
 
@@ -156,7 +158,7 @@ void State::share() {
 }
 
 int64_t State::bytes() const {
-  int64_t floats = 0;
+  auto floats = int64_t(rows_.size());
   std::set<const Memory*> seen;
   for (const Buffer& buffer : buffers_) {
     floats += int64_t(buffer.reference.size());
@@ -198,11 +200,68 @@ std::vector<Positions> State::spread(const uint8_t* const* dirty) {
 
 double State::follow(const uint8_t* const* dirty) {
   streams_ = true;
-  const std::vector<Positions> differs = spread(dirty);
-  std::vector<Positions> computes;
-  for (const Op& op : plan_->ops) computes.push_back(differs[op.out]);
-  read_ = differs;
-  return plan_cells(computes);
+  differs_ = spread(dirty);
+  read_ = differs_;
+  cells_by_map_.clear();
+  std::map<const Map*, int64_t> counts;
+  double work = 0;
+  for (const Op& op : plan_->ops) {
+    const auto [count, first] = counts.try_emplace(differs_[op.out].get());
+    if (first) {
+      const auto& cells = differs_[op.out]->cells;
+      count->second = std::count(cells.begin(), cells.end(), uint8_t(1));
+    }
+    work += op.work * double(count->second);
+  }
+  return work;
+}
+
+void State::limit(const float* limits) {
+  limits_.assign(limits, limits + buffers_.size());
+  if (std::all_of(limits_.begin(), limits_.end(), [](float v) { return !(v > 0); })) limits_.clear();
+}
+
+void State::rms(Pool* pool, float* found) const {
+  Pool::Run run(pool);
+  for (size_t id = 0; id < buffers_.size(); id++) {
+    const Buffer& buffer = buffers_[id];
+    std::vector<double> rows(buffer.rows);
+    run.each(buffer.rows, [&](int64_t y) {
+      constexpr int kLanes = 16;  // sums that do not wait for each other
+      float sums[kLanes] = {};
+      const int64_t n = buffer.pitch * buffer.channels;
+      const float* row = buffer.data() + y * n;
+      int64_t i = 0;
+      for (; i + kLanes <= n; i += kLanes)
+        for (int j = 0; j < kLanes; j++) sums[j] += row[i + j] * row[i + j];
+      for (; i < n; i++) sums[0] += row[i] * row[i];
+      for (float sum : sums) rows[y] += sum;
+    });
+    double sum = 0;
+    for (double row : rows) sum += row;
+    found[id] = float(std::sqrt(sum / double(std::max<int64_t>(1, buffer.size.count() * buffer.channels))));
+  }
+}
+
+int64_t State::memory() const {
+  int64_t floats = 0;
+  for (const Buffer& buffer : buffers_) floats += buffer.floats();
+  return floats * int64_t(sizeof(float));
+}
+
+void State::save(uint8_t* to) const {
+  for (const Buffer& buffer : buffers_) {
+    std::memcpy(to, buffer.data(), size_t(buffer.floats()) * sizeof(float));
+    to += size_t(buffer.floats()) * sizeof(float);
+  }
+}
+
+void State::load(const uint8_t* from) {
+  streams_ = true;
+  for (Buffer& buffer : buffers_) {
+    std::memcpy(buffer.data(), from, size_t(buffer.floats()) * sizeof(float));
+    from += size_t(buffer.floats()) * sizeof(float);
+  }
 }
 
 double State::prepare(const uint8_t* const* dirty) {
@@ -220,12 +279,6 @@ double State::prepare(const uint8_t* const* dirty) {
   }
   read_.assign(buffers_.size(), nullptr);
   for (int id : plan.inputs) read_[id] = read_of(id, computes);
-  return plan_cells(computes);
-}
-
-// Lists the positions that each op computes.
-double State::plan_cells(const std::vector<Positions>& computes) {
-  const Plan& plan = *plan_;
   double work = 0;
   cells_by_map_.clear();
   for (size_t i = 0; i < plan.ops.size(); i++) {
@@ -312,12 +365,22 @@ Cells State::cells_of(const Positions& positions, const Buffer& buffer) {
 void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
   Pool::Run run(pool);
   for (size_t i = 0; i < plan_->inputs.size(); i++) read_input(run, plan_->inputs[i], inputs[i]);
+  work_ = 0;
   for (size_t i = 0; i < plan_->ops.size(); i++) {
-    const Buffer& out = buffers_[plan_->ops[i].out];
+    const Op& op = plan_->ops[i];
+    const Buffer& out = buffers_[op.out];
+    if (streams_) {
+      if (!limits_.empty()) differs_[op.out] = dirty_after(op, differs_);  // less than was foreseen
+      cells_[i] = cells_of(differs_[op.out], out);
+    }
     Cells& dirty = out.memory->dirty;
     if (dirty && dirty != cells_[i]) set_back(run, out, *dirty);  // another tensor's
     if (!streams_) dirty = cells_[i];
-    compute(plan_->ops[i], *plan_, buffers_, taps_y_[i], taps_x_[i], *cells_[i], run);
+    work_ += op.work * double(cells_[i]->size());
+    if (streams_ && held_back(op))
+      settle(run, i);
+    else
+      compute(op, *plan_, buffers_, taps_y_[i], taps_x_[i], *cells_[i], run);
   }
   if (!outputs) return;
   std::vector<const std::vector<Cell>*> made(buffers_.size());
@@ -326,6 +389,36 @@ void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
     const int id = plan_->outputs[i];
     write_output(run, id, *made[id], outputs[i], false);
   }
+}
+
+// Whether what an op computes is compared with what it was.
+bool State::held_back(const Op& op) const {
+  const bool arithmetic = op.kind != OpKind::kCopy && op.kind != OpKind::kResize;
+  const auto all = full_.find({size(op.out).height, size(op.out).width});
+  const bool whole = all != full_.end() && differs_[op.out] == all->second;
+  return arithmetic && !whole && !limits_.empty() && limits_[op.out] > 0 && !readers_[op.out].empty();
+}
+
+// Computes an op, and takes over the positions that moved. The others keep the value that was passed on last, so that
+// what is held back cannot add up.
+void State::settle(Pool::Run& run, size_t i) {
+  const Op& op = plan_->ops[i];
+  Buffer& out = buffers_[op.out];
+  const std::vector<Cell>& cells = *cells_[i];
+  const auto count = int64_t(cells.size());
+  if (int64_t(rows_.size()) < count * out.channels) rows_.resize(size_t(count * out.channels));
+  compute(op, *plan_, buffers_, taps_y_[i], taps_x_[i], cells, run, rows_.data());
+  const auto moved = std::make_shared<Map>(out.size, 0);
+  run.each((count + kPiece - 1) / kPiece, [&](int64_t piece) {
+    for (int64_t c = piece * kPiece; c < std::min(count, (piece + 1) * kPiece); c++) {
+      const float* row = rows_.data() + c * out.channels;
+      float* kept = out.data() + cells[c].index * out.channels;
+      if (!plan_->kernels.moved(row, kept, limits_[op.out], out.channels)) continue;
+      std::copy_n(row, out.channels, kept);
+      moved->row(cells[c].y)[cells[c].x] = 1;
+    }
+  });
+  differs_[op.out] = moved;
 }
 
 // From [channels, height, width], where anything reads it; everything for null, as zeros.

@@ -60,6 +60,21 @@ class State {
   // reference of its own.
   double follow(const uint8_t* const* dirty);
 
+  // Of a stream: a position of a tensor that did not move by more than its limit in any channel stays what it was, and is
+  // not passed on. By tensor; 0 passes everything on. Outputs that no op reads are not held back.
+  void limit(const float* limits);
+
+  // The root mean square of each tensor.
+  void rms(Pool* pool, float* found) const;
+
+  // Multiply-adds of the last run.
+  double work() const { return work_; }
+
+  // All that a stream's state holds, as `memory()` bytes.
+  int64_t memory() const;
+  void save(uint8_t* to) const;
+  void load(const uint8_t* from);
+
   // Computes what `prepare` found. `inputs`: one image each, [channels, height, width]. `outputs`: the same form;
   // computed positions are written.
   void run(Pool* pool, const float* const* inputs, float* const* outputs);
@@ -76,7 +91,8 @@ class State {
   Positions full(Size size);
   Positions empty(Size size);
   std::vector<Positions> spread(const uint8_t* const* dirty);
-  double plan_cells(const std::vector<Positions>& computes);
+  bool held_back(const Op& op) const;
+  void settle(Pool::Run& run, size_t op);
   Positions dirty_after(const Op& op, const std::vector<Positions>& dirty);
   bool masks(const Step& step) const;
   Positions read_of(int tensor, const std::vector<Positions>& computes);
@@ -92,6 +108,10 @@ class State {
   std::vector<Taps> taps_y_, taps_x_;      // by op, of resizes
   std::vector<Cells> cells_;               // by op: what to compute
   bool streams_ = false;                   // what was computed stays
+  std::vector<Positions> differs_;         // by tensor, of streams
+  std::vector<float> limits_;              // by tensor, of streams; empty for none
+  Floats rows_;                            // what an op computed, where a limit is to be kept
+  double work_ = 0;
   std::vector<Positions> read_;            // by tensor: positions that anything reads, of inputs
   std::map<std::pair<int64_t, int64_t>, Positions> full_, empty_;
   std::map<const Map*, std::pair<Positions, Cells>> cells_by_map_;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from foveate.pipeline.build import build
-from foveate.runtime import load
+from foveate.runtime import StreamPolicy, load
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,8 @@ def test_any_graph_and_any_change(random_program, tmp_path_factory, data, kinds)
     with load(bundle, threads=1) as model:
         if model.manifest.stream is None:
             return
-        stream, frame = model.stream(), rng.standard_normal((1, 4, *size)).astype(np.float32)
+        policy = StreamPolicy(fallback=data.draw(st.booleans()))
+        stream, frame = model.stream(policy), rng.standard_normal((1, 4, *size)).astype(np.float32)
         for kind in ["nothing", *kinds]:
             frame = frame.copy()
             y, x = rng.integers(size[0]), rng.integers(size[1])

@@ -77,11 +77,12 @@ def assert_same(found, wanted) -> None:
 
 
 def test_every_frame_is_the_dense_answer(model: Model):
-    stream = model.stream()
+    stream = model.stream(fallback=False)
     for i, frame in enumerate(frames(8)):
         result = stream(frame)
         assert_same(result, model.dense(frame))
-        assert result.strategies["stream"] == (("dense",) if i == 0 else ("spans",))
+        assert result.strategies["stream"] == ("spans",)
+        assert stream.reason == ("" if i else "first") and 0 < stream.work <= stream.full_work
         assert stream.frames == i + 1
 
 
@@ -96,7 +97,7 @@ def test_a_still_image_computes_nothing(model: Model):
 
 def test_slow_drift_is_noticed(model: Model):
     """Each step is below the threshold; what has gathered since a position was last propagated is not."""
-    stream, frame = model.stream(threshold=0.1), frames(1)[0]
+    stream, frame = model.stream(threshold=0.1, fallback=False), frames(1)[0]
     stream(frame)
     seen = []
     for step in range(1, 8):
@@ -108,8 +109,11 @@ def test_slow_drift_is_noticed(model: Model):
 
 def test_refresh_recomputes_whole_frames(model: Model):
     stream = model.stream(threshold=10.0, refresh=3)
-    kinds = [stream(frame).strategies["stream"][0] for frame in frames(7)]
-    assert kinds == ["dense", "spans", "spans"] * 2 + ["dense"]
+    reasons = []
+    for frame in frames(7):
+        stream(frame)
+        reasons.append(stream.reason)
+    assert reasons == ["first", "", "", "refresh", "", "", "refresh"]
 
 
 def test_another_resolution_and_a_reset_begin_anew(model: Model):
@@ -123,7 +127,7 @@ def test_another_resolution_and_a_reset_begin_anew(model: Model):
         assert stream.frames == 0
         frame = frames(1, size)[0]
         result = stream(frame)
-        assert result.strategies["stream"] == ("dense",)
+        assert stream.reason == "first"
         assert_same(result, model.dense(frame))
 
 
@@ -165,6 +169,79 @@ def test_a_program_with_decisions_has_no_streams(tiny_bundle: Path):
         model.stream()
 
 
+def test_a_moving_camera_goes_to_the_dense_engine_and_comes_back(model: Model):
+    """Whichever engine computes a frame, its answer is the dense one; a still scene ends in selective frames."""
+    rng, stream = np.random.default_rng(0), model.stream()
+    kinds, (frame,) = [], frames(1, (96, 128))
+    for i in range(60):
+        moving = i % 40 < 15
+        frame = rng.standard_normal(frame.shape).astype(np.float32) if moving else frame.copy()
+        frame[..., i : i + 4, i : i + 4] += 1
+        result = stream(frame)
+        kinds.append(result.strategies["stream"][0])
+        assert_same(result, model.dense(frame))
+    assert "dense" in kinds[:15] and kinds[39] == "spans"
+
+
+def test_layers_pass_on_what_moved(model: Model):
+    """Small changes stop at the first layer that they do not move by its threshold; larger ones do not."""
+    (frame,) = frames(1)
+    small, large = frame.copy(), frame.copy()
+    small[..., 10:14, 10:14] += 1e-3
+    large[..., 10:14, 10:14] += 3
+    work = {}
+    for name, changed in (("small", small), ("large", large)):
+        exact, stream = model.stream(fallback=False), model.stream(fallback=False, layer_threshold=0.02)
+        for each in (exact, stream):
+            each(frame)
+        result = stream(changed)
+        assert_same(exact(changed), model.dense(changed))
+        np.testing.assert_allclose(result["map"], model.dense(changed)["map"], atol=0.1)
+        work[name] = stream.work / exact.work
+    assert work["small"] < 0.7 and work["small"] < work["large"]
+
+
+def test_what_a_layer_holds_back_is_kept(model: Model):
+    """Steps that each stay below a layer's threshold arrive once they have gathered to more."""
+    (frame,) = frames(1)
+    stream = model.stream(fallback=False, layer_threshold=0.05)
+    first = stream(frame)["map"]
+    for step in range(1, 100):
+        stream(frame + np.float32(0.02 * step))
+    result = stream(frame + np.float32(2.0))
+    wanted = model.dense(frame + np.float32(2.0))["map"]
+    held, error = np.abs(first - wanted).max(), np.abs(result["map"] - wanted).max()
+    assert error < 0.2 * held
+
+
+def test_no_threshold_changes_nothing(model: Model):
+    stream = model.stream(fallback=False, layer_threshold={"b": 0.0})
+    for frame in frames(4):
+        assert_same(stream(frame), model.dense(frame))
+    with pytest.raises(InputError, match="nothing_there"):
+        model.stream(layer_threshold={"nothing_there": 0.1})
+
+
+def test_a_scene_cut_is_computed_whole(model: Model):
+    stream = model.stream(cut=0.5, threshold=0.1, fallback=False)
+    reasons = []
+    for frame in (*frames(2), *frames(2, seed=9)):
+        assert_same(stream(frame), model.dense(frame))
+        reasons.append(stream.reason)
+    assert reasons == ["first", "", "scene cut", ""]
+
+
+def test_drift_makes_a_frame_whole(model: Model):
+    stream, (frame,) = model.stream(threshold=0.1, drift=0.05, fallback=False), frames(1)
+    reasons = []
+    for step in range(4):
+        stream(frame + np.float32(0.03 * step))
+        reasons.append(stream.reason)
+    assert reasons == ["first", "", "drift", ""]
+
+
 def test_bad_options_are_named(model: Model):
-    with pytest.raises(InputError, match="threshold -1"):
+    with pytest.raises(InputError, match="speed"):
+        model.stream(speed=9)
+    with pytest.raises(InputError, match="threshold"):
         model.stream(threshold=-1)

@@ -1,0 +1,83 @@
+"""Whether a stream's next frame is worth computing selectively, or whole by the dense engine.
+
+A dense frame leaves no state behind: the next selective one needs a whole frame by the native kernels first. When to
+change over is the ski rental problem (Karlin, Manasse, Rudolph and Sleator, "Competitive snoopy caching", 1988): as
+soon as what the other engine would have saved, frame by frame, adds up to what changing over costs. So no sequence of
+still and moving frames takes more than twice the time of the best choice in hindsight, and changes do not flap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SPANS, DENSE, WHOLE = (
+    "spans",
+    "dense",
+    "whole",
+)  # selective; by the dense engine; all positions by native kernels
+
+_DOUBT = 0.4  # of a whole frame's time: from there on, the dense engine's is worth knowing
+_FLAP = 0.2  # of a dense frame, added to what changing over costs: times are noisy
+_WEIGHT = 0.25  # of a new measurement
+_LEAST = 0.02  # of the work: frames of less say nothing about what work costs
+
+
+@dataclass
+class FrameCosts:
+    """Milliseconds of whole frames of one resolution, by native kernels and by the dense engine: shared by the streams
+    of a model. 0: not known yet. First times, with memory touched for the first time, count as a hint alone."""
+
+    whole: float = 0.0
+    dense: float = 0.0
+    wholes: int = 0
+    denses: int = 0
+
+    def took(self, kind: str, ms: float) -> None:
+        if kind == WHOLE:
+            self.wholes += 1
+            self.whole = ms if self.wholes <= 2 else self.whole + _WEIGHT * (ms - self.whole)
+        else:
+            self.denses += 1
+            self.dense = ms if self.denses <= 2 else self.dense + _WEIGHT * (ms - self.dense)
+
+
+class Fallback:
+    """Of one stream. Work is a share of a whole frame's multiply-adds."""
+
+    def __init__(self, costs: FrameCosts):
+        self._costs = costs
+        self._fixed = 0.0  # ms of a selective frame beyond its work
+        self._left = 1.0  # of the foreseen work, once layer thresholds have stopped what they stop
+        self._balance = 0.0  # ms that the other engine would have saved
+        self.dense = False  # the last frame was the dense engine's: there is no state
+
+    def choose(self, work: float) -> str:
+        """SPANS, DENSE or WHOLE for a frame of this foreseen work."""
+        costs = self._costs
+        if costs.denses < 2:  # a second time is a fair one
+            return DENSE if self.dense or self._predict(work) > _DOUBT * costs.whole else SPANS
+        if self.dense and costs.wholes < 2:
+            return WHOLE
+        loss = self._predict(work) - costs.dense
+        self._balance = max(0.0, self._balance + (-loss if self.dense else loss))
+        change = self._balance > max(0.0, costs.whole - costs.dense) + _FLAP * costs.dense
+        if not change:
+            return DENSE if self.dense else SPANS
+        return WHOLE if self.dense else DENSE
+
+    def took(self, kind: str, ms: float, foreseen: float, work: float) -> None:
+        """A frame is done. `foreseen`, `work`: what was expected and what was left of it; of selective frames."""
+        if self.dense != (kind == DENSE):
+            self._balance = 0.0
+        self.dense = kind == DENSE
+        if kind != SPANS:
+            self._costs.took(kind, ms)
+            return
+        if work > _LEAST:
+            self._costs.whole = min(self._costs.whole, ms / work)
+        self._fixed += _WEIGHT * (ms - self._costs.whole * work - self._fixed)
+        if foreseen > 0:
+            self._left += _WEIGHT * (work / foreseen - self._left)
+
+    def _predict(self, work: float) -> float:
+        return self._fixed + self._costs.whole * self._left * work

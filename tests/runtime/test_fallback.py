@@ -1,0 +1,68 @@
+"""Which engine computes a frame: never far from the best choice in hindsight."""
+
+from __future__ import annotations
+
+from foveate.runtime.fallback import DENSE, SPANS, WHOLE, Fallback, FrameCosts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def run(works: list[float], whole: float, dense: float, fixed: float, left: float = 1.0) -> list[str]:
+    fallback, kinds = Fallback(FrameCosts()), [WHOLE]
+    fallback.took(WHOLE, whole, 1.0, 1.0)
+    for work in works:
+        kind = fallback.choose(work)
+        kinds.append(kind)
+        fallback.took(kind, cost(kind, work * left, whole, dense, fixed), work, work * left)
+    return kinds
+
+
+def cost(kind: str, work: float, whole: float, dense: float, fixed: float) -> float:
+    return {SPANS: fixed + work * whole, DENSE: dense, WHOLE: whole}[kind]
+
+
+def test_small_changes_never_ask_for_the_dense_engine():
+    assert set(run([0.1] * 50, 10, 10, 0.5)[1:]) == {SPANS}
+
+
+def test_a_moving_camera_stays_dense():
+    kinds = run([1.0] * 50, whole=13, dense=10, fixed=0.5)
+    assert set(kinds[10:]) == {DENSE}
+
+
+def test_faster_kernels_keep_everything():
+    kinds = run([1.0] * 50, whole=8, dense=10, fixed=0.5)
+    assert set(kinds[10:]) == {SPANS}
+
+
+def test_stillness_brings_selective_frames_back():
+    kinds = run([1.0] * 20 + [0.05] * 20, whole=13, dense=10, fixed=0.5)
+    assert kinds[20] == DENSE and kinds[-1] == SPANS
+    assert kinds[21:].count(DENSE) <= 2
+
+
+def test_what_layers_stop_counts():
+    """Nearly everything changes, and thresholds stop most of it: selective frames are cheap all the same."""
+    kinds = run([0.35] * 10 + [0.9] * 30, whole=13, dense=10, fixed=0.5, left=0.2)
+    assert set(kinds[-20:]) == {SPANS}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.03, 0.3, 0.8, 1.0]), st.integers(1, 30)), min_size=1, max_size=12
+    ),
+    st.floats(0.6, 3.0),
+    st.floats(0.0, 0.3),
+)
+def test_never_twice_the_best_in_hindsight(clips, ratio, fixed):
+    works = [work for work, count in clips for _ in range(count)]
+    whole, dense = 10 * ratio, 10.0
+    kinds = run(works, whole, dense, fixed * dense)
+    ours = sum(cost(k, w, whole, dense, fixed * dense) for k, w in zip(kinds[1:], works, strict=True))
+    best = {SPANS: 0.0, DENSE: whole}  # the least that a sequence ending in each costs
+    for work in works:
+        spans = min(best[SPANS] + cost(SPANS, work, whole, dense, fixed * dense), best[DENSE] + whole)
+        best = {SPANS: spans, DENSE: min(best.values()) + dense}
+    learning = 4 * (whole + dense)  # first times of either engine
+    assert ours <= 2 * min(best.values()) + learning
