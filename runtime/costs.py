@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import replacing
 from .manifest import LocalSegment, Manifest, Region
 
 SCHEMA_VERSION = 1
@@ -153,17 +153,9 @@ def read_costs(path: Path, expected: dict[str, str], manifest: Manifest) -> Devi
 def write_costs(path: Path, costs: DeviceCosts) -> bool:
     """Writes device.json atomically. False where the folder is read-only: the costs then live in memory alone."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".device-", suffix=".json")
+        with replacing(path) as temporary:
+            temporary.write_text(costs.to_json(), encoding="utf-8")
     except OSError as error:
-        _LOG.info("%s cannot be written (%s): measured costs are kept in memory", path, error)
-        return False
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(costs.to_json())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
         _LOG.info("%s cannot be written (%s): measured costs are kept in memory", path, error)
         return False
     return True

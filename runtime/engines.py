@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +11,7 @@ from .engine import Config, Engine, OrtConfig, Ports, open_engine
 from .errors import InternalError
 from .manifest import DenseSegment, Manifest, TensorSpec
 from .native.handles import PoolHandle
-from .spans import SpanEngine, native_regions
+from .spans import WEIGHTS, SpanEngine, native_regions
 from .stream import StreamEngines
 
 
@@ -55,8 +56,19 @@ class Engines:
                 if plan.rest:
                     ports = _picked(_specs(self._bundle.manifest), plan.rest_inputs, plan.rest_outputs)
                     rest = open_engine(self._bundle.file(plan.rest), self._config, ports)
-                self._stream = StreamEngines(self._open_spans(plan.spans), rest, lambda: self.program, {})
+                self._stream = StreamEngines(
+                    self._open_spans(plan.spans),
+                    rest,
+                    lambda: self.program,
+                    {},
+                    self._fingerprint(plan.spans),
+                )
             return self._stream
+
+    def _fingerprint(self, file: str) -> str:
+        """Of a plan and the weights."""
+        files = self._bundle.manifest.files
+        return hashlib.sha256("".join(files[name].sha256 for name in (file, WEIGHTS)).encode()).hexdigest()
 
     def _open_spans(self, file: str) -> SpanEngine:
         """All plans of a model share the threads of one pool."""

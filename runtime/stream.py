@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .native.handles import StateHandle
 from .policy import StreamPolicy
 from .result import Result, detach, new_timing
 from .spans import SpanEngine
+from .stream_file import StreamState, read_state, write_state
 
 _RANGE = 3.0  # times a layer's root mean square: about what its values span
 _MOSTLY = 0.5  # share of the positions from which all of the work is foreseen, without looking
@@ -28,12 +30,13 @@ _MOSTLY = 0.5  # share of the positions from which all of the work is foreseen, 
 @dataclass(frozen=True)
 class StreamEngines:
     """What the streams of a model share. `rest`: what lies behind the plan; `program`: opens all of it as one engine;
-    `costs`: by resolution."""
+    `costs`: by resolution; `fingerprint`: of plan and weights."""
 
     spans: SpanEngine
     rest: Engine | None
     program: Callable[[], Engine]
     costs: dict[tuple[Pair, ...], FrameCosts]
+    fingerprint: str
 
 
 class Stream:
@@ -69,6 +72,7 @@ class Stream:
         self._state: StateHandle | None = None
         self._sizes: tuple[Pair, ...] = ()  # that it was opened for
         self._changes: list[Changes] = []  # by input; none before the first frame
+        self._limits = np.empty(0, np.float32)  # of each layer; empty for none
         self._fallback = Fallback(FrameCosts())
 
     def __call__(self, frame: Any) -> Result:
@@ -96,6 +100,38 @@ class Stream:
     def reset(self) -> None:
         """Forgets the video: the next frame is computed whole."""
         self.frames, self.changed, self._changes = 0, None, []
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the state to a file, for `load` of a stream of the same bundle. Raises InputError where there is none:
+        before the first frame, and while the dense engine computes the frames."""
+        with self._lock:
+            if not self._changes or self._state is None or self._fallback.dense:
+                raise InputError(
+                    "stream.save",
+                    got="a stream without a state"
+                    + (": its last frame was the dense engine's" if self._changes else ""),
+                    expected="one after a selective frame",
+                    fix="Save later, or begin anew: the first frame is computed whole.",
+                )
+            last = [changes.last for changes in self._changes]
+            held = self._state.save()
+            write_state(path, StreamState(self._engines.fingerprint, held, self._limits, last, self.frames))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Goes on with a state that `save` wrote: the next frame is compared with the last one before it was saved. The
+        policy is this stream's own. Raises InputError for a file that is damaged or of another bundle, and leaves the
+        state as it was."""
+        found = read_state(path, self._engines.fingerprint)
+        self._read(dict(zip(self._engines.spans.inputs, found.last, strict=False)))  # refuses what is none
+        with self._lock:
+            state = self._state_for(found.last)
+            self.full_work = state.prepare([None] * len(found.last))
+            state.load(found.held)
+            self._limits = found.limits
+            if self._limits.size:
+                state.limit(self._limits)
+            self._changes = [Changes(self.policy, value) for value in found.last]
+            self.frames, self.changed, self._fallback.dense = found.frames, None, False
 
     @property
     def nbytes(self) -> int:
@@ -167,7 +203,8 @@ class Stream:
             return
         names = self._engines.spans.names
         by_name = shares if isinstance(shares, Mapping) else dict.fromkeys(names, shares)
-        state.limit(_RANGE * state.rms() * [by_name.get(name, 0.0) for name in names])
+        self._limits = _RANGE * state.rms() * np.array([by_name.get(n, 0.0) for n in names], np.float32)
+        state.limit(self._limits)
 
     def _check_layers(self) -> None:
         shares = self.policy.layer_threshold

@@ -119,7 +119,10 @@ int64_t fv_state_memory(const FvState* state) { return state->state.memory(); }
 
 void fv_state_save(const FvState* state, uint8_t* to) { state->state.save(to); }
 
-void fv_state_load(FvState* state, const uint8_t* from) { state->state.load(from); }
+int32_t fv_state_load(FvState* state, FvPool* pool, const uint8_t* from, float* const* outputs, char* error,
+                      int64_t error_size) {
+  return attempted(error, error_size, [&] { state->state.load(of(pool), from, outputs); });
+}
 
 int32_t fv_state_restore(FvState* state, FvPool* pool, float* const* outputs, char* error, int64_t error_size) {
   return attempted(error, error_size, [&] { state->state.restore(of(pool), outputs); });

@@ -68,10 +68,12 @@ FV_API int32_t fv_state_limit(FvState*, const float* limits, char* error, int64_
 FV_API int32_t fv_state_rms(const FvState*, FvPool*, float* rms, char* error, int64_t error_size);
 // Multiply-adds of the last run.
 FV_API double fv_state_work(const FvState*);
-// All that the state of a stream holds, as fv_state_memory bytes. It fits states of the same plan and sizes.
+// All that the state of a stream holds, as fv_state_memory bytes. It fits states of the same plan and sizes, which write
+// their outputs whole.
 FV_API int64_t fv_state_memory(const FvState*);
 FV_API void fv_state_save(const FvState*, uint8_t* to);
-FV_API void fv_state_load(FvState*, const uint8_t* from);
+FV_API int32_t fv_state_load(FvState*, FvPool*, const uint8_t* from, float* const* outputs, char* error,
+                             int64_t error_size);
 
 // Computes what `prepare` found from inputs of [channels, height, width], and writes it to the outputs.
 FV_API int32_t fv_state_run(FvState*, FvPool*, const float* const* inputs, float* const* outputs, char* error,

@@ -118,17 +118,23 @@ class StateHandle(_Handle):
         self._call("fv_state_rms", self._pool.pointer, found.ctypes.data)
         return found
 
+    @property
+    def held_bytes(self) -> int:
+        """Of what `save` gives."""
+        return _library().fv_state_memory(self.pointer)
+
     def save(self) -> np.ndarray:
         """All that the state of a stream holds, as bytes (uint8)."""
-        found = np.empty(_library().fv_state_memory(self.pointer), np.uint8)
+        found = np.empty(self.held_bytes, np.uint8)
         _library().fv_state_save(self.pointer, found.ctypes.data)
         return found
 
     def load(self, held: np.ndarray) -> None:
         """What `save` gave, of a state of the same plan and sizes."""
-        if held.dtype != np.uint8 or held.size != _library().fv_state_memory(self.pointer):
+        if held.dtype != np.uint8 or held.size != self.held_bytes:
             raise InternalError(f"a state of {held.size} bytes was given to one of other sizes")
-        _library().fv_state_load(self.pointer, np.ascontiguousarray(held).ctypes.data)
+        kept = np.ascontiguousarray(held)
+        self._call("fv_state_load", self._pool.pointer, kept.ctypes.data, self._targets)
 
     def restore(self) -> None:
         """Back to the reference."""

@@ -41,7 +41,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_state_work": (c_double, [c_void_p]),
     "fv_state_memory": (c_int64, [c_void_p]),
     "fv_state_save": (None, [c_void_p, c_void_p]),
-    "fv_state_load": (None, [c_void_p, c_void_p]),
+    "fv_state_load": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_restore": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
 }
 

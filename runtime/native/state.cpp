@@ -256,11 +256,16 @@ void State::save(uint8_t* to) const {
   }
 }
 
-void State::load(const uint8_t* from) {
+void State::load(Pool* pool, const uint8_t* from, float* const* outputs) {
+  Pool::Run run(pool);
   streams_ = true;
   for (Buffer& buffer : buffers_) {
     std::memcpy(buffer.data(), from, size_t(buffer.floats()) * sizeof(float));
     from += size_t(buffer.floats()) * sizeof(float);
+  }
+  for (size_t i = 0; i < plan_->outputs.size(); i++) {
+    const int id = plan_->outputs[i];
+    write_output(run, id, *cells_of(full(size(id)), buffers_[id]), outputs[i], false);
   }
 }
 

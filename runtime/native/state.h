@@ -73,7 +73,7 @@ class State {
   // All that a stream's state holds, as `memory()` bytes.
   int64_t memory() const;
   void save(uint8_t* to) const;
-  void load(const uint8_t* from);
+  void load(Pool* pool, const uint8_t* from, float* const* outputs);  // which are written whole
 
   // Computes what `prepare` found. `inputs`: one image each, [channels, height, width]. `outputs`: the same form;
   // computed positions are written.

@@ -54,6 +54,23 @@ def video_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One conv."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["images", "w"], ["map"], pads=[1] * 4)],
+        "tiny",
+        [helper.make_tensor_value_info("images", kind, ["batch", 3, "height", "width"])],
+        [helper.make_tensor_value_info("map", kind, ["batch", 2, None, None])],
+        [onnx.numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "w")],
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    program = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(program, folder / "tiny.onnx")
+    return build(folder / "tiny.onnx", folder / "bundle", sample=(1, 3, 32, 48))
+
+
+@pytest.fixture(scope="module")
 def model(video_bundle: Path):
     with load(video_bundle, threads=2) as opened:
         yield opened
@@ -238,6 +255,41 @@ def test_drift_makes_a_frame_whole(model: Model):
         stream(frame + np.float32(0.03 * step))
         reasons.append(stream.reason)
     assert reasons == ["first", "", "drift", ""]
+
+
+def test_a_saved_stream_goes_on(model: Model, tmp_path: Path):
+    options = {"layer_threshold": 0.05, "threshold": 0.01, "fallback": False}
+    first, second = model.stream(**options), model.stream(**options)
+    video = frames(6)
+    for frame in video[:3]:
+        first(frame)
+    first.save(tmp_path / "state.npz")
+    second.load(tmp_path / "state.npz")
+    assert second.frames == 3
+    for frame in video[3:]:
+        wanted, found = first(frame), second(frame)
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(found[name], value)
+        assert second.reason == "" and second.full_work == first.full_work
+
+
+def test_a_state_that_does_not_fit_is_refused(model: Model, tiny_video: Path, tmp_path: Path):
+    stream, path = model.stream(fallback=False), tmp_path / "state.npz"
+    with pytest.raises(InputError, match="without a state"):
+        stream.save(path)
+    assert not path.exists()
+    video = frames(3)
+    stream(video[0])
+    stream.save(path)
+    with load(tiny_video, threads=1) as other, pytest.raises(InputError, match="this bundle's"):
+        other.stream().load(path)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:900] + bytes(100) + whole[1000:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"stream\.save wrote"):
+            stream.load(path)
+    stream(video[1])
+    assert stream.frames == 2  # as if nothing had been
 
 
 def test_bad_options_are_named(model: Model):
