@@ -38,10 +38,8 @@ def write_state(path: str | os.PathLike[str], state: StreamState) -> None:
             "inputs": len(state.last),
         }
     )
-    arrays = {"held": state.held, "limits": state.limits}
-    arrays |= {f"last{i}": value for i, value in enumerate(state.last)}
     with replacing(Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez(file, head=np.array(head), **arrays)
+        np.savez(file, *state.last, head=np.array(head), held=state.held, limits=state.limits)
 
 
 def read_state(path: str | os.PathLike[str], fingerprint: str) -> StreamState:
@@ -55,7 +53,7 @@ def read_state(path: str | os.PathLike[str], fingerprint: str) -> StreamState:
                 head["fingerprint"],
                 file["held"],
                 file["limits"],
-                [file[f"last{i}"] for i in range(head["inputs"])],
+                [file[f"arr_{i}"] for i in range(head["inputs"])],
                 int(head["frames"]),
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
