@@ -26,7 +26,7 @@ from .executor import Executor, Request
 from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
 from .manifest import Manifest, Region
 from .native.library import library, native_isa, why_missing
-from .options import CACHE_BYTES, SELECTIVE, Options, check_options
+from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
 from .policy import StreamPolicy
 from .result import Result
 from .selective import choice_feeds
@@ -42,6 +42,7 @@ def load(
     strategy: str = "auto",
     choices: Mapping[str, Any] | None = None,
     cache_bytes: int = CACHE_BYTES,
+    max_state_bytes: int = MAX_STATE_BYTES,
     memory_bytes: int | None = None,
     verify: bool = True,
 ) -> Model:
@@ -53,18 +54,23 @@ def load(
         selectively, by native kernels where they can and by windows elsewhere; "rects" by windows; "dense" never.
     choices: values other than the bundle's, by name.
     cache_bytes: bound of the reference states with their scratch. A resolution above it runs dense.
+    max_state_bytes: bound of what each stream keeps. Frames that would need more are refused.
     memory_bytes: inputs that would need more are refused; None takes the machine's memory.
     verify: check every file's sha256; sizes are always checked.
 
     Raises BundleError, InputError, EngineError, MissingExtraError.
     """
     bundle = open_bundle(path, verify=verify)
-    check_options(strategy, cache_bytes, memory_bytes)
+    check_options(
+        strategy, cache_bytes=cache_bytes, max_state_bytes=max_state_bytes, memory_bytes=memory_bytes
+    )
     named = backend if backend is not None else bundle.manifest.backend
     config = config_for(named, threads) if isinstance(named, str) else named
     if threads is not None and not isinstance(named, str):
         config = replace(config, threads=config_for(config.backend, threads).threads)
-    return Model(bundle, Options(config, strategy, choices or {}, cache_bytes, memory_bytes, verify))
+    return Model(
+        bundle, Options(config, strategy, choices or {}, cache_bytes, max_state_bytes, memory_bytes, verify)
+    )
 
 
 class Model:
@@ -163,7 +169,7 @@ class Model:
             )
         policy = (policy or StreamPolicy()).but(options)
         engines = self._live().engines.stream
-        return Stream(engines, plan, self.manifest.outputs, self._read, policy, self._options.cache_bytes)
+        return Stream(engines, plan, self.manifest.outputs, self._read, policy, self._options.max_state_bytes)
 
     def set_choices(self, changes: Mapping[str, Any]) -> None:
         """Changes choices by name, for requests that start from now on. Raises InputError."""

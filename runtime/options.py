@@ -12,6 +12,7 @@ from .errors import InputError
 SELECTIVE = ("rects", "spans")  # whatever it costs
 STRATEGIES = ("auto", "dense", *SELECTIVE)
 CACHE_BYTES = 512 * 2**20
+MAX_STATE_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,12 @@ class Options:
     strategy: str
     choices: Mapping[str, Any]
     cache_bytes: int
+    max_state_bytes: int
     memory_bytes: int | None
     verify: bool
 
 
-def check_options(strategy: str, cache_bytes: int, memory_bytes: int | None) -> None:
+def check_options(strategy: str, **sizes: int | None) -> None:
     """Raises InputError."""
     if strategy not in STRATEGIES:
         raise InputError(
@@ -35,6 +37,6 @@ def check_options(strategy: str, cache_bytes: int, memory_bytes: int | None) -> 
             expected=f"one of {', '.join(STRATEGIES)}",
             fix="Leave it out for auto.",
         )
-    for name, value in (("cache_bytes", cache_bytes), ("memory_bytes", memory_bytes)):
+    for name, value in sizes.items():
         if value is not None and value < 0:
             raise InputError(name, got=repr(value), expected="a number of bytes ≥ 0", fix="Leave it out.")

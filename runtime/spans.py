@@ -41,6 +41,10 @@ class SpanEngine:
         words, params = encode(plan, _reader(folder / WEIGHTS))
         self._plan = PlanHandle(words, params, inputs=len(plan.inputs), outputs=len(plan.outputs), isa=isa)
 
+    def state_bytes(self, sizes: Mapping[str, Pair]) -> int:
+        """Of a state for inputs of these heights and widths. Raises EngineError where the plan does not fit them."""
+        return self._plan.state_bytes([sizes[name] for name in self.inputs])
+
     def open_state(self, sizes: Mapping[str, Pair], limit: int, *, stream: bool = False) -> StateHandle:
         """Buffers for inputs of these heights and widths. Raises EngineError where the plan does not fit them, or
         needs more than `limit` bytes."""

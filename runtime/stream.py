@@ -87,8 +87,10 @@ class Stream:
                 fix="Call the stream with one frame at a time.",
             )
         with self._lock:
+            inputs = [batch.feeds[name] for name in self._engines.spans.inputs]
+            state = self._state_for(inputs)
             try:
-                tensors, strategy = self._advance(batch.feeds)
+                tensors, strategy = self._advance(batch.feeds, inputs, state)
             except BaseException:
                 self.reset()
                 raise
@@ -139,9 +141,9 @@ class Stream:
         kept = sum(changes.last.nbytes for changes in self._changes)
         return kept + (self._state.nbytes if self._state is not None else 0)
 
-    def _advance(self, feeds: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-        inputs = [feeds[name] for name in self._engines.spans.inputs]
-        state = self._state_for(inputs)
+    def _advance(
+        self, feeds: Mapping[str, np.ndarray], inputs: list[np.ndarray], state: StateHandle
+    ) -> tuple[dict[str, np.ndarray], str]:
         seen = [changes.look(inputs[i]) for i, changes in enumerate(self._changes)]
         start = perf_counter()
         foreseen, kind, self.reason = self._choose(state, seen)
@@ -165,15 +167,25 @@ class Stream:
     def _state_for(self, inputs: list[np.ndarray]) -> StateHandle:
         sizes: tuple[Pair, ...] = tuple((value.shape[2], value.shape[3]) for value in inputs)
         if self._state is None or sizes != self._sizes:
-            self.reset()
             spans = self._engines.spans
+            by_name = dict(zip(spans.inputs, sizes, strict=True))
+            self._check_bytes(spans.state_bytes(by_name), sizes)
+            self.reset()
             self._state = None  # before there is another: not both at once
-            self._state = spans.open_state(
-                dict(zip(spans.inputs, sizes, strict=True)), self._limit, stream=True
-            )
+            self._state = spans.open_state(by_name, self._limit, stream=True)
             self._sizes = sizes
             self._fallback = Fallback(self._engines.costs.setdefault(sizes, FrameCosts()))
         return self._state
+
+    def _check_bytes(self, need: int, sizes: tuple[Pair, ...]) -> None:
+        if need > self._limit:
+            shown = ", ".join(f"{height}×{width}" for height, width in sizes)
+            raise InputError(
+                "frame",
+                got=f"{shown}, whose stream keeps {need / 2**20:.0f} MiB",
+                expected=f"at most {self._limit / 2**20:.0f} MiB",
+                fix="Load with a larger max_state_bytes, or pass smaller frames.",
+            )
 
     def _choose(self, state: StateHandle, seen: list[Seen]) -> tuple[float, str, str]:
         """Share of the work that is foreseen, how to compute the frame, and why if it is whole. A selective frame is

@@ -42,6 +42,12 @@ int32_t attempted(char* error, int64_t size, F f) {
   return guarded(error, size, [&] { return f(), true; }) ? 0 : 1;
 }
 
+std::vector<Size> sizes_of(const FvPlan& plan, const int64_t* sizes) {
+  std::vector<Size> given;
+  for (size_t i = 0; i < plan.plan->inputs.size(); i++) given.push_back({sizes[2 * i], sizes[2 * i + 1]});
+  return given;
+}
+
 Pool* of(FvPool* pool) { return pool ? &pool->pool : nullptr; }
 
 }  // namespace
@@ -70,12 +76,14 @@ FvPool* fv_pool_open(int32_t threads) {
 
 void fv_pool_close(FvPool* pool) { delete pool; }
 
+int64_t fv_plan_bytes(const FvPlan* plan, const int64_t* sizes, char* error, int64_t error_size) {
+  int64_t bytes = -1;
+  attempted(error, error_size, [&] { bytes = State::need(plan->plan, sizes_of(*plan, sizes)); });
+  return bytes;
+}
+
 FvState* fv_state_open(const FvPlan* plan, const int64_t* sizes, int64_t limit, char* error, int64_t error_size) {
-  return guarded(error, error_size, [&] {
-    std::vector<Size> given;
-    for (size_t i = 0; i < plan->plan->inputs.size(); i++) given.push_back({sizes[2 * i], sizes[2 * i + 1]});
-    return new FvState{State(plan->plan, given, limit)};
-  });
+  return guarded(error, error_size, [&] { return new FvState{State(plan->plan, sizes_of(*plan, sizes), limit)}; });
 }
 
 void fv_state_close(FvState* state) { delete state; }

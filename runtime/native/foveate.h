@@ -43,6 +43,8 @@ FV_API void fv_plan_close(FvPlan*);
 FV_API FvPool* fv_pool_open(int32_t threads);
 FV_API void fv_pool_close(FvPool*);
 
+// What fv_state_open would take for them, in bytes; −1 on failure.
+FV_API int64_t fv_plan_bytes(const FvPlan*, const int64_t* sizes, char* error, int64_t error_size);
 // Buffers for inputs of these sizes (height and width of each), of at most `limit` bytes while they are made.
 FV_API FvState* fv_state_open(const FvPlan*, const int64_t* sizes, int64_t limit, char* error, int64_t error_size);
 FV_API void fv_state_close(FvState*);

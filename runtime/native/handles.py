@@ -50,6 +50,15 @@ class PlanHandle(_Handle):
         error.check(pointer)
         super().__init__(pointer, "fv_plan_close")
 
+    def state_bytes(self, sizes: Sequence[Pair]) -> int:
+        """Of a state for inputs of these heights and widths. Raises EngineError where the plan does not fit them."""
+        error = _Error()
+        found = _library().fv_plan_bytes(
+            self.pointer, _sizes(sizes, self.inputs).ctypes.data, *error.arguments
+        )
+        error.check(found >= 0)
+        return found
+
 
 class StateHandle(_Handle):
     """The buffers of a plan at one resolution. For one caller at a time.
@@ -70,7 +79,7 @@ class StateHandle(_Handle):
     ):
         self._plan, self._pool = plan, pool
         native, error = _library(), _Error()
-        given = np.array(sizes, np.int64).reshape(plan.inputs, 2)
+        given = _sizes(sizes, plan.inputs)
         pointer = native.fv_state_open(plan.pointer, given.ctypes.data, limit, *error.arguments)
         error.check(pointer)
         super().__init__(pointer, "fv_state_close")
@@ -161,6 +170,10 @@ class _Error:
                 expected="a plan and inputs that they run",
                 fix="Build the bundle again with `foveate build`, or load it with strategy='rects'.",
             )
+
+
+def _sizes(sizes: Sequence[Pair], inputs: int) -> np.ndarray:
+    return np.array(sizes, np.int64).reshape(inputs, 2)
 
 
 def _pointers(arrays: Sequence[np.ndarray | None]) -> ctypes.Array[ctypes.c_void_p]:

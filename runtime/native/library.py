@@ -28,6 +28,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_plan_close": (None, [c_void_p]),
     "fv_pool_open": (c_void_p, [c_int32]),
     "fv_pool_close": (None, [c_void_p]),
+    "fv_plan_bytes": (c_int64, [c_void_p, c_void_p, *_ERROR]),
     "fv_state_open": (c_void_p, [c_void_p, c_void_p, c_int64, *_ERROR]),
     "fv_state_close": (None, [c_void_p]),
     "fv_state_bytes": (c_int64, [c_void_p]),

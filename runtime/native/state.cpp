@@ -43,8 +43,17 @@ void each_run(Pool::Run& run, const std::vector<Cell>& cells, F f) {
 
 State::State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes, int64_t limit) : plan_(std::move(plan)) {
   measure(sizes);
-  lay_out(limit);
+  const int64_t bytes = lay_out();
+  if (bytes > limit)
+    throw Error("a state of " + std::to_string(bytes) + " bytes, where " + std::to_string(limit) + " are allowed");
+  allocate();
   cells_.assign(plan_->ops.size(), std::make_shared<std::vector<Cell>>());
+}
+
+int64_t State::need(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes) {
+  State state(std::move(plan));
+  state.measure(sizes);
+  return state.lay_out();
 }
 
 // The size of every tensor.
@@ -82,8 +91,8 @@ void State::measure(const std::vector<Size>& sizes) {
   }
 }
 
-// Borders, the same for all tensors of a size, and the memory.
-void State::lay_out(int64_t limit) {
+// Borders, the same for all tensors of a size. Returns the bytes of all buffers.
+int64_t State::lay_out() {
   const Plan& plan = *plan_;
   struct Border {
     int64_t top = 0, left = 0, bottom = 0, right = 0;
@@ -122,8 +131,11 @@ void State::lay_out(int64_t limit) {
       throw Error("a tensor of " + words(buffer.size) + " is too large");
     bytes += buffer.floats() * int64_t(sizeof(float));
   }
-  if (bytes > limit)
-    throw Error("a state of " + std::to_string(bytes) + " bytes, where " + std::to_string(limit) + " are allowed");
+  return bytes;
+}
+
+void State::allocate() {
+  const Plan& plan = *plan_;
   for (Buffer& buffer : buffers_) {
     buffer.memory = std::make_shared<Memory>();
     buffer.memory->floats.assign(buffer.floats(), 0.f);

@@ -45,6 +45,9 @@ class State {
   // `sizes`: of each input. Throws Error, also where the buffers would take more than `limit` bytes.
   State(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes, int64_t limit);
 
+  // The bytes that the buffers would take.
+  static int64_t need(std::shared_ptr<const Plan> plan, const std::vector<Size>& sizes);
+
   Size size(int tensor) const { return buffers_[tensor].size; }
   int64_t bytes() const;
 
@@ -85,8 +88,10 @@ class State {
   const Plan& plan() const { return *plan_; }
 
  private:
+  explicit State(std::shared_ptr<const Plan> plan) : plan_(std::move(plan)) {}
   void measure(const std::vector<Size>& sizes);
-  void lay_out(int64_t limit);
+  int64_t lay_out();
+  void allocate();
   void share();
   Positions full(Size size);
   Positions empty(Size size);

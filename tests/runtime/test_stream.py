@@ -182,6 +182,17 @@ def test_bytes_are_told(model: Model):
     assert stream.nbytes > 32 * 48 * 4 * (3 + 8 + 8)
 
 
+def test_a_state_beyond_its_bound_is_refused(video_bundle: Path):
+    frame, small = frames(1)[0], frames(1, (16, 20))[0]
+    with load(video_bundle, threads=1, max_state_bytes=90_000) as bounded:
+        stream = bounded.stream()
+        stream(small)
+        with pytest.raises(InputError, match=r"(?s)32×48, whose stream keeps .* max_state_bytes"):
+            stream(frame)
+        assert_same(stream(small), bounded.dense(small))
+        assert stream.frames == 2  # as if nothing had been
+
+
 def test_a_program_with_decisions_has_no_streams(tiny_bundle: Path):
     with load(tiny_bundle, threads=1) as model, pytest.raises(InputError, match="decisions"):
         model.stream()
