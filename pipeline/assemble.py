@@ -22,6 +22,7 @@ from ..runtime.manifest import (
 )
 from ..runtime.native.plan import Array, SpanPlan
 from .analyze import Analysis, NodeInfo
+from .crops import plan_crops
 from .extract import describe, extract
 from .lean import lean
 from .plan import Plan, PlannedSegment, PlannedStep
@@ -64,6 +65,7 @@ class _Assembler:
         steps = tuple(self._region(s) if s.step.local else self._dense_segment(s) for s in self.plan.steps)
         sample = analysis.probes.sample
         stream, refused = self._stream()
+        crops, crops_refused = plan_crops(analysis)
         crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
         crossing.update(dict.fromkeys(stream.outputs if stream else ()))
         own = {*analysis.program.inputs, *analysis.program.outputs}
@@ -82,6 +84,8 @@ class _Assembler:
             min_size=analysis.probes.min_size,
             stream=stream,
             stream_refused=refused,
+            crops=crops,
+            crops_refused=crops_refused,
             barriers=analysis.barriers,
             notes=self.plan.notes,
             **facts,

@@ -66,6 +66,8 @@ def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
         "dense_share": dense / total if total else None,
         "stream": dataclasses.asdict(manifest.stream) if manifest.stream else None,
         "stream_refused": manifest.stream_refused,
+        "crops": dataclasses.asdict(manifest.crops) if manifest.crops else None,
+        "crops_refused": manifest.crops_refused,
         "barriers": list(manifest.barriers),
         "notes": list(manifest.notes),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
@@ -137,6 +139,8 @@ def lines(facts: Facts) -> list[str]:
     shown += _step_lines(facts)
     stream = f"saves at most {facts['stream']['share']:.1%} of the work" if facts["stream"] else ""
     shown.append(f"stream     {stream or 'none: ' + facts['stream_refused']}")
+    cell = "×".join(str(n) for n in facts["crops"]["image"]["positions"]) if facts["crops"] else ""
+    shown.append(f"regions    {f'cut along cells of {cell}' if cell else 'none: ' + facts['crops_refused']}")
     shown += [f"barrier    {text}" for text in facts["barriers"]]
     shown += [f"note       {text}" for text in facts["notes"]]
     return shown

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .model import Model as Model
     from .model import load as load
     from .policy import StreamPolicy as StreamPolicy
+    from .region_policy import RegionPolicy as RegionPolicy
+    from .region_stream import RegionStream as RegionStream
     from .result import DecisionResult as DecisionResult
     from .result import Result as Result
     from .stream import Stream as Stream
@@ -28,6 +30,8 @@ _PUBLIC = {
     "DecisionResult": "result",
     "Stream": "stream",
     "StreamPolicy": "policy",
+    "RegionStream": "region_stream",
+    "RegionPolicy": "region_policy",
     "OrtConfig": "engine",
     "NullConfig": "engine",
     "FoveateError": "errors",

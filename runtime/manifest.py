@@ -170,6 +170,15 @@ class StreamPlan:
 
 
 @dataclass(frozen=True)
+class CropPlan:
+    """How the whole program, whatever its ops, runs on crops of its image: cut along cells, the smallest blocks (of 16
+    pixels a side or more) in which every map of the program has a whole number of positions."""
+
+    image: GridTensor
+    outputs: tuple[GridTensor, ...]
+
+
+@dataclass(frozen=True)
 class FileEntry:
     sha256: str
     bytes: int
@@ -193,6 +202,8 @@ class Manifest:
     min_size: Pair = (1, 1)
     stream: StreamPlan | None = None
     stream_refused: str = ""  # why there is none
+    crops: CropPlan | None = None
+    crops_refused: str = ""  # why there is none
     barriers: tuple[str, ...] = ()  # "node (op): reason", for `inspect`
     notes: tuple[str, ...] = ()
     active_fraction: float | None = None  # mean over calibration images; None: not calibrated

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -21,17 +21,20 @@ from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_cost
 from .decisions import check_decision, read_decisions
 from .engine import Config, NullConfig, OrtConfig, config_for
 from .engines import Engines, decision_tensors
-from .errors import EngineError, InputError
+from .errors import EngineError, InputError, did_you_mean
 from .executor import Executor, Request
 from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
 from .manifest import Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
 from .policy import StreamPolicy
+from .region_stream import RegionStream, open_regions
 from .result import Result
 from .selective import choice_feeds
 from .stats import Stats
 from .stream import Stream
+
+MODES = ("layers", "regions")  # of streams
 
 
 def load(
@@ -153,11 +156,32 @@ class Model:
         with self._measuring:
             return self._measure(executor, shapes[0], budget_ms)
 
-    def stream(self, policy: StreamPolicy | None = None, **options: Any) -> Stream:
+    @overload
+    def stream(
+        self, policy: StreamPolicy | None = None, *, mode: Literal["layers"] = "layers", **options: Any
+    ) -> Stream: ...
+    @overload
+    def stream(
+        self, policy: StreamPolicy | None = None, *, mode: Literal["regions"], **options: Any
+    ) -> RegionStream: ...
+    def stream(
+        self, policy: StreamPolicy | None = None, *, mode: str = "layers", **options: Any
+    ) -> Stream | RegionStream:
         """The state of a new video, which takes frame after frame and computes what changed.
 
-        options: fields of StreamPolicy, other than those of `policy`; the default is exact. Raises InputError where the
-        program or this machine has no streams, and for options that are none."""
+        mode: "layers" propagates changes from layer to layer; "regions" runs changed regions as crops through the whole
+        program, for what mode "layers" cannot run, and is an estimate where ops are global. options: fields of
+        StreamPolicy (RegionPolicy in mode "regions"), other than those of `policy`; the default is exact. Raises
+        InputError where the program or this machine has no such streams, and for options that are none."""
+        if mode not in MODES:
+            fix = did_you_mean(mode, MODES, "Leave it out for layers.")
+            raise InputError("mode", got=repr(mode), expected=f"one of {', '.join(MODES)}", fix=fix)
+        policy = policy or StreamPolicy()
+        if mode == "regions":
+            limit = self._options.max_state_bytes
+            regions = open_regions(self.manifest, self._read, self.dense, policy, options, limit)
+            _ = self._live().engines.program  # opens it: not in the midst of the first frame
+            return regions
         plan = self.manifest.stream
         if plan is None or library() is None or not isinstance(self._options.config, OrtConfig):
             reason = self.manifest.stream_refused if plan is None else why_missing()
@@ -167,9 +191,8 @@ class Model:
                 expected="a program that begins with local ops, and the native kernels",
                 fix="See `foveate inspect` and `foveate doctor`; model(frame) runs single frames.",
             )
-        policy = (policy or StreamPolicy()).but(options)
-        engines = self._live().engines.stream
-        return Stream(engines, plan, self.manifest.outputs, self._read, policy, self._options.max_state_bytes)
+        engines, chosen = self._live().engines.stream, policy.but(options)
+        return Stream(engines, plan, self.manifest.outputs, self._read, chosen, self._options.max_state_bytes)
 
     def set_choices(self, changes: Mapping[str, Any]) -> None:
         """Changes choices by name, for requests that start from now on. Raises InputError."""
