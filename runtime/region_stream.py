@@ -183,8 +183,8 @@ class RegionStream:
         self.work += self.full_work
         if self.nbytes > self._limit:
             raise InputError(
-                f"state of a stream at {image.shape}",
-                got=f"{self.nbytes / 2**20:.1f} MiB",
+                "frame",
+                got=f"{list(image.shape)}, whose stream keeps {self.nbytes / 2**20:.1f} MiB",
                 expected=f"at most {self._limit / 2**20:.1f} MiB",
                 fix="Load with a larger max_state_bytes, or pass smaller frames.",
             )

@@ -63,7 +63,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory):
             "shape": np.array([1, 4, 16 * 24]),
         }
         image = ["batch", "height", "width", 3] if kind == "nhwc" else ["batch", 3, "height", "width"]
-        sample = [{"batch": 1, "height": 32, "width": 48}.get(n, n) for n in image]
+        sample = (1, 32, 48, 3) if kind == "nhwc" else (1, 3, 32, 48)
         answers = [("map", float32, ["batch", 4, None, None])]
         answers += [("labels", onnx.TensorProto.INT64, ["batch", None, None])]
         answers += [("scores", float32, ["batch", 4, 1, 1])] * (kind == "scores")
