@@ -306,6 +306,17 @@ def test_a_failed_run_begins_anew(make_model: MakeModel):
     np.testing.assert_array_equal(result["map"], model.dense(frame)["map"])
 
 
+def test_a_program_whose_crops_do_not_fit_is_refused(make_model: MakeModel):
+    """Say, one that pads its image to multiples of a size that its maps do not tell."""
+    stream, frame = regions(make_model()), noise()
+    stream(frame)
+    run = stream._run
+    stream._run = lambda image: {name: value[..., :-1] for name, value in run(image).items()}
+    with pytest.raises(InputError, match=r"output 'map'.*its part of the frame's \[1, 4, 48, 60\]"):
+        stream(with_box(frame, 10, 10, 5, 5))
+    assert stream.frames == 0
+
+
 def test_a_state_beyond_the_limit_is_refused(make_model: MakeModel):
     with load(make_model().path, max_state_bytes=300_000) as model:
         stream = regions(model)
