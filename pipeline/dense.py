@@ -59,7 +59,9 @@ class Dense:
                 fix="verify and bench feed images only; export the program with one input.",
             )
         self._input = inputs[0].name
-        self.shape: tuple[int | str | None, ...] = tuple(inputs[0].shape)  # the image's; what is no int is free
+        self.shape: tuple[int | str | None, ...] = tuple(
+            inputs[0].shape
+        )  # the image's; what is no int is free
         self._choices = frozenset(i.name for i in self._session.get_overridable_initializers())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 

@@ -29,7 +29,10 @@ def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> dict[s
     shown = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
     small = Image.fromarray((keep[0, 0] != 0).astype(np.uint8) * 255)
     active = np.asarray(small.resize(size, Image.Resampling.NEAREST)) > 0
-    return {"image": data_uri(Image.fromarray(shown)), "kept": data_uri(Image.fromarray(dimmed(shown, active)))}
+    return {
+        "image": data_uri(Image.fromarray(shown)),
+        "kept": data_uri(Image.fromarray(dimmed(shown, active))),
+    }
 
 
 def data_uri(picture: Any) -> str:

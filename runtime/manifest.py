@@ -159,8 +159,8 @@ Step = DenseSegment | Region
 class StreamPlan:
     """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
     which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
-    is). `share`: of the program's multiply-adds that unchanged positions save. `reason`: the first barrier, or the first
-    node without a kernel, that keeps the rest out."""
+    is). `share`: of the program's multiply-adds that unchanged positions save. `reason`: the first barrier or node
+    without a kernel, which keeps the rest out."""
 
     spans: str
     outputs: tuple[str, ...]
@@ -195,6 +195,9 @@ class Manifest:
     min_size: Pair = (1, 1)
     stream: StreamPlan | None = None
     stream_refused: str = ""  # why there is none
+    stream_policy: dict[str, object] = field(
+        default_factory=dict
+    )  # fields of StreamPolicy, calibrated; {}: exact
     barriers: tuple[str, ...] = ()  # "node (op): reason", for `inspect`
     notes: tuple[str, ...] = ()
     active_fraction: float | None = None  # mean over calibration images; None: not calibrated

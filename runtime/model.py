@@ -156,8 +156,8 @@ class Model:
     def stream(self, policy: StreamPolicy | None = None, **options: Any) -> Stream:
         """The state of a new video, which takes frame after frame and computes what changed.
 
-        options: fields of StreamPolicy, other than those of `policy`; the default is exact. Raises InputError where the
-        program or this machine has no streams, and for options that are none."""
+        options: fields of StreamPolicy, other than those of `policy`, which by default is `stream_policy`. Raises
+        InputError where the program or this machine has no streams, and for options that are none."""
         plan = self.manifest.stream
         if plan is None or library() is None or not isinstance(self._options.config, OrtConfig):
             reason = self.manifest.stream_refused if plan is None else why_missing()
@@ -167,7 +167,7 @@ class Model:
                 expected="a program that begins with local ops, and the native kernels",
                 fix="See `foveate inspect` and `foveate doctor`; model(frame) runs single frames.",
             )
-        policy = (policy or StreamPolicy()).but(options)
+        policy = (policy or self.stream_policy).but(options)
         engines = self._live().engines.stream
         return Stream(engines, plan, self.manifest.outputs, self._read, policy, self._options.max_state_bytes)
 
@@ -203,6 +203,11 @@ class Model:
     @property
     def manifest(self) -> Manifest:
         return self._bundle.manifest
+
+    @property
+    def stream_policy(self) -> StreamPolicy:
+        """What `stream` takes by default: what `foveate calibrate --stream` chose; else the exact one."""
+        return StreamPolicy().but(self.manifest.stream_policy)
 
     @property
     def path(self) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...runtime import Model, Result
+from ...runtime import Result
 from ...runtime.stream import Stream
 from ..dense import Dense
 from ..interleave import no_garbage_collection, timed

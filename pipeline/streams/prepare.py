@@ -64,7 +64,9 @@ def _dense(program: Path, threads: int) -> Dense:
     )
 
 
-def fit_clip(source: Source, clip: str, settings: Preprocess, frames: int | None) -> tuple[Dataset, Preprocess]:
+def fit_clip(
+    source: Source, clip: str, settings: Preprocess, frames: int | None
+) -> tuple[Dataset, Preprocess]:
     """The clip as the program takes it, and how its frames are prepared for that; where they are resized unasked, a
     note of the Dataset says so. Raises InputError."""
     if settings.size is not None:
@@ -75,7 +77,9 @@ def fit_clip(source: Source, clip: str, settings: Preprocess, frames: int | None
         return open_data(clip, settings, frames), settings
     fitted = dataclasses.replace(settings, size=size)
     data = open_data(clip, fitted, frames)
-    resized = f"Frames of {own[0]}×{own[1]} are resized to {size[0]}×{size[1]}: the program does not take theirs."
+    resized = (
+        f"Frames of {own[0]}×{own[1]} are resized to {size[0]}×{size[1]}: the program does not take theirs."
+    )
     return dataclasses.replace(data, notes=[resized, *data.notes]), fitted
 
 

@@ -18,7 +18,11 @@ from ..overlays import data_uri, tinted, visible
 from ..report_format import ms, share
 from .measure import Frame
 
-KINDS = ("auto", "arrays", "none")  # of outputs: image-like ones as videos and the rest as arrays, all as arrays, none
+KINDS = (
+    "auto",
+    "arrays",
+    "none",
+)  # of outputs: image-like ones as videos and the rest as arrays, all as arrays, none
 PICTURES = 6
 _SHOWN = 320  # px, the least width of an overlay
 _LEAST = 16  # px, of an output that is an image
@@ -60,7 +64,12 @@ class Recorder:
             with replacing(self._folder / "overlay" / f"{frame.number:06}.png") as path:
                 picture.save(path, "PNG")
             self.pictures.append(
-                {"frame": frame.number, "work": frame.work, "changed": _changed(frame), "image": data_uri(picture)}
+                {
+                    "frame": frame.number,
+                    "work": frame.work,
+                    "changed": _changed(frame),
+                    "image": data_uri(picture),
+                }
             )
         self._video("overlay.mp4").add(np.asarray(picture))
 
@@ -117,7 +126,12 @@ def _changed(frame: Frame) -> float:
 
 def _is_image(value: np.ndarray) -> bool:
     """One map of 1 or 3 channels."""
-    return value.ndim == 4 and value.shape[0] == 1 and value.shape[1] in (1, 3) and min(value.shape[2:]) >= _LEAST
+    return (
+        value.ndim == 4
+        and value.shape[0] == 1
+        and value.shape[1] in (1, 3)
+        and min(value.shape[2:]) >= _LEAST
+    )
 
 
 def _file_name(output: str) -> str:
