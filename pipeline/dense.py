@@ -104,7 +104,7 @@ def _open(
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, and told there
     spin(options, settings.spin_us)
     try:
         model = _without_weights(path)

@@ -203,7 +203,7 @@ def _checked(value: Any, path: str, fields: Fields) -> Iterator[str]:
     if kind == "any":  # plain JSON, whatever it is
         return
     allowed = tuple(t for name in kind.split("|") for t in _TYPES[name])
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind != "bool"):
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         yield f"{path} is {type(value).__name__}, not {kind}"
     elif isinstance(value, float) and value != value:
         yield f"{path} is NaN"

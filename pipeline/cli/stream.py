@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     data, settings = prepare.fit_clip(source, args.video, settings, args.frames)
     bundle = prepare.build_bundle(source, out / "bundle", data, settings, progress)
     if args.mode == "layers":
-        prepare.require_streams(open_bundle(bundle, verify=False).manifest)
+        prepare.require_streams(source, open_bundle(bundle, verify=False).manifest)
     scenario = Scenario(
         options=policy_of(args),
         mode=args.mode,
@@ -93,8 +93,9 @@ def run(args: argparse.Namespace) -> int:
         outputs=args.outputs,
         state_bytes=args.state_mb << 20,
     )
+    name = "" if source.manifest else args.model.stem
     with progress.stage("stream", data.count) as stage:
-        result = run_clip(bundle, data, settings, out, scenario, threads=threads, tick=stage.tick)
+        result = run_clip(bundle, data, settings, out, scenario, name=name, threads=threads, tick=stage.tick)
         report = write_pages(result, stream_page(result), stream_plots, out)
     if args.json:
         print_json(result)

@@ -136,7 +136,7 @@ def build_bundle(source: Source, out: Path, data: Dataset, settings: Preprocess,
     return out
 
 
-def require_streams(manifest: Manifest) -> None:
+def require_streams(source: Source, manifest: Manifest) -> None:
     """Raises InputError that names what is in the way and the share of the work that cannot be saved."""
     plan = manifest.stream
     share = plan.share if plan is not None else 0.0
@@ -144,7 +144,7 @@ def require_streams(manifest: Manifest) -> None:
         return
     reason = plan.reason if plan is not None else manifest.stream_refused
     raise InputError(
-        f"streams of {manifest.name!r}",
+        f"streams of {source.path}",
         got=f"{reason}: {1 - share:.1%} of the work cannot be saved, whatever stays unchanged",
         expected=f"a program whose local ops (convolutions, pooling, resizing) come first, with {LEAST_SHARE:.0%} or "
         "more of the work",

@@ -57,11 +57,13 @@ def run_clip(
     out: Path,
     scenario: Scenario,
     *,
+    name: str = "",
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Runs `data` through the bundle and writes its outputs and overlay into `out`; returns a result in the schema of
-    `schema.FIELDS`. `settings`: how the frames were prepared. Raises InputError, BundleError, EngineError."""
+    `schema.FIELDS`. `settings`: how the frames were prepared. `name`: of the model (default: the bundle's).
+    Raises InputError, BundleError, EngineError."""
     threads, fps = threads or usable_cores(), scenario.fps or data.fps or FPS
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(load(bundle, threads=threads, cache_bytes=scenario.state_bytes))
@@ -81,6 +83,7 @@ def run_clip(
     saved = model.manifest.stream.share if model.manifest.stream and not mode else 1.0
     result = {
         **_facts(model.manifest, found, dense, saved),
+        "name": name or model.manifest.name,
         "paced": _paced(found, fps),
         "exact": _exact(found) if policy.exact and dense is not None and not mode else None,
         "policy": _changed_fields(policy),
@@ -125,7 +128,6 @@ def _facts(manifest: Manifest, found: Measured, dense: Dense | None, saved: floa
     errors = found.comparison.facts()
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": manifest.name,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "speedup": ratio and ratio.value,
         "speedup_interval": ratio and [ratio.low, ratio.high],

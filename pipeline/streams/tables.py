@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..report_format import NOT_AVAILABLE, error, ms, share, tail, times
@@ -19,7 +20,7 @@ def stream_page(result: dict[str, Any]) -> Page:
     faster = f": {result['speedup']:.2f}× as fast as dense" if result["speedup"] else ""
     return Page(
         name=result["name"],
-        title=f"{result['name']} on {result['settings']['data']}{faster}",
+        title=f"{result['name']} on {Path(result['settings']['data']).name}{faster}",
         about=f"Foveate stream · {result['created']} · {environment['cpu']} · {environment['threads']} threads",
         headline=_headline(result),
         tables=[
@@ -66,7 +67,7 @@ def _headline(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             else ""
         )
         behind = f"of the range of {worst['output']}; {held or 'nothing moved that could be held'}"
-        lines.append((share(worst["relative_mean"], 3), "mean error", behind))
+        lines.append((_small(worst["relative_mean"]), "mean error", behind))
     if result["exact"] is not None:
         largest = max((e["relative_max"] or 0.0 for e in result["errors"]), default=0.0)
         behind = f"largest error {error(largest)} of the range"
@@ -109,7 +110,7 @@ def _errors(result: dict[str, Any]) -> Table:
             error(e["mean"]),
             _tail(e["p99"]),
             error(e["max"]),
-            share(e["relative_mean"], 3),
+            _small(e["relative_mean"]),
             error(e["hold"]["mean"]),
             _tail(e["hold"]["p99"]),
             error(e["hold"]["max"]),
@@ -131,9 +132,14 @@ def _errors(result: dict[str, Any]) -> Table:
     )
     note = "Hold: the dense output of the frame before, which costs nothing."
     if drift := result["drift"]:
-        first, last = share(drift["first"], 3), share(drift["last"], 3)
+        first, last = _small(drift["first"]), _small(drift["last"])
         note += f" Drift: {first} of the range over the first third of the frames, {last} over the last."
     return Table(ERRORS, header, rows, note)
+
+
+def _small(value: float | None) -> str:
+    """A share that may be of rounding alone."""
+    return error(value) if value is not None and value < 1e-5 else share(value, 3)
 
 
 def _tail(value: float | str | None) -> str:
@@ -200,7 +206,7 @@ def _draw_times(axes: Any, result: dict[str, Any]) -> None:
     beside.spines.right.set_visible(True)
     axes.set_zorder(1)
     axes.patch.set_visible(False)
-    axes.legend(loc="upper right")
+    _legend(axes)
 
 
 def _draw_errors(axes: Any, result: dict[str, Any]) -> None:
@@ -219,4 +225,9 @@ def _draw_errors(axes: Any, result: dict[str, Any]) -> None:
             axes.plot(*zip(*points, strict=True), color=PALETTE[colour], lw=1.4, label=label)
     axes.set(xlabel="frame", ylabel=f"mean error of {worst['output']}, % of its range")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right")
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    """Above the plot: lines may be anywhere in it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
