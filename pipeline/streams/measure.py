@@ -69,14 +69,14 @@ def measure(
         stream(first)
         stream.reset()
     for number, image in enumerate(itertools.chain([first], frames)):
-        compared = dense is not None and number % every in (0, every - 1)
+        compared = dense if dense is not None and number % every in (0, every - 1) else None
         reference = None
         with no_garbage_collection():
-            if compared and number % 2:
-                reference = _run_dense(found, dense, image)
+            if compared is not None and number % 2:
+                reference = _run_dense(found, compared, image)
             result = _run_streams(found, streams, image)
-            if compared and not number % 2:
-                reference = _run_dense(found, dense, image)
+            if compared is not None and not number % 2:
+                reference = _run_dense(found, compared, image)
         if reference is not None:
             found.comparison.add(number, result, reference)
         watch(_frame(found, streams[0], number, image, result))

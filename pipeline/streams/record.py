@@ -74,7 +74,7 @@ class Recorder:
         self._video("overlay.mp4").add(np.asarray(picture))
 
     def _write_outputs(self, frame: Frame) -> None:
-        arrays = {name: np.asarray(value) for name, value in frame.result.items()}
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in frame.result.items()}
         if self._outputs == "auto":
             with self._told("Videos of the outputs"):
                 for name, value in list(arrays.items()):
@@ -149,10 +149,11 @@ class _Video:
     def add(self, picture: np.ndarray) -> None:
         """uint8 [H, W, 3], cut to even sides, which the usual pixel format needs."""
         import av
+        from av.codec import codecs_available
 
         height, width = (n // 2 * 2 for n in picture.shape[:2])
         if self._stream is None:
-            codec = "libx264" if "libx264" in av.codec.codecs_available else "mpeg4"
+            codec = "libx264" if "libx264" in codecs_available else "mpeg4"
             self._stream = self._container.add_stream(codec, rate=self._fps)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")

@@ -30,7 +30,7 @@ from .schema import FIELDS
 DRIFT_FRAMES = 300  # from which on a clip says whether errors add up
 EXACT = 1e-4  # of the output's range: float sums in another order
 FPS = 25.0  # where neither the clip nor the user says
-STATE_BYTES = 4 << 30  # of all streams together
+STATE_BYTES = 4 << 30  # of one stream
 _TUNING_ROUNDS = 3
 
 
