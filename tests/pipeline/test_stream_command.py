@@ -337,6 +337,12 @@ def test_calibration_wants_one_kind_of_data_and_a_budget_above_rounding(out, pro
     assert "Raise --max-error" in capsys.readouterr().err
 
 
+def test_the_document_describes_every_key_and_no_other():
+    text = (Path(__file__).resolve().parents[2] / "docs/stream-report.md").read_text()
+    described = set(re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE))
+    assert described == {path for path in FIELDS if not path.endswith("[]")}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
