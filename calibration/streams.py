@@ -23,7 +23,6 @@ from ..pipeline.files import write_text
 from ..pipeline.metrics import open_metric
 from ..pipeline.streams.errors import Comparison
 from ..pipeline.streams.prepare import fit_clip, open_model
-from ..pipeline.streams.run import STATE_BYTES
 from ..runtime import Model, load
 from ..runtime.errors import InputError, MissingExtraError
 from ..runtime.manifest import Preprocess
@@ -125,7 +124,7 @@ def calibrate_stream(
             f"model {bundle}", got="a program", expected="a bundle", fix="Build it first: foveate build."
         )
     data, settings = fit_clip(opened, video, preprocess(opened.preprocess), frames or FRAMES)
-    with load(bundle, threads=threads, cache_bytes=STATE_BYTES) as model:
+    with load(bundle, threads=threads) as model:
         found = try_policies(model, opened.dense, data, settings, budget=max_error, metric=metric, tick=tick)
     source = open_source(Path(bundle))
     active, notes = opened.manifest.active_fraction, [*data.notes, *found.notes]

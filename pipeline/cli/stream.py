@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...runtime.options import MAX_STATE_BYTES
 from .arguments import (
     add_json,
     add_policy,
@@ -39,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("layers", "regions"), default="layers", help=about)
     about = "auto: images as videos and the rest as arrays (default)"
     parser.add_argument("--outputs", choices=("auto", "arrays", "none"), default="auto", help=about)
-    about = "what the state of a stream may take, in MiB (default: 4096)"
-    parser.add_argument("--state-mb", type=positive, default=4096, metavar="N", help=about)
+    about = f"bytes that the state of a stream may take (default: {MAX_STATE_BYTES})"
+    parser.add_argument("--max-state-bytes", type=positive, default=MAX_STATE_BYTES, metavar="N", help=about)
     _add_measurement(parser)
     add_policy(parser)
     add_preprocess(parser)
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         every=0 if args.no_compare else args.compare_every,
         cuts=args.cuts,
         outputs=args.outputs,
-        state_bytes=args.state_mb << 20,
+        max_state_bytes=args.max_state_bytes,
     )
     name = "" if source.manifest else args.model.stem
     with progress.stage("stream", data.count) as stage:

@@ -15,6 +15,7 @@ import numpy as np
 from ...runtime import load
 from ...runtime.bundle import hash_file
 from ...runtime.manifest import Manifest, Preprocess
+from ...runtime.options import MAX_STATE_BYTES
 from ...runtime.policy import StreamPolicy
 from ..bench_notes import machine_notes
 from ..data import Dataset
@@ -30,7 +31,6 @@ from .schema import FIELDS
 DRIFT_FRAMES = 300  # from which on a clip says whether errors add up
 EXACT = 1e-4  # of the output's range: float sums in another order
 FPS = 25.0  # where neither the clip nor the user says
-STATE_BYTES = 4 << 30  # of one stream
 _TUNING_ROUNDS = 3
 
 
@@ -47,7 +47,7 @@ class Scenario:
     every: int = 1
     cuts: int = 0
     outputs: str = "auto"
-    state_bytes: int = STATE_BYTES
+    max_state_bytes: int = MAX_STATE_BYTES
 
 
 def run_clip(
@@ -66,7 +66,7 @@ def run_clip(
     Raises InputError, BundleError, EngineError."""
     threads, fps = threads or usable_cores(), scenario.fps or data.fps or FPS
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(load(bundle, threads=threads, cache_bytes=scenario.state_bytes))
+        model = stack.enter_context(load(bundle, threads=threads, max_state_bytes=scenario.max_state_bytes))
         policy = model.stream_policy.but(scenario.options)
         mode = {} if scenario.mode == "layers" else {"mode": scenario.mode}
         streams = [model.stream(policy, **mode) for _ in range(scenario.streams)]
