@@ -55,7 +55,7 @@ def _decoded(path: Path, notes: list[str], announced: int | None) -> Iterator[An
         note = (
             f"{path.name} is truncated or damaged{broken}: {number}{of} frames could be decoded and are used."
         )
-        notes[:] = [note]
+        notes += [] if note in notes else [note]
 
 
 def _open(path: Path) -> Any:

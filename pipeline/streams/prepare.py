@@ -18,7 +18,7 @@ from ..metadata import read_preprocess
 from ..progress import Progress
 from ..sample import shape_of
 
-LEAST_SHARE = 0.05  # of the work that unchanged positions save; below it a stream is refused
+LEAST_SHARE = 0.2  # of the work that unchanged positions save; below it a stream is refused
 _MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
 
 
@@ -72,15 +72,13 @@ def fit_clip(
     if settings.size is not None:
         return open_data(clip, settings, frames), settings
     own = _size(next(iter(open_data(clip, settings, 1)))[0].shape, settings)
-    size = _size_for(source, own, settings)
+    size, reason = _size_for(source, own, settings)
     if size == own:
         return open_data(clip, settings, frames), settings
     fitted = dataclasses.replace(settings, size=size)
     data = open_data(clip, fitted, frames)
-    resized = (
-        f"Frames of {own[0]}×{own[1]} are resized to {size[0]}×{size[1]}: the program does not take theirs."
-    )
-    return dataclasses.replace(data, notes=[resized, *data.notes]), fitted
+    data.notes.append(f"Frames of {own[0]}×{own[1]} are resized to {size[0]}×{size[1]}, {reason}.")
+    return data, fitted
 
 
 def _channels(shape: tuple[int | str | None, ...]) -> Preprocess:
@@ -94,19 +92,19 @@ def _size(shape: tuple, settings: Preprocess) -> Pair:
     return (shape[2], shape[3]) if settings.layout == "nchw" else (shape[1], shape[2])
 
 
-def _size_for(source: Source, own: Pair, settings: Preprocess) -> Pair:
-    """The frames' own size where the program runs at it; else the one it fixes, else the nearest multiple at which it
-    runs (networks that go down and up again want one of their stride)."""
+def _size_for(source: Source, own: Pair, settings: Preprocess) -> tuple[Pair, str]:
+    """The size that the program fixes, else the frames' own where it runs at that, else the nearest multiple at which
+    it runs (networks that go down and up again want one of their stride); and why it is not the frames' own."""
     height, width = _size(source.dense.shape, settings)
     if isinstance(height, int) and isinstance(width, int):
-        return height, width
+        return (height, width), "which the program fixes: --size HxW tries another"
     refused = _fails(source.dense, own, settings)
     for multiple in _MULTIPLES if refused else ():
         size = max(1, round(own[0] / multiple)) * multiple, max(1, round(own[1] / multiple)) * multiple
         if not _fails(source.dense, size, settings):
-            return size
+            return size, "for the program does not run at theirs"
     if not refused:
-        return own
+        return own, ""
     raise InputError(
         f"model {source.path}",
         got=f"frames of {own[0]}×{own[1]}, at which it does not run ({refused})",

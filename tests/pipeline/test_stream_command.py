@@ -216,9 +216,24 @@ def test_frames_are_resized_to_a_multiple_that_the_program_demands(tmp_path, cap
     arguments = ["--out", tmp_path, "--threads", 1, "--outputs", "none"]
     assert run("stream", program, video, *arguments) == 0
     shown = capfd.readouterr()
-    assert "Frames of 50×70 are resized to 48×72" in shown.out and "onnxruntime" not in shown.err
+    assert (
+        "Frames of 50×70 are resized to 48×72, for the program does not run at theirs" in shown.out
+        and "onnxruntime" not in shown.err
+    )
     assert run("stream", program, video, *arguments, "--size", "24x32", "--json") == 0
     assert json.loads(capfd.readouterr().out)["settings"]["shape"] == [1, 3, 24, 32]
+
+
+def test_a_size_that_the_program_fixes_is_taken_and_another_on_demand(video, tmp_path, capsys):
+    net = Net()
+    for dim, size in zip(net.inputs[0].type.tensor_type.shape.dim, (1, 3, 32, 40), strict=True):
+        dim.dim_value = size
+    program = net.save(tmp_path / "fixed.onnx", "images", 3)
+    arguments = ["--out", tmp_path / "x", "--frames", 3, "--threads", 1, "--outputs", "none"]
+    assert run("stream", program, video, *arguments) == 0
+    assert "are resized to 32×40, which the program fixes" in capsys.readouterr().out
+    assert run("stream", program, video, *arguments, "--size", "48x64") == 0
+    assert "input 1×3×48×64" in capsys.readouterr().out
 
 
 def test_a_program_of_one_channel_gets_grey_frames(video, tmp_path):
