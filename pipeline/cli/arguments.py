@@ -180,6 +180,13 @@ def number(text: str) -> float:
         raise ValueError(text) from None
 
 
+@_typed("number above 0")
+def rate(text: str) -> float:
+    if not (found := number(text)) > 0:
+        raise ValueError(text)
+    return found
+
+
 @_typed("HxW")
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")

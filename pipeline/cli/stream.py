@@ -23,6 +23,7 @@ from .arguments import (
     preprocess_of,
     print_json,
     progress_of,
+    rate,
     whole,
 )
 
@@ -55,7 +56,7 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
         "--streams", type=positive, default=1, metavar="K", help="streams at once (default: 1)"
     )
     about = "frames a second of each, for deadlines (default: the video's)"
-    group.add_argument("--fps", type=float, default=0.0, metavar="F", help=about)
+    group.add_argument("--fps", type=rate, default=0.0, metavar="F", help=about)
     about = "compare every N-th frame, and the one before it, with the dense program (default: 1)"
     group.add_argument("--compare-every", type=positive, default=1, metavar="N", help=about)
     group.add_argument("--no-compare", action="store_true", help="compare none")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..statistics import percentiles
 
-SAMPLED = 1 << 14  # positions of each frame that the percentile is taken from
+SAMPLED = 1 << 12  # positions of each frame that the percentile is taken from
 
 Outputs = Mapping[str, Any]
 

@@ -156,6 +156,7 @@ class _Video:
             codec = "libx264" if "libx264" in codecs_available else "mpeg4"
             self._stream = self._container.add_stream(codec, rate=self._fps)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+            self._stream.codec_context.thread_count = 1  # none is left running while the next frame is timed
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
         self._container.mux(self._stream.encode(frame))
 

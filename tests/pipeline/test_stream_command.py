@@ -176,6 +176,13 @@ def test_the_table_on_standard_output(program, video, tmp_path, capsys):
     assert printed["speedup"] is printed["exact"] is None and printed["errors"] == []
 
 
+def test_an_exact_policy_that_errs_fails_the_check(out, video, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("foveate.pipeline.streams.run.EXACT", -1.0)
+    arguments = ["--out", tmp_path, "--frames", 2, "--outputs", "none", "--threads", 1, "--quiet"]
+    assert run("stream", out / "bundle", video, *arguments) == 1
+    assert "DIFFERENT  to the dense program" in capsys.readouterr().out
+
+
 def test_a_bundle_streams_by_its_own_preprocess_and_options_of_the_policy(out, video, tmp_path):
     options = ["--threshold", "8/255", "--block", 8, "--vote", 4, "--layer-threshold", 0.05, "--no-fallback"]
     assert run("stream", out / "bundle", video, "--out", tmp_path, *options, "--threads", 1, "--quiet") == 0
@@ -288,7 +295,9 @@ def test_the_policys_options_are_those_of_the_policy():
     assert policy_of(parser().parse_args(["stream", "m", "v"])) == {}
 
 
-@pytest.mark.parametrize("wrong", [["--threshold", "1/0"], ["--block", "-1"], ["--mode", "tiles"]])
+@pytest.mark.parametrize(
+    "wrong", [["--threshold", "1/0"], ["--block", "-1"], ["--mode", "tiles"], ["--fps", "0"]]
+)
 def test_a_wrong_option_is_usage(wrong, capsys):
     with pytest.raises(SystemExit) as stopped:
         run("stream", "m", "v", *wrong)

@@ -73,7 +73,7 @@ def test_the_percentile_of_a_large_output_is_that_of_its_values():
     wrong = rng.random(wanted.shape).astype(np.float32)
     assert wanted.size > SAMPLED
     found.add(0, {"y": wrong}, {"y": wanted})
-    assert found.facts()[0]["p99"] == pytest.approx(0.99, abs=0.005)
+    assert found.facts()[0]["p99"] == pytest.approx(0.99, abs=0.01)
 
 
 def test_the_overlay_tints_what_changed_and_nothing_else():
