@@ -18,11 +18,6 @@ from ..overlays import data_uri, tinted, visible
 from ..report_format import ms, share
 from .measure import Frame
 
-KINDS = (
-    "auto",
-    "arrays",
-    "none",
-)  # of outputs: image-like ones as videos and the rest as arrays, all as arrays, none
 PICTURES = 6
 _SHOWN = 320  # px, the least width of an overlay
 _LEAST = 16  # px, of an output that is an image
@@ -30,7 +25,8 @@ _LEAST = 16  # px, of an output that is an image
 
 class Recorder:
     """A context manager; call it with each frame. Files lie in `folder`: overlay.mp4 and overlay/NUMBER.png, outputs/
-    NAME.mp4 or outputs/NUMBER.npz. `pictures` and `notes` are for the report."""
+    NAME.mp4 or outputs/NUMBER.npz. `outputs`: "auto" makes videos of those that are images and arrays of the rest,
+    "arrays" arrays of all, "none" neither. `pictures` and `notes` are for the report."""
 
     def __init__(self, folder: Path, settings: Preprocess, fps: float, frames: int | None, outputs: str):
         self._folder, self._settings, self._outputs = folder, settings, outputs

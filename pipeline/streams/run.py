@@ -38,7 +38,7 @@ _TUNING_ROUNDS = 3
 class Scenario:
     """`options`: fields of StreamPolicy that differ from the bundle's own. `streams` see the same frames, `fps` apart
     (0: the clip's). Every `every`-th frame is compared with the dense program, 0: none. Every `cuts` frames the picture
-    is mirrored, which is a scene cut; 0: never. `outputs`: one of record.KINDS."""
+    is mirrored, which is a scene cut; 0: never. `outputs`: as of Recorder."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     mode: str = "layers"
