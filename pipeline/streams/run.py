@@ -36,9 +36,9 @@ _TUNING_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Scenario:
-    """`options`: fields of StreamPolicy that differ from the bundle's own. `streams` see the same frames, `fps` apart
-    (0: the clip's). Every `every`-th frame is compared with the dense program, 0: none. Every `cuts` frames the picture
-    is mirrored, which is a scene cut; 0: never. `outputs`: as of Recorder."""
+    """`options`: fields of StreamPolicy that differ from the bundle's own. All `streams` see the same frames, `fps` of
+    them a second (0: as many as the clip says). Every `every`-th frame is compared with the dense program, 0: none.
+    Every `cuts` frames the picture is mirrored, which is a scene cut; 0: never. `outputs`: as of Recorder."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     mode: str = "layers"
