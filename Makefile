@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 FOVEATE := $(BIN)/foveate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types links export calibrate build verify bench report clean
+.PHONY: help demo test test-slow lint types links export calibrate build verify bench stream report clean
 
 help:  ## list the targets
 	@echo "make demo and make test need nothing but Python 3.10 to 3.13 and do all the set-up. Targets:"
@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard runtime/native/
 	@if [ "$(TORCH)" = torch ]; then cp constraints.txt $(VENV)/constraints.txt; \
 	  else grep -v '^torch' constraints.txt > $(VENV)/constraints.txt; fi
 	@{ $(PIP) -c $(VENV)/constraints.txt $(TORCH) && \
-	   $(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,report,dev]'; } > $(VENV)/install.log 2>&1 || \
+	   $(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,report,video,dev]'; } > $(VENV)/install.log 2>&1 || \
 	  { cat $(VENV)/install.log; echo "error: installation failed; the lines above say why"; exit 3; }
 	@touch $@
 
@@ -74,6 +74,10 @@ verify: $(INSTALLED)  ## compare the bundle OUT with its dense reference on DATA
 
 bench: $(INSTALLED)  ## measure the bundle OUT on DATA
 	@$(FOVEATE) bench $(OUT) --data $(DATA) $(if $(BASELINE),--baseline $(BASELINE)) $(ARGS)
+
+stream: $(INSTALLED)  ## MODEL=….onnx VIDEO=… OUT=…: a video through a program or bundle, with its report
+	@$(FOVEATE) stream $(call need,MODEL) $(call need,VIDEO) $(ARGS) \
+	  --out $(if $(filter file,$(origin OUT)),build/$(basename $(notdir $(MODEL)))-stream,$(OUT))
 
 report: $(INSTALLED)  ## print the result table of OUT and put it into the README
 	@$(BIN)/python benchmarks/readme_table.py $(OUT)/report/report.json

@@ -3,7 +3,8 @@
 {"schema_version": 1, "program_sha256": "…", "data": "scenes.npz", "images": 300,
  "choices": {"mask0.threshold": 0.41},
  "activity": {"mask0": {"mean": 0.25, "quantiles": {"0": 0.11, …, "100": 0.62}, "histogram": [0, 3, …]}},
- "active_fraction": 0.25, "notes": [], "created_by": "foveate 0.1.0"}
+ "active_fraction": 0.25, "notes": [], "stream": {"threshold": 0.03, "block": 8, "vote": 4},
+ "created_by": "foveate 0.1.0"}
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +45,8 @@ class Activity:
 
 @dataclass(frozen=True)
 class Choices:
-    """`choices`: value by the choice's name. `active_fraction`: of the first decision, which the plan is made for."""
+    """`choices`: value by the choice's name. `active_fraction`: of the first decision, which the plan is made for.
+    `stream`: fields of StreamPolicy, which streams take by default; None says nothing of them."""
 
     program_sha256: str
     data: str
@@ -52,6 +55,7 @@ class Choices:
     activity: dict[str, Activity]
     active_fraction: float | None
     notes: list[str] = field(default_factory=list)
+    stream: dict[str, Any] | None = None
     created_by: str = field(default_factory=lambda: f"foveate {versions().get('foveate')}")
     schema_version: int = SCHEMA_VERSION
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,16 +107,19 @@ def _mask_tensors(graph: onnx.GraphProto, keeps: set[str]) -> set[str]:
 def store(source: Source, found: Choices, out: Path | None = None) -> Path:
     """choices.json, and for a bundle a manifest with the new values; nothing else of the bundle is touched."""
     if source.manifest is not None:
-        manifest = with_choices(source.manifest, found.choices, found.active_fraction)
+        manifest = with_choices(source.manifest, found)
         write_text(source.path / "manifest.json", manifest.to_json())
         return found.write(out or source.path / "choices.json")
     return found.write(out or source.path.with_suffix(".choices.json"))
 
 
-def with_choices(manifest: Manifest, values: Mapping[str, float], active_fraction: float | None) -> Manifest:
-    """The manifest with these choices' values replaced."""
+def with_choices(manifest: Manifest, found: Choices) -> Manifest:
+    """The manifest with the values of its choices replaced by those found."""
     choices = tuple(
-        dataclasses.replace(choice, value=values.get(choice.name, choice.value))
+        dataclasses.replace(choice, value=found.choices.get(choice.name, choice.value))
         for choice in manifest.choices
     )
-    return dataclasses.replace(manifest, choices=choices, active_fraction=active_fraction)
+    policy = manifest.stream_policy if found.stream is None else dict(found.stream)
+    return dataclasses.replace(
+        manifest, choices=choices, active_fraction=found.active_fraction, stream_policy=policy
+    )

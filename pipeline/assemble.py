@@ -163,7 +163,7 @@ class _Assembler:
         if analysis.decisions:
             return None, "its decisions are made anew for every frame"
         try:
-            found = set(lower_from_inputs(analysis))
+            found, reason = lower_from_inputs(analysis)
         except Unsupported as reason:
             return None, str(reason)
         live = _live(analysis)
@@ -183,7 +183,7 @@ class _Assembler:
         reads = tuple(s for s in sources if s in set(made) or s in inputs)
         answers = tuple(o for n in rest for o in n.outputs if o in outputs)
         file = self._add("rest", [n.name for n in rest], reads, answers)
-        return StreamPlan(_STREAM, given, file, reads, answers, share), ""
+        return StreamPlan(_STREAM, given, file, reads, answers, share, reason), ""
 
     def _segment(self, name: str, planned: PlannedSegment) -> LocalSegment:
         file = f"programs/{name}.onnx"

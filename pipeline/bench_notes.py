@@ -26,10 +26,10 @@ def notes_of(result: dict[str, Any]) -> list[str]:
             f"With every position active the bundle took {result['worst_case']['ratio']:.2f} times as long as its "
             f"program run densely, which should be at most {NEVER_SLOWER}."
         )
-    return [*notes, *_machine_notes(result["environment"])]
+    return [*notes, *machine_notes(result["environment"])]
 
 
-def _machine_notes(environment: dict[str, Any]) -> list[str]:
+def machine_notes(environment: dict[str, Any]) -> list[str]:
     load, cores = (environment["load_average"] or [0.0])[0], environment["usable_cores"]
     if load > cores + 0.5:
         busy = f"The machine was busy (load {load:.1f} on {cores} cores)"

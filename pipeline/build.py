@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -42,13 +42,15 @@ def build(
     choices: Mapping[str, float | Sequence[float]] | None = None,
     active_fraction: float | None = None,
     labels: Sequence[str] = (),
+    stream_policy: Mapping[str, Any] | None = None,
     model: CostModel | None = None,
 ) -> Path:
     """Builds the bundle `out` from an ONNX program and gives its path.
 
     sample: the shape the plan is made at, of the one input or by input name; by default what `preprocess` makes, else
     the one that the program was exported with, else what it fixes, else 224 × 224. choices: new defaults by name.
-    active_fraction: mean over calibration images; the plan's cost model takes it for typical.
+    active_fraction: mean over calibration images; the plan's cost model takes it for typical. stream_policy: fields of
+    StreamPolicy that the bundle's streams take by default.
     Raises ProgramError, InputError, BundleError, EngineError.
     """
     config = target_config(target)
@@ -65,6 +67,7 @@ def build(
         "preprocess": preprocess,
         "active_fraction": active_fraction,
         "labels": tuple(labels),
+        "stream_policy": dict(stream_policy or {}),
         "created_by": f"foveate {_version()}",
     }
     out = Path(out)

@@ -5,7 +5,9 @@
 | image file | one | none |
 | image folder | its image files, by name | none |
 | class folders | image files of each subfolder, by name | int: the subfolder's place by name, or in `classes` |
+| video file | its frames, by PyAV | none |
 | `file.npz` | `images`: uint8 [N, H, W, 3] or float32 [N, C, H, W] | `labels` (optional): [N] or [N, H, W] |
+| `file.npy` | the same array alone | none |
 | `module:function` | it yields (image, label): uint8 [H, W, 3] or float32 [C, H, W] | as yielded, None: none |
 
 uint8 images are preprocessed, float32 ones are taken as they are. What a label must be is the metric's matter, see
@@ -18,8 +20,9 @@ from pathlib import Path
 
 from ..runtime.errors import InputError
 from ..runtime.manifest import Preprocess
-from .data_arrays import open_function, open_npz
+from .data_arrays import ARRAY_SUFFIXES, open_arrays, open_function
 from .data_files import IMAGE_SUFFIXES, open_files, open_folder
+from .data_video import VIDEO_SUFFIXES, open_video
 from .dataset import Dataset, Sample
 
 __all__ = ["IMAGE_SUFFIXES", "Dataset", "Sample", "open_data"]
@@ -42,15 +45,17 @@ def open_data(
     path = Path(text)
     if path.is_dir():
         return open_folder(path, settings, limit, classes)
-    if path.suffix == ".npz" and path.is_file():
-        return open_npz(path, settings, limit)
+    if path.suffix in ARRAY_SUFFIXES and path.is_file():
+        return open_arrays(path, settings, limit)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        return open_video(path, settings, limit)
     if path.is_file():
         return open_files(text, [(path, None)], settings, limit)
-    if ":" in text and path.suffix != ".npz":
+    if ":" in text and path.suffix not in ARRAY_SUFFIXES:
         return open_function(text, settings, limit)
     raise InputError(
         f"data {text}",
         got="no such file or folder",
-        expected="an image folder, class folders, a .npz file or module:function",
-        fix="Check the path given as --data.",
+        expected="an image folder, class folders, a video, a .npz or .npy file, or module:function",
+        fix="Check the path.",
     )

@@ -1,4 +1,4 @@
-"""Data from arrays: an npz file, or what a function of the user yields."""
+"""Data from arrays: an npz or npy file, or what a function of the user yields."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ..runtime.preprocess import preprocess as to_input
 from .dataset import Dataset, Sample
 from .names import import_function
 
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 
-def open_npz(path: Path, settings: Preprocess, limit: int | None) -> Dataset:
+
+def open_arrays(path: Path, settings: Preprocess, limit: int | None) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("images", "labels") if key in archive}
+        arrays = _read(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"data {path}",
@@ -51,6 +52,14 @@ def open_npz(path: Path, settings: Preprocess, limit: int | None) -> Dataset:
             yield Sample(name, _input_of(image, settings, name), None if labels is None else labels[number])
 
     return Dataset(str(path), len(images[:limit]), samples)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """`images`, and `labels` where there are any. Of an npy only the images that are asked for are read."""
+    if path.suffix == ".npy":
+        return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in ("images", "labels") if key in archive}
 
 
 def open_function(spec: str, settings: Preprocess, limit: int | None) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,15 @@ class Dataset:
     """Images in a fixed order, read anew by each iteration so that none but the current one is held.
 
     Iterating gives (image float32 [1, C, H, W], label or None); `samples` gives them with their names.
-    `count` is None where only reading tells (module:function).
+    `count` is None where only reading tells (module:function). `fps`: of a video that says it. `notes`: what reading
+    found that the user should know, such as a truncated video.
     """
 
     spec: str
     count: int | None
     open: Callable[[], Iterator[Sample]]
+    fps: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, Any]]:
         return ((sample.image, sample.label) for sample in self.samples())

@@ -59,6 +59,9 @@ class Dense:
                 fix="verify and bench feed images only; export the program with one input.",
             )
         self._input = inputs[0].name
+        self.shape: tuple[int | str | None, ...] = tuple(
+            inputs[0].shape
+        )  # the image's; what is no int is free
         self._choices = frozenset(i.name for i in self._session.get_overridable_initializers())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
@@ -74,12 +77,13 @@ def tune(
     image: np.ndarray,
     static: bool = True,
     choices: Mapping[str, Any] | None = None,
+    rounds: int = 5,
 ) -> Dense:
     """The fastest of `CANDIDATES` on `image`, measured interleaved. `static`: all images have its shape."""
     candidates = [s for s in CANDIDATES if static or not s.static]
     engines = {s.words(): Dense(path, threads, s, shape=image.shape) for s in candidates}
     contenders = {name: partial(engine, choices=choices) for name, engine in engines.items()}
-    times = interleave(contenders, [image], rounds=5)
+    times = interleave(contenders, [image], rounds)
     return engines[min(engines, key=times.ms)]
 
 
@@ -100,7 +104,7 @@ def _open(
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, and told there
     spin(options, settings.spin_us)
     try:
         model = _without_weights(path)

@@ -231,7 +231,7 @@ class Driver:
         if choices is not None:
             from ..calibration.source import with_choices
 
-            manifest = with_choices(manifest, choices.choices, choices.active_fraction)
+            manifest = with_choices(manifest, choices)
             choices.write(self.job.out / "choices.json")
         self.manifest = dataclasses.replace(manifest, stages=self.ledger.entries)
         write_text(self.job.out / "manifest.json", self.manifest.to_json())

@@ -137,13 +137,19 @@ def lines(facts: Facts) -> list[str]:
     shown += _preprocess_lines(facts)
     shown += _decision_lines(facts)
     shown += _step_lines(facts)
-    stream = f"saves at most {facts['stream']['share']:.1%} of the work" if facts["stream"] else ""
-    shown.append(f"stream     {stream or 'none: ' + facts['stream_refused']}")
+    shown.append(f"stream     {_stream(facts['stream']) or 'none: ' + facts['stream_refused']}")
     cell = "×".join(str(n) for n in facts["crops"]["image"]["positions"]) if facts["crops"] else ""
     shown.append(f"regions    {f'cut along cells of {cell}' if cell else 'none: ' + facts['crops_refused']}")
     shown += [f"barrier    {text}" for text in facts["barriers"]]
     shown += [f"note       {text}" for text in facts["notes"]]
     return shown
+
+
+def _stream(plan: Facts | None) -> str:
+    if plan is None:
+        return ""
+    rest = f"; in the way of the rest: {plan['reason']}" if plan["reason"] else ""
+    return f"saves at most {plan['share']:.1%} of the work{rest}"
 
 
 def _tensor(spec: Facts) -> str:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from .statistics import Ratio, bootstrap_ratio
 
 Contender = Callable[[np.ndarray], object]  # one inference of one image
-
+T = TypeVar("T")
 
 FEW_IMAGES = 16  # an interval over fewer says little
 
@@ -61,17 +62,22 @@ def interleave(
     wall = {name: np.zeros(shape) for name in names}
     cpu = {name: np.zeros(shape) for name in names}
     _warm_up(contenders, images, prepare)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for turn in range(rounds):
             for number, image in enumerate(images):
                 prepare(number)
                 for name in names if (turn + number) % 2 == 0 else reversed(names):
-                    wall_start, cpu_start = time.perf_counter(), time.process_time()
-                    contenders[name](image)
-                    cpu[name][number, turn] = 1e3 * (time.process_time() - cpu_start)
-                    wall[name][number, turn] = 1e3 * (time.perf_counter() - wall_start)
+                    _, wall[name][number, turn], cpu[name][number, turn] = timed(contenders[name], image)
                 tick()
     return Times(wall, cpu)
+
+
+def timed(contender: Callable[[np.ndarray], T], image: np.ndarray) -> tuple[T, float, float]:
+    """What one inference gives, its wall time and the process's CPU time in it, ms."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    answer = contender(image)
+    spent = time.process_time() - cpu
+    return answer, 1e3 * (time.perf_counter() - wall), 1e3 * spent
 
 
 def _warm_up(
@@ -86,7 +92,7 @@ def _warm_up(
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Pictures of what masks kept: the image, and the image with inactive positions dimmed, as data URIs."""
+"""Pictures of what was computed: of what masks kept, and of what changed in a video."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..runtime.manifest import Preprocess
 WIDTH = 320  # px
 _DIM = 0.22  # of the brightness of what was dropped
 _EDGE = (63, 193, 176)  # the colour of the border between kept and dropped
+_TINT = 0.35  # share of that colour in what a video's frame changed
 
 
 def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> dict[str, str]:
@@ -28,10 +29,13 @@ def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> dict[s
     shown = np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
     small = Image.fromarray((keep[0, 0] != 0).astype(np.uint8) * 255)
     active = np.asarray(small.resize(size, Image.Resampling.NEAREST)) > 0
-    return {"image": _uri(Image.fromarray(shown)), "kept": _uri(Image.fromarray(dimmed(shown, active)))}
+    return {
+        "image": data_uri(Image.fromarray(shown)),
+        "kept": data_uri(Image.fromarray(dimmed(shown, active))),
+    }
 
 
-def _uri(picture: Any) -> str:
+def data_uri(picture: Any) -> str:
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=85, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
@@ -60,8 +64,18 @@ def dimmed(picture: np.ndarray, active: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3]: grey and dark where not `active` (bool [H, W]), with a line between."""
     grey = picture.mean(axis=2, keepdims=True) * _DIM
     out = np.where(active[..., None], picture, grey).astype(np.uint8)
+    return _outlined(out, active)
+
+
+def tinted(picture: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: coloured where `active` (bool [H, W]), with a line around."""
+    colour = (1 - _TINT) * picture + _TINT * np.array(_EDGE)
+    return _outlined(np.where(active[..., None], colour, picture).astype(np.uint8), active)
+
+
+def _outlined(picture: np.ndarray, active: np.ndarray) -> np.ndarray:
     edge = np.zeros_like(active)
     edge[1:] |= active[1:] != active[:-1]
     edge[:, 1:] |= active[:, 1:] != active[:, :-1]
-    out[edge] = _EDGE
-    return out
+    picture[edge] = _EDGE
+    return picture

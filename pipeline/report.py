@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..runtime.errors import InputError, MissingExtraError
 from .files import write_text
-from .report_html import page
+from .report_format import share
+from .report_html import html
+from .report_page import Page, Picture
 from .report_plots import plots
-from .report_schema import check_report
-from .report_tables import Table, headline, main_table, tables
+from .report_schema import FIELDS, Fields, check_report
+from .report_tables import Table, headline, tables
 
 
 def write_report(result: dict[str, Any], out: str | Path) -> Path:
@@ -23,20 +27,26 @@ def write_report(result: dict[str, Any], out: str | Path) -> Path:
     Raises InputError if `result` does not follow the schema.
     """
     check_report(result)
-    folder = Path(out)
+    return write_pages(result, bench_page(result), plots, Path(out))
+
+
+def write_pages(
+    result: dict[str, Any], page: Page, draw: Callable[[dict[str, Any]], dict[str, str]], folder: Path
+) -> Path:
+    """As `write_report`, of any result: `page` shows it, `draw` makes its plots by the title of their table."""
     try:
-        drawn, missing = plots(result), []
+        drawn = draw(result)
     except MissingExtraError as error:
-        drawn, missing = {}, [f"Plots are missing: {error.fix} to have them."]
-    shown = {**result, "notes": [*result["notes"], *missing]}
+        missing = f"Plots are missing: {error.fix} to have them."
+        drawn, page = {}, dataclasses.replace(page, notes=[*page.notes, missing])
     write_text(folder / "report.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "report.md", markdown(shown))
-    write_text(folder / "report.html", page(shown, drawn))
+    write_text(folder / "report.md", page_markdown(page))
+    write_text(folder / "report.html", html(page, drawn))
     return folder / "report.html"
 
 
-def read_report(path: str | Path) -> dict[str, Any]:
-    """A report.json, or the one in a folder. Raises InputError."""
+def read_report(path: str | Path, fields: Fields = FIELDS) -> dict[str, Any]:
+    """A report.json of these fields, or the one in a folder. Raises InputError."""
     file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
@@ -45,18 +55,44 @@ def read_report(path: str | Path) -> dict[str, Any]:
             f"report {file}",
             got=f"{type(error).__name__}: {error}",
             expected="a report.json",
-            fix="Write it with `foveate bench`.",
+            fix="Write it with `foveate bench` or `foveate stream`.",
         ) from error
-    check_report(result)
+    check_report(result, fields)
     return result
 
 
+def bench_page(result: dict[str, Any]) -> Page:
+    environment = result["environment"]
+    machine = f"{environment['cpu']} · {environment['threads']} threads · {environment['backend']}"
+    return Page(
+        name=result["name"],
+        title=f"{result['name']}: {result['speedup']:.2f}× as fast as dense",
+        about=f"Foveate benchmark · {result['created']} · {machine}",
+        headline=headline(result),
+        tables=tables(result),
+        notes=result["notes"],
+        pictures=[
+            Picture(
+                ((o["name"], o["image"]), ("what was computed of it", o["kept"])),
+                f"{o['name']} · {share(o['active_fraction'])} active",
+            )
+            for o in result["overlays"]
+        ],
+        pictures_title="What the masks kept",
+        pictures_note="Left the image, right the same with dropped positions dimmed.",
+    )
+
+
 def markdown(result: dict[str, Any]) -> str:
-    lines = [f"# {result['name']}", ""]
-    lines += [f"- **{figure}** {what} ({behind})" for figure, what, behind in headline(result)]
-    if result["notes"]:
-        lines += ["", *(f"> {note}" for note in result["notes"])]
-    for table in tables(result):
+    return page_markdown(bench_page(result))
+
+
+def page_markdown(page: Page) -> str:
+    lines = [f"# {page.name}", ""]
+    lines += [f"- **{figure}** {what} ({behind})" for figure, what, behind in page.headline]
+    if page.notes:
+        lines += ["", *(f"> {note}" for note in page.notes)]
+    for table in page.tables:
         lines += ["", f"## {table.title}", "", *markdown_table(table)]
     return "\n".join(lines) + "\n"
 
@@ -70,15 +106,19 @@ def markdown_table(table: Table) -> list[str]:
 
 def print_result(result: dict[str, Any], stream: TextIO | None = None) -> None:
     """The headline and the main table: with rich (extra `report`) on a terminal, as plain text otherwise."""
+    print_page(bench_page(result), stream)
+
+
+def print_page(page: Page, stream: TextIO | None = None) -> None:
+    """As `print_result`, of any page."""
     target = stream or sys.stdout
-    table = main_table(result)
-    if target.isatty() and _print_rich(result, table, target):
+    if target.isatty() and _print_rich(page, target):
         return
-    for figure, what, behind in headline(result):
+    for figure, what, behind in page.headline:
         print(f"{figure:>9}  {what} ({behind})", file=target)
     print(file=target)
-    print("\n".join(plain_table(table)), file=target)
-    for note in result["notes"]:
+    print("\n".join(plain_table(page.tables[0])), file=target)
+    for note in page.notes:
         print(f"note: {note}", file=target)
 
 
@@ -92,7 +132,7 @@ def plain_table(table: Table) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:], *([table.note] if table.note else [])]
 
 
-def _print_rich(result: dict[str, Any], table: Table, stream: TextIO) -> bool:
+def _print_rich(page: Page, stream: TextIO) -> bool:
     """False without rich."""
     try:
         from rich.console import Console
@@ -101,15 +141,16 @@ def _print_rich(result: dict[str, Any], table: Table, stream: TextIO) -> bool:
     except ImportError:
         return False
     console = Console(file=stream, no_color="NO_COLOR" in os.environ, highlight=False)
-    for figure, what, behind in headline(result):
+    for figure, what, behind in page.headline:
         style = "bold red" if figure == "DIFFERENT" else "bold green" if what == "speedup" else "bold"
         console.print(Text.assemble((f"{figure:>9}", style), f"  {what} ", (f"({behind})", "dim")))
+    table = page.tables[0]
     shown = RichTable(title=table.title, caption=table.note, header_style="bold", title_justify="left")
     for number, name in enumerate(table.header):
         shown.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in table.rows:
         shown.add_row(*row)
     console.print(shown)
-    for note in result["notes"]:
+    for note in page.notes:
         console.print(Text(f"note: {note}"))
     return True

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
 
-from .report_format import share
-from .report_tables import Table, headline, tables
+from .report_page import Page, Picture
+from .report_tables import Table
 
 _CSS = """
 :root { color-scheme: light dark; --paper: #ffffff; --card: #f5f6f8; --ink: #1a1f26; --muted: #66707d; --grid: #e3e6ea;
@@ -43,31 +42,30 @@ figure.plot svg { display: block; width: 100%; max-width: 47rem; height: auto; m
 """
 
 
-def page(result: dict[str, Any], plots: Mapping[str, str]) -> str:
-    """`plots`: SVG elements by the title of the section that they belong to."""
-    title = f"{result['name']}: {result['speedup']:.2f}× as fast as dense"
-    environment = result["environment"]
-    about = f"{result['created']} · {environment['cpu']} · {environment['threads']} threads · {environment['backend']}"
+def html(page: Page, plots: Mapping[str, str]) -> str:
+    """`plots`: SVG elements by the title of the table that they belong to."""
+    sections = [_section(table, plots.get(table.title, "")) for table in page.tables]
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="sub">Foveate benchmark · {escape(about)}</p>',
-        _cards(result),
-        _notes(result),
-        *(_section(table, plots.get(table.title, "")) for table in tables(result)),
+        f"<h1>{escape(page.title)}</h1>",
+        f'<p class="sub">{escape(page.about)}</p>',
+        _cards(page),
+        _notes(page),
+        *sections[:1],
+        _pictures(page),
+        *sections[1:],
     ]
-    parts.insert(5, _overlays(result))  # after the main table
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<title>{escape(page.title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "</body>\n</html>\n"
     )
 
 
-def _cards(result: dict[str, Any]) -> str:
+def _cards(page: Page) -> str:
     cards = []
-    for figure, what, behind in headline(result):
+    for figure, what, behind in page.headline:
         bad = ' class="card bad"' if figure == "DIFFERENT" else ' class="card"'
         cards.append(
             f"<div{bad}><b>{escape(figure)}</b><i>{escape(what)}</i><span>{escape(behind)}</span></div>"
@@ -75,8 +73,8 @@ def _cards(result: dict[str, Any]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _notes(result: dict[str, Any]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
+def _notes(page: Page) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in page.notes)
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
@@ -93,14 +91,16 @@ def _section(table: Table, plot: str) -> str:
     )
 
 
-def _overlays(result: dict[str, Any]) -> str:
-    figures = "".join(
-        f'<figure><div class="two"><img alt="{escape(o["name"])}" src="{escape(o["image"])}">'
-        f'<img alt="what was computed of it" src="{escape(o["kept"])}"></div>'
-        f"<figcaption>{escape(o['name'])} · {share(o['active_fraction'])} active</figcaption></figure>"
-        for o in result["overlays"]
-    )
+def _pictures(page: Page) -> str:
+    figures = "".join(_figure(picture) for picture in page.pictures)
     if not figures:
         return ""
-    note = '<p class="note">Left the image, right the same with dropped positions dimmed.</p>'
-    return f'<section><h2>What the masks kept</h2><div class="overlays">{figures}</div>{note}</section>'
+    note = f'<p class="note">{escape(page.pictures_note)}</p>'
+    return f'<section><h2>{escape(page.pictures_title)}</h2><div class="overlays">{figures}</div>{note}</section>'
+
+
+def _figure(picture: Picture) -> str:
+    images = "".join(f'<img alt="{escape(alt)}" src="{escape(uri)}">' for alt, uri in picture.images)
+    return (
+        f'<figure><div class="two">{images}</div><figcaption>{escape(picture.caption)}</figcaption></figure>'
+    )

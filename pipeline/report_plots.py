@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import MissingExtraError
+from .files import replacing
 from .report_format import ms
 
 # Colours that matplotlib writes into the SVG, and the CSS variables that take their place.
@@ -22,27 +24,18 @@ PALETTE = {
     "ideal": "#070707",
     "paper": "#080808",
 }
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
-    "text.color": PALETTE["ink"],
-    "axes.labelcolor": PALETTE["ink"],
-    "axes.edgecolor": PALETTE["muted"],
-    "xtick.color": PALETTE["muted"],
-    "ytick.color": PALETTE["muted"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": PALETTE["grid"],
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "lines.linewidth": 2,
-    "legend.frameon": False,
-    "figure.figsize": (7.2, 4.2),
-}
-
 Draw = Callable[[Any, dict[str, Any]], None]  # (axes, result)
+Colours = Mapping[str, str]  # by the names of PALETTE
+PAPER: Colours = {  # for files outside of the page
+    "ink": "#1a1f26",
+    "muted": "#66707d",
+    "grid": "#e3e6ea",
+    "adaptive": "#0b7a75",
+    "baseline": "#c2410c",
+    "masked": "#8a6d9e",
+    "ideal": "#3b6fb5",
+    "paper": "#ffffff",
+}
 
 
 def plots(result: dict[str, Any]) -> dict[str, str]:
@@ -52,26 +45,60 @@ def plots(result: dict[str, Any]) -> dict[str, str]:
         chosen["Speedup against active fraction"] = _speedup
     if result["tradeoff"]:
         chosen["Accuracy against latency"] = _accuracy
+    return svgs(chosen, result)
+
+
+def svgs(chosen: Mapping[str, Draw], result: dict[str, Any]) -> dict[str, str]:
+    """SVG elements by title; their ids do not clash. Raises MissingExtraError without matplotlib."""
     return {title: _svg(draw, result, f"plot{number}") for number, (title, draw) in enumerate(chosen.items())}
 
 
 def _svg(draw: Draw, result: dict[str, Any], salt: str) -> str:
-    with _figure(salt) as (figure, axes):
+    with _figure(PALETTE, salt) as (figure, axes):
         draw(axes, result)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(out.getvalue())
 
 
+def save_png(draw: Draw, result: dict[str, Any], path: Path) -> None:
+    """`draw` takes its colours from PAPER. Raises MissingExtraError without matplotlib."""
+    with _figure(PAPER) as (figure, axes), replacing(path) as temporary:
+        draw(axes, result)
+        figure.savefig(temporary, format="png", dpi=150, facecolor=PAPER["paper"])
+
+
+def _style(colours: Colours) -> dict[Any, Any]:
+    return {
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+        "text.color": colours["ink"],
+        "axes.labelcolor": colours["ink"],
+        "axes.edgecolor": colours["muted"],
+        "xtick.color": colours["muted"],
+        "ytick.color": colours["muted"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": colours["grid"],
+        "grid.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "lines.linewidth": 2,
+        "legend.frameon": False,
+        "figure.figsize": (7.2, 4.2),
+    }
+
+
 @contextmanager
-def _figure(salt: str) -> Iterator[tuple[Any, Any]]:
+def _figure(colours: Colours, salt: str = "") -> Iterator[tuple[Any, Any]]:
     """A figure of its own backend: pyplot's global state and the user's display stay untouched."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report", "plots of the report") from error
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    with matplotlib.rc_context({**_style(colours), "svg.hashsalt": salt}):
         figure = Figure(layout="constrained")
         yield figure, figure.subplots()
 

@@ -7,12 +7,14 @@ where the figure cannot be given, with the reason among `notes`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..runtime.errors import InputError
 
 SCHEMA_VERSION = 1
+
+Fields = Mapping[str, tuple[str, str]]  # path -> type and meaning
 
 LATENCY = {
     "mean_ms": ("number", "mean over images of the median over rounds"),
@@ -22,7 +24,7 @@ LATENCY = {
     "p99_ms": ("number|text", "needs 662 calls"),
     "n": ("int", "timed calls: images × rounds"),
 }
-FIELDS: dict[str, tuple[str, str]] = {
+FIELDS: Fields = {
     "schema_version": ("int", "version of this schema"),
     "name": ("text", "the bundle's name"),
     "created": ("text", "time of the measurement, UTC, ISO 8601"),
@@ -164,48 +166,52 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def check_report(report: Any) -> None:
+def check_report(report: Any, fields: Fields = FIELDS) -> None:
     """Raises InputError naming up to five keys that are missing, unknown or of the wrong type."""
     version = report.get("schema_version") if isinstance(report, dict) else None
-    problems = list(_problems(report, "")) if version == SCHEMA_VERSION else [f"schema_version {version!r}"]
+    problems = (
+        list(_problems(report, "", fields)) if version == SCHEMA_VERSION else [f"schema_version {version!r}"]
+    )
     if problems:
         raise InputError(
             "report",
             got="; ".join(problems[:5]),
             expected=f"a report of schema version {SCHEMA_VERSION} (docs/report.md)",
-            fix="Write it with `foveate bench`.",
+            fix="Write it with `foveate bench` or `foveate stream`.",
         )
 
 
-def _problems(value: Any, path: str) -> Iterator[str]:
+def _problems(value: Any, path: str, fields: Fields) -> Iterator[str]:
     """`path` is the schema's, with [] and *."""
     if isinstance(value, dict):
         prefix = f"{path}." if path else ""
-        free = f"{prefix}*" in FIELDS
+        free = f"{prefix}*" in fields
         if not free:
             yield from (
-                f"{path} is missing" for path in _children(prefix) if path.split(".")[-1] not in value
+                f"{path} is missing" for path in _children(prefix, fields) if path.split(".")[-1] not in value
             )
         for key, item in value.items():
             child = f"{prefix}*" if free else f"{prefix}{key}"
-            yield from _checked(item, child) if child in FIELDS else [f"{child} is unknown"]
+            yield from _checked(item, child, fields) if child in fields else [f"{child} is unknown"]
     elif isinstance(value, list):
         for item in value:
-            yield from _checked(item, f"{path}[]")
+            yield from _checked(item, f"{path}[]", fields)
 
 
-def _checked(value: Any, path: str) -> Iterator[str]:
-    kind = FIELDS[path][0]
+def _checked(value: Any, path: str, fields: Fields) -> Iterator[str]:
+    kind = fields[path][0]
+    if kind == "any":  # plain JSON, whatever it is
+        return
     allowed = tuple(t for name in kind.split("|") for t in _TYPES[name])
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind != "bool"):
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         yield f"{path} is {type(value).__name__}, not {kind}"
     elif isinstance(value, float) and value != value:
         yield f"{path} is NaN"
     else:
-        yield from _problems(value, path)
+        yield from _problems(value, path, fields)
 
 
-def _children(prefix: str) -> list[str]:
+def _children(prefix: str, fields: Fields) -> list[str]:
     """Paths right below `prefix`."""
-    below = (path for path in FIELDS if path.startswith(prefix))
+    below = (path for path in fields if path.startswith(prefix))
     return [path for path in below if not set(path[len(prefix) :]) & {".", "["}]

@@ -86,7 +86,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
         _share_of_saving(result),
         _worst_case(result),
         _parity(result),
-        _environment(result),
+        environment_table(result),
     ]
 
 
@@ -198,7 +198,7 @@ def _parity(result: dict[str, Any]) -> Table:
     return Table("Parity with the dense reference", ("", "value"), rows)
 
 
-def _environment(result: dict[str, Any]) -> Table:
+def environment_table(result: dict[str, Any]) -> Table:
     e = result["environment"]
     clocks = ", ".join(f"{name} {mhz:.0f} MHz" for name, mhz in (e["clock_mhz"] or {}).items())
     rows = (

@@ -159,7 +159,8 @@ Step = DenseSegment | Region
 class StreamPlan:
     """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
     which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
-    is). `share`: of the program's multiply-adds that unchanged positions save."""
+    is). `share`: of the program's multiply-adds that unchanged positions save. `reason`: the first barrier or node
+    without a kernel, which keeps the rest out."""
 
     spans: str
     outputs: tuple[str, ...]
@@ -167,6 +168,7 @@ class StreamPlan:
     rest_inputs: tuple[str, ...] = ()
     rest_outputs: tuple[str, ...] = ()
     share: float = 1.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,9 @@ class Manifest:
     stream_refused: str = ""  # why there is none
     crops: CropPlan | None = None
     crops_refused: str = ""  # why there is none
+    stream_policy: dict[str, object] = field(
+        default_factory=dict
+    )  # fields of StreamPolicy, calibrated; {}: exact
     barriers: tuple[str, ...] = ()  # "node (op): reason", for `inspect`
     notes: tuple[str, ...] = ()
     active_fraction: float | None = None  # mean over calibration images; None: not calibrated

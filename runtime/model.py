@@ -164,6 +164,10 @@ class Model:
     def stream(
         self, policy: StreamPolicy | None = None, *, mode: Literal["regions"], **options: Any
     ) -> RegionStream: ...
+    @overload
+    def stream(
+        self, policy: StreamPolicy | None = None, *, mode: str, **options: Any
+    ) -> Stream | RegionStream: ...
     def stream(
         self, policy: StreamPolicy | None = None, *, mode: str = "layers", **options: Any
     ) -> Stream | RegionStream:
@@ -171,15 +175,17 @@ class Model:
 
         mode: "layers" propagates changes from layer to layer; "regions" runs changed regions as crops through the whole
         program, for what mode "layers" cannot run, and is an estimate where ops are global. options: fields of
-        StreamPolicy (RegionPolicy in mode "regions"), other than those of `policy`; the default is exact. Raises
-        InputError where the program or this machine has no such streams, and for options that are none."""
+        StreamPolicy (RegionPolicy in mode "regions"), other than those of `policy`; without one, mode "layers" takes
+        `stream_policy`, and "regions" computes all that changed. Raises InputError where the program or this machine
+        has no such streams, and for options that are none."""
         if mode not in MODES:
             fix = did_you_mean(mode, MODES, "Leave it out for layers.")
             raise InputError("mode", got=repr(mode), expected=f"one of {', '.join(MODES)}", fix=fix)
-        policy = policy or StreamPolicy()
         if mode == "regions":
             limit = self._options.max_state_bytes
-            regions = open_regions(self.manifest, self._read, self.dense, policy, options, limit)
+            regions = open_regions(
+                self.manifest, self._read, self.dense, policy or StreamPolicy(), options, limit
+            )
             _ = self._live().engines.program  # opens it: not in the midst of the first frame
             return regions
         plan = self.manifest.stream
@@ -191,7 +197,7 @@ class Model:
                 expected="a program that begins with local ops, and the native kernels",
                 fix="See `foveate inspect` and `foveate doctor`; model(frame) runs single frames.",
             )
-        engines, chosen = self._live().engines.stream, policy.but(options)
+        engines, chosen = self._live().engines.stream, (policy or self.stream_policy).but(options)
         return Stream(engines, plan, self.manifest.outputs, self._read, chosen, self._options.max_state_bytes)
 
     def set_choices(self, changes: Mapping[str, Any]) -> None:
@@ -226,6 +232,11 @@ class Model:
     @property
     def manifest(self) -> Manifest:
         return self._bundle.manifest
+
+    @property
+    def stream_policy(self) -> StreamPolicy:
+        """What `stream` takes by default: what `foveate calibrate --stream` chose; else the exact one."""
+        return StreamPolicy().but(self.manifest.stream_policy)
 
     @property
     def path(self) -> Path:

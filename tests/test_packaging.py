@@ -105,5 +105,5 @@ def test_version_is_said_once(wheel):
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = set(re.findall(r"^  make (\S+)", done.stdout, re.MULTILINE))
-    wanted = "demo test test-slow lint types export calibrate build bench verify report clean help"
+    wanted = "demo test test-slow lint types export calibrate build bench verify stream report clean help"
     assert set(wanted.split()) <= listed

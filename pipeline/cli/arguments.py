@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...runtime.manifest import Preprocess
+from ...runtime.region_policy import RegionPolicy
 from ..progress import Progress
 
 if TYPE_CHECKING:
@@ -77,6 +78,49 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+POLICY = {
+    "threshold": "a position changed where any channel moved by more than this, in the input's units, e.g. 8/255",
+    "block": "side in pixels of the blocks that vote",
+    "vote": "changed positions from which a block is computed",
+    "keep": "the same where it was computed in the frame before; 0: as --vote",
+    "patience": "frames after which a block that changed too little is computed; 0: never",
+    "layer_threshold": "a layer passes on what moved by more than this share of its range; by tensor: NAME=SHARE",
+    "refresh": "compute every N-th frame whole; 0: never",
+    "drift": "mean difference in what is not computed, from which a frame is computed whole",
+    "cut": "share of changed positions above which a frame counts as a scene cut",
+    "fallback": "take the dense engine where it is measured to be faster",
+    "margin": "mode regions: pixels that a crop adds around what changed",
+    "side": "mode regions: of a crop at least, in pixels",
+    "blend": "mode regions: pixels of the ramp from the new to the previous output",
+    "audit": "mode regions: measure the error at every N-th frame; 0: never",
+}
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """The fields of RegionPolicy, which has those of StreamPolicy. What is not given is the bundle's."""
+    group = parser.add_argument_group(
+        "policy", "what may count as unchanged; default: exact, or as calibrated"
+    )
+    for field in dataclasses.fields(RegionPolicy):
+        flag, about = f"--{field.name.replace('_', '-')}", POLICY[field.name]
+        if field.name == "layer_threshold":
+            group.add_argument(flag, type=per_layer, action="append", metavar="[NAME=]SHARE", help=about)
+        elif isinstance(field.default, bool):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=about)
+        else:
+            kind = whole if isinstance(field.default, int) else number
+            group.add_argument(flag, type=kind, metavar="N" if kind is whole else "X", help=about)
+
+
+def policy_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of RegionPolicy that the command line gives."""
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(RegionPolicy)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if layers := given.pop("layer_threshold", None):
+        given["layer_threshold"] = layers[-1][1] if not any(name for name, _ in layers) else dict(layers)
+    return given
+
+
 def data_of(args: argparse.Namespace) -> Dataset | None:
     """--data, prepared as the bundle says unless the command line says otherwise; None without --data."""
     if args.data is None:
@@ -123,6 +167,30 @@ def positive(text: str) -> int:
     return number
 
 
+@_typed("whole number")
+def whole(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise ValueError(text)
+    return number
+
+
+@_typed("number or fraction")
+def number(text: str) -> float:
+    """ "0.03" or "8/255"."""
+    above, _, below = text.partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except ZeroDivisionError:
+        raise ValueError(text) from None
+
+
+@_typed("number above 0")
+def rate(text: str) -> float:
+    if not (found := number(text)) > 0:
+        raise ValueError(text)
+    return found
+
+
 @_typed("HxW")
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
@@ -147,3 +215,10 @@ def per_decision(text: str) -> tuple[str, float]:
     """ "0.25" -> ("", 0.25), for every decision; "mask1=0.25" -> ("mask1", 0.25)."""
     name, _, number = text.rpartition("=")
     return name, float(number)
+
+
+@_typed("NAME=SHARE or SHARE")
+def per_layer(text: str) -> tuple[str, float]:
+    """ "0.05" -> ("", 0.05), for every layer; "conv1=1/20" -> ("conv1", 0.05)."""
+    name, _, share = text.rpartition("=")
+    return name, number(share)

@@ -1,9 +1,12 @@
-"""Choose the thresholds of a program's or a bundle's energy masks from data.
+"""Choose the thresholds of a program's or a bundle's energy masks from data, or the policy of a bundle's streams from
+a video.
 
     foveate calibrate build/x --data photos/ --active 0.25      the threshold that leaves 25 % active in the mean
     foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
+    foveate calibrate build/x --stream video.avi --max-error 0.01      the cheapest within 1 % of the output's range
 
-Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change.
+Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change. With --stream
+also stream_tradeoff.json and .png, which show what was tried.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from .arguments import (
     add_json,
     add_preprocess,
     add_threads,
+    number,
     per_decision,
     preprocess_of,
+    print_json,
     progress_of,
 )
 
@@ -30,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FILE", help="choices.json (default: in the bundle, beside the program)"
     )
     add_choices(parser)
-    add_data(parser, required=True)
+    _add_stream(parser)
+    add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
     add_json(parser)
@@ -45,11 +51,64 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--active", type=per_decision, action="append", metavar="[NAME=]FRACTION", help=about)
 
 
+def _add_stream(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("streams")
+    about = "choose the policy of streams on this clip (--limit: its first N frames, default 48)"
+    group.add_argument("--stream", metavar="VIDEO", help=about)
+    about = "largest error allowed, in --metric (default: 0.01)"
+    group.add_argument("--max-error", type=number, default=0.01, metavar="E", help=about)
+    about = "mean (default) or max of |difference| ÷ the output's range; or what is lost of a metric of docs/data.md"
+    group.add_argument("--metric", default="mean", metavar="NAME", help=about)
+
+
 def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
     return dict(given) if given else None
 
 
 def run(args: argparse.Namespace) -> int:
+    from ...runtime.errors import InputError
+
+    if (args.data is None) == (args.stream is None):
+        raise InputError(
+            "calibrate",
+            got="neither --data nor --stream" if args.data is None else "--data and --stream",
+            expected="images for masks, or a video for streams",
+            fix="Give one of the two.",
+        )
+    return _run_masks(args) if args.stream is None else _run_stream(args)
+
+
+def _run_stream(args: argparse.Namespace) -> int:
+    from ...calibration.streams import calibrate_stream, rows, words
+    from ..report import plain_table
+    from ..report_tables import Table
+
+    progress = progress_of(args)
+    with progress.stage("calibrate") as stage:
+        found, choices, path = calibrate_stream(
+            args.source,
+            args.stream,
+            max_error=args.max_error,
+            metric=args.metric,
+            preprocess=lambda default: preprocess_of(args, default) or default,
+            frames=args.limit,
+            threads=args.threads,
+            out=args.out,
+            tick=stage.tick,
+        )
+        stage.note = str(path)
+    for note in choices.notes:
+        progress.note(note)
+    if args.json:
+        print_json(found)
+        return 0
+    table = Table("", ("policy", "work", f"error ({found.metric})", "of hold"), tuple(rows(found)))
+    print("\n".join(plain_table(table)))
+    print(f"chosen: {words(found.chosen.policy)}")
+    return 0
+
+
+def _run_masks(args: argparse.Namespace) -> int:
     from ...calibration.source import open_source, store
     from ...calibration.thresholds import measure
 

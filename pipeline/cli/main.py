@@ -13,7 +13,18 @@ from ...export.extras import EXPORT, needs
 from ...runtime.errors import FoveateError
 from ..environment import versions
 
-COMMANDS = ("compile", "export", "calibrate", "build", "verify", "bench", "inspect", "doctor", "cache")
+COMMANDS = (
+    "compile",
+    "export",
+    "calibrate",
+    "build",
+    "verify",
+    "bench",
+    "stream",
+    "inspect",
+    "doctor",
+    "cache",
+)
 EXIT_CODES = "exit codes: 0 ok, 1 a check failed, 2 usage, 3 environment"
 INTERRUPTED = 130
 

@@ -30,9 +30,9 @@ def lower(
     )
 
 
-def lower_from_inputs(analysis: Analysis) -> list[str]:
+def lower_from_inputs(analysis: Analysis) -> tuple[list[str], str]:
     """Names of the nodes that the kernels can run, each reading only the program's inputs and what others of them make:
-    what a video's unchanged positions save. Raises Unsupported where there is none."""
+    what a video's unchanged positions save; and why not all of them. Raises Unsupported where there is none."""
     builder = _begin(analysis, analysis.program.inputs, lambda values: Array(0, values.shape))
     known = set(analysis.program.inputs)
     found: list[str] = []
@@ -51,7 +51,7 @@ def lower_from_inputs(analysis: Analysis) -> list[str]:
         found.append(node.name)
     if not found:
         raise Unsupported(reason or "it has no local nodes")
-    return found
+    return found, reason
 
 
 def _begin(analysis: Analysis, inputs: Sequence[str], place: Place) -> Builder:

@@ -105,7 +105,7 @@ def test_every_frame_is_the_dense_answer(model: Model):
 
 
 def test_a_still_image_computes_nothing(model: Model):
-    stream, frame = model.stream(), frames(1)[0]
+    stream, frame = model.stream(fallback=False), frames(1)[0]
     first = stream(frame)
     second = stream(frame)
     assert stream.changed is not None and not stream.changed.any() and stream.work == 0
@@ -126,7 +126,7 @@ def test_slow_drift_is_noticed(model: Model):
 
 
 def test_refresh_recomputes_whole_frames(model: Model):
-    stream = model.stream(threshold=10.0, refresh=3)
+    stream = model.stream(threshold=10.0, refresh=3, fallback=False)
     reasons = []
     for frame in frames(7):
         stream(frame)
@@ -135,7 +135,7 @@ def test_refresh_recomputes_whole_frames(model: Model):
 
 
 def test_another_resolution_and_a_reset_begin_anew(model: Model):
-    stream = model.stream()
+    stream = model.stream(fallback=False)
     for size in ((32, 48), (40, 40), (33, 47)):
         for frame in frames(2, size):
             assert_same(stream(frame), model.dense(frame))
@@ -157,7 +157,7 @@ def test_two_streams_do_not_mix(model: Model):
 
 
 def test_a_refused_frame_leaves_the_state(model: Model):
-    stream, (first, second) = model.stream(), frames(2)
+    stream, (first, second) = model.stream(fallback=False), frames(2)
     stream(first)
     broken = second.copy()
     broken[0, 0, 5, 5] = np.nan

@@ -1,0 +1,1 @@
+"""A clip through a bundle, measured: `foveate stream`."""

@@ -1,0 +1,382 @@
+"""`foveate stream` and `foveate calibrate --stream`: a program that nobody prepared, a video, one command."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foveate.pipeline.cli import main
+from foveate.pipeline.cli.arguments import policy_of
+from foveate.pipeline.cli.main import parser
+from foveate.pipeline.report_schema import check_report
+from foveate.pipeline.streams.schema import FIELDS
+from foveate.runtime import load
+from foveate.runtime.bundle import open_bundle
+from foveate.runtime.errors import InputError
+from foveate.runtime.policy import StreamPolicy
+
+av = pytest.importorskip("av")
+onnx = pytest.importorskip("onnx")
+SIZE, FRAMES = (48, 64), 8
+
+
+def run(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+class Net:
+    """images [n, channels, h, w] -> `edges` [n, 1, h, w], as somebody else might export it."""
+
+    def __init__(self, channels: int = 3):
+        self.rng, self.nodes, self.weights = np.random.default_rng(0), [], []
+        self.inputs = [self._value("images", "n", channels, "h", "w")]
+        self.outputs = []
+
+    def _value(self, name: str, *shape):
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+    def add(self, op: str, inputs: list[str], name: str, **attributes) -> str:
+        self.nodes.append(onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.weights.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+        return name
+
+    def conv(self, x: str, name: str, cin: int, cout: int, stride: int = 1) -> str:
+        weight = self.rng.standard_normal((cout, cin, 3, 3)) / np.sqrt(9 * cin)
+        inputs = [x, self.constant(f"{name}.weight", weight)]
+        made = self.add("Conv", inputs, f"{name}.conv", pads=[1] * 4, strides=[stride] * 2)
+        return self.add("Relu", [made], name)
+
+    def save(self, path: Path, x: str, channels: int) -> Path:
+        self.add("Sigmoid", [self.conv(x, "last", channels, 1)], "edges")
+        outputs = [self._value("edges", "n", 1, None, None), *self.outputs]
+        graph = onnx.helper.make_graph(self.nodes, "net", self.inputs, outputs, self.weights)
+        opset = [onnx.helper.make_opsetid("", 18)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+        return path
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    """A conv network with a second output, behind global pooling."""
+    net = Net()
+    x = net.conv("images", "body", 3, 4)
+    pooled = net.add("GlobalAveragePool", [x], "pooled")
+    flat = net.add("Flatten", [pooled], "flat")
+    net.add("MatMul", [flat, net.constant("head", np.eye(4))], "scores")
+    net.outputs.append(net._value("scores", "n", 4))
+    return net.save(tmp_path_factory.mktemp("net") / "edges.onnx", x, 4)
+
+
+def moving_square(path: Path, size: tuple[int, int] = SIZE, noise: int = 0) -> Path:
+    """A bright square that moves over a still scene, coded without loss; `noise`: levels by which positions flicker."""
+    rng = np.random.default_rng(1)
+    scene = rng.integers(0, 150, (*size, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *size, "bgr24"
+        for number in range(FRAMES):
+            frame = scene.copy()
+            frame[10:18, 4 + 3 * number : 12 + 3 * number] = 250
+            frame += rng.integers(0, noise + 1, frame.shape, np.uint8) * (rng.random(size) < 0.1)[..., None]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return moving_square(tmp_path_factory.mktemp("video") / "clip.avi")
+
+
+@pytest.fixture(scope="module")
+def out(program, video, tmp_path_factory) -> Path:
+    """What one command leaves behind."""
+    folder = tmp_path_factory.mktemp("out")
+    arguments = ["--streams", 2, "--fps", 5, "--cuts", 6, "--no-fallback", "--threads", 1, "--quiet"]
+    assert run("stream", program, video, "--out", folder, *arguments) == 0
+    return folder
+
+
+@pytest.fixture
+def result(out) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+def test_a_program_nobody_prepared_runs_with_one_command(out, result):
+    check_report(result, FIELDS)
+    assert result["exact"] is True and result["frames"] == FRAMES and result["name"] == "edges"
+    assert result["whole"] == {"first": 1} and result["policy"] == {"fallback": False}
+    assert 0 < result["unsaved"] < 0.01 and "pooled (GlobalAveragePool)" in result["barrier"]
+    assert [e["output"] for e in result["errors"]] == ["edges", "scores"]
+    assert result["errors"][0]["hold"]["mean"] > 0 and result["errors"][0]["of_hold"] < 1e-3
+    assert result["paced"]["streams"] == 2 and result["paced"]["fps"] == 5
+    assert result["paced"]["stream"]["frames"] == result["paced"]["dense"]["frames"] == 2 * FRAMES
+    assert (
+        result["latency"]["stream"]["n"] == 2 * FRAMES
+        and result["latency"]["stream"]["p90_ms"] == "n too small"
+    )
+    assert result["state_bytes"] > 0 and result["settings"]["shape"] == [1, 3, *SIZE]
+    assert any("whether errors add up" in note for note in result["notes"])
+
+
+def test_work_follows_what_changed_and_a_cut_changes_most_of_it(result):
+    work, changed = result["series"]["work"], result["series"]["changed"]
+    square = 8 * 8 / (SIZE[0] * SIZE[1])
+    assert work[0] == changed[0] == 1 and max(changed[1:6]) < 3 * square
+    assert max(work[1:6]) < 0.2 and changed[6] > 0.9 and changed[7] < 3 * square
+
+
+def test_outputs_are_a_video_where_they_are_images_and_arrays_elsewhere(out):
+    with av.open(str(out / "outputs" / "edges.mp4")) as container:
+        frames = [f.to_ndarray(format="gray") for f in container.decode(video=0)]
+    assert len(frames) == FRAMES and frames[0].shape == SIZE
+    arrays = sorted((out / "outputs").glob("*.npz"))
+    assert len(arrays) == FRAMES
+    with np.load(arrays[0]) as first:
+        assert list(first) == ["scores"] and first["scores"].shape == (1, 4)
+
+
+def test_the_overlay_is_a_video_and_pictures(out, result):
+    with av.open(str(out / "overlay.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == FRAMES
+    names = {f"{p['frame']:06}.png" for p in result["pictures"]}
+    assert {p.name for p in (out / "overlay").iterdir()} == names and len(names) == 6
+
+
+def test_the_page_shows_plots_pictures_and_figures(out):
+    html = (out / "report.html").read_text()
+    assert html.count("<svg") == 2 and html.count("data:image/jpeg") == 6
+    for shown in ("Error against the dense program", "hold the previous output", "Deadlines", "equal", "MB"):
+        assert shown in html
+    assert "Deadlines" in (out / "report.md").read_text()
+
+
+def test_the_table_on_standard_output(program, video, tmp_path, capsys):
+    arguments = ["--out", tmp_path, "--frames", 4, "--compare-every", 3, "--outputs", "none", "--threads", 1]
+    assert run("stream", program, video, *arguments) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"×  speedup", shown.out) and "equal  to the dense program" in shown.out
+    assert "Foveate, stream" in shown.out and "deadlines missed" in shown.out
+    assert "✓ build" in shown.err and "✓ stream" in shown.err
+    assert not (tmp_path / "outputs").exists()
+    assert json.loads((tmp_path / "report.json").read_text())["series"]["compared"] == [0, 2, 3]
+    assert run("stream", program, video, *arguments, "--no-compare", "--json") == 0
+    again = capsys.readouterr()
+    assert "· build" in again.err  # nothing changed
+    printed = json.loads(again.out)
+    assert printed["speedup"] is printed["exact"] is None and printed["errors"] == []
+
+
+def test_an_exact_policy_that_errs_fails_the_check(out, video, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("foveate.pipeline.streams.run.EXACT", -1.0)
+    arguments = ["--out", tmp_path, "--frames", 2, "--outputs", "none", "--threads", 1, "--quiet"]
+    assert run("stream", out / "bundle", video, *arguments) == 1
+    assert "DIFFERENT  to the dense program" in capsys.readouterr().out
+
+
+def test_a_bundle_streams_by_its_own_preprocess_and_options_of_the_policy(out, video, tmp_path):
+    options = ["--threshold", "8/255", "--block", 8, "--vote", 4, "--layer-threshold", 0.05, "--no-fallback"]
+    assert run("stream", out / "bundle", video, "--out", tmp_path, *options, "--threads", 1, "--quiet") == 0
+    result = json.loads((tmp_path / "report.json").read_text())
+    assert result["exact"] is None and not (tmp_path / "bundle").exists()
+    assert result["policy"] == {
+        "threshold": 8 / 255,
+        "block": 8,
+        "vote": 4,
+        "layer_threshold": 0.05,
+        "fallback": False,
+    }
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_program_without_streams_is_refused_by_the_barriers_name(first, video, tmp_path, capsys):
+    net = Net()
+    x = "images" if first else net.conv("images", "stem", 3, 1)
+    squeeze = net.add("GlobalAveragePool", [x], "squeeze")
+    x = net.add("Mul", [x, squeeze], "excite")
+    for number in range(0 if first else 3):
+        x = net.conv(x, f"body{number}", 16 if number else 1, 16)
+    program = net.save(tmp_path / "se.onnx", x, 3 if first else 16)
+    assert run("stream", program, video, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "squeeze (GlobalAveragePool) pools the whole map" in error and "--mode regions" in error
+    share = float(re.findall(r"([\d.]+)% of the work cannot be saved", error)[0])
+    assert share == 100 if first else 95 < share < 100
+
+
+def test_frames_are_resized_to_a_multiple_that_the_program_demands(tmp_path, capfd):
+    net = Net()
+    x = net.conv(net.conv("images", "down", 3, 3, stride=2), "down2", 3, 3, stride=2)
+    scales = net.constant("scales", np.array([1, 1, 4, 4]))
+    up = net.add("Resize", [x, "", scales], "up", mode="nearest")
+    program = net.save(tmp_path / "unet.onnx", net.add("Add", [up, "images"], "sum"), 3)
+    video = moving_square(tmp_path / "odd.avi", (50, 70))
+    arguments = ["--out", tmp_path, "--threads", 1, "--outputs", "none"]
+    assert run("stream", program, video, *arguments) == 0
+    shown = capfd.readouterr()
+    assert (
+        "Frames of 50×70 are resized to 48×72, for the program does not run at theirs" in shown.out
+        and "onnxruntime" not in shown.err
+    )
+    assert run("stream", program, video, *arguments, "--size", "24x32", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["settings"]["shape"] == [1, 3, 24, 32]
+
+
+def test_a_size_that_the_program_fixes_is_taken_and_another_on_demand(video, tmp_path, capsys):
+    net = Net()
+    for dim, size in zip(net.inputs[0].type.tensor_type.shape.dim, (1, 3, 32, 40), strict=True):
+        dim.dim_value = size
+    program = net.save(tmp_path / "fixed.onnx", "images", 3)
+    arguments = ["--out", tmp_path / "x", "--frames", 3, "--threads", 1, "--outputs", "none"]
+    assert run("stream", program, video, *arguments) == 0
+    assert "are resized to 32×40, which the program fixes" in capsys.readouterr().out
+    assert run("stream", program, video, *arguments, "--size", "48x64") == 0
+    assert "input 1×3×48×64" in capsys.readouterr().out
+
+
+def test_a_program_of_one_channel_gets_grey_frames(video, tmp_path):
+    net = Net(channels=1)
+    program = net.save(tmp_path / "grey.onnx", "images", 1)
+    assert (
+        run("stream", program, video, "--out", tmp_path / "x", "--frames", 3, "--no-compare", "--quiet") == 0
+    )
+    assert open_bundle(tmp_path / "x" / "bundle").manifest.preprocess.color == "gray"
+
+
+def test_a_missing_model_or_place_is_named(program, video, tmp_path, capsys):
+    assert run("stream", tmp_path / "no.onnx", video, "--out", tmp_path / "x") == 2
+    assert "no.onnx: got no such file" in capsys.readouterr().err
+    assert run("stream", program, video) == 2
+    assert "Add --out" in capsys.readouterr().err
+    assert run("stream", program, tmp_path / "no.avi", "--out", tmp_path / "x") == 2
+    assert "no.avi: got no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("package", "missing"), [("matplotlib", "Plots are missing"), ("PIL", "The overlay could not")]
+)
+def test_without_an_extra_a_part_is_missing_and_a_note_says_so(
+    out, video, tmp_path, monkeypatch, package, missing
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = ["--out", tmp_path, "--frames", 3, "--outputs", "none", "--threads", 1, "--quiet"]
+    assert run("stream", out / "bundle", video, *arguments) == 0
+    assert missing in (tmp_path / "report.md").read_text()
+
+
+def test_the_policys_options_are_those_of_the_policy():
+    given = [
+        "--threshold",
+        "8/255",
+        "--keep",
+        "2",
+        "--layer-threshold",
+        "body=1/20",
+        "--layer-threshold",
+        "up=0",
+    ]
+    found = policy_of(parser().parse_args(["stream", "m", "v", *given, "--drift", "0.5", "--no-fallback"]))
+    assert found == {
+        "threshold": 8 / 255,
+        "keep": 2,
+        "layer_threshold": {"body": 0.05, "up": 0.0},
+        "drift": 0.5,
+        "fallback": False,
+    }
+    assert policy_of(parser().parse_args(["stream", "m", "v"])) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--threshold", "1/0"], ["--block", "-1"], ["--mode", "tiles"], ["--fps", "0"]]
+)
+def test_a_wrong_option_is_usage(wrong, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("stream", "m", "v", *wrong)
+    assert stopped.value.code == 2
+
+
+def test_calibration_takes_the_cheapest_policy_within_the_budget(out, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(out / "bundle", bundle)
+    noisy = moving_square(tmp_path / "noisy.avi", noise=5)
+    arguments = ["--stream", noisy, "--threads", 1, "--limit", 6]
+    assert run("calibrate", bundle, *arguments, "--max-error", "0.002", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    good = [t for t in found["trials"] if t["error"] <= 0.002]
+    assert len(good) < len(found["trials"])
+    assert found["chosen"] in good and found["chosen"]["work"] == min(t["work"] for t in good)
+    policy = found["chosen"]["policy"]
+    assert policy and json.loads((bundle / "choices.json").read_text())["stream"] == policy
+    assert json.loads((bundle / "stream_tradeoff.json").read_text())["trials"] == found["trials"]
+    assert (bundle / "stream_tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    with load(bundle, threads=1) as model:
+        assert model.stream_policy == StreamPolicy(**policy)
+        assert model.stream().policy == model.stream_policy
+        assert model.stream(refresh=9).policy == StreamPolicy(**policy, refresh=9)
+        assert model.stream(StreamPolicy()).policy == StreamPolicy()
+    assert run("build", bundle, "--quiet") == 0
+    assert open_bundle(bundle).manifest.stream_policy == policy  # a rebuilt bundle keeps it
+    assert run("calibrate", bundle, *arguments, "--max-error", "1e-5", "--quiet") == 0
+    assert open_bundle(bundle).manifest.stream_policy == {}
+    assert "chosen: exact" in capsys.readouterr().out
+
+
+def test_calibration_by_a_task_metric_counts_what_is_lost(out, video, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(out / "bundle", bundle)
+    arguments = [
+        "--stream",
+        video,
+        "--metric",
+        "agreement",
+        "--max-error",
+        "0",
+        "--limit",
+        3,
+        "--threads",
+        1,
+        "--json",
+    ]
+    assert run("calibrate", bundle, *arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chosen"]["error"] <= 0 and all(0 <= t["error"] <= 1 for t in found["trials"])
+
+
+def test_calibration_wants_one_kind_of_data_and_a_budget_above_rounding(out, program, video, capsys):
+    assert run("calibrate", out / "bundle") == 2
+    assert "neither --data nor --stream" in capsys.readouterr().err
+    assert run("calibrate", program, "--stream", video) == 2
+    assert "Build it first" in capsys.readouterr().err
+    arguments = ["--stream", video, "--limit", 3, "--max-error", "-1", "--quiet"]
+    assert run("calibrate", out / "bundle", *arguments) == 2
+    assert "Raise --max-error" in capsys.readouterr().err
+
+
+def test_the_document_describes_every_key_and_no_other():
+    text = (Path(__file__).resolve().parents[2] / "docs/stream-report.md").read_text()
+    described = set(re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE))
+    assert described == {path for path in FIELDS if not path.endswith("[]")}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("work"), "work is missing"),
+        (lambda r: r["errors"][0].update(mean="0"), r"errors\[\].mean is str"),
+        (lambda r: r["paced"].pop("dense"), "paced.dense is missing"),
+    ],
+)
+def test_a_result_that_does_not_follow_the_schema_is_refused(result, change, message):
+    changed = copy.deepcopy(result)
+    change(changed)
+    with pytest.raises(InputError, match=message):
+        check_report(changed, FIELDS)
