@@ -84,7 +84,7 @@ class _Graph:
 
 
 def _write_hed(weights: Path, path: Path) -> None:
-    """The five blocks of VGG-16; a 1 × 1 convolution of each is enlarged to the image's size, and a last one joins them.
+    """The five blocks of VGG-16; a 1 × 1 convolution of each is enlarged to the image's size, a last one joins them.
     The weights are Keras's: [height, width, in, out]."""
     h5py = need("h5py", "to read HED's weights")
     graph, x = _Graph(), "image"

@@ -22,8 +22,8 @@ class Errors:
 
     spans: dict[str, float]
     decide: Decide
-    total: Counter[str] = field(default_factory=Counter)
-    count: Counter[str] = field(default_factory=Counter)
+    total: dict[str, float] = field(default_factory=dict)
+    count: dict[str, int] = field(default_factory=dict)
     bins: dict[str, np.ndarray] = field(default_factory=dict)
     worst: float = 0.0
     both: int = 0  # positions decided alike
@@ -33,8 +33,8 @@ class Errors:
     def add(self, answer: Outputs, dense: Outputs) -> None:
         for name, span in self.spans.items():
             error = np.abs(answer[name] - dense[name]).ravel() / span
-            self.total[name] += float(error.sum(dtype=np.float64))
-            self.count[name] += error.size
+            self.total[name] = self.total.get(name, 0.0) + float(error.sum(dtype=np.float64))
+            self.count[name] = self.count.get(name, 0) + error.size
             places = np.minimum((error * _BINS).astype(np.int64), _BINS - 1)
             self.bins[name] = self.bins.get(name, 0) + np.bincount(places, minlength=_BINS)
             self.worst = max(self.worst, float(error.max()))
@@ -46,7 +46,10 @@ class Errors:
     def summary(self) -> dict:
         """Means over outputs; `agreement`: positions that both decide ÷ that either decides."""
         mean = {name: self.total[name] / self.count[name] for name in self.spans}
-        p99 = {name: float(np.searchsorted(np.cumsum(b), 0.99 * b.sum()) + 1) / _BINS for name, b in self.bins.items()}
+        p99 = {
+            name: float(np.searchsorted(np.cumsum(b), 0.99 * b.sum()) + 1) / _BINS
+            for name, b in self.bins.items()
+        }
         either = self.found + self.wanted - self.both
         return {
             "mean_error": float(np.mean(list(mean.values()))),
@@ -118,8 +121,8 @@ class Run:
         frame = self._frames[1 + self._number]
         for name, stream in self._streams.items():
             self.errors[name].add(self._answers[name], dense)
+            changed = np.ones(frame.shape[2:], bool) if stream.changed is None else stream.changed
             self.shares[name].append(stream.work / stream.full_work)
-            whole = stream.changed is None
-            self.changed[name].append(1.0 if whole else float(stream.changed.mean()))
+            self.changed[name].append(float(changed.mean()))
             self.reasons[name][stream.reason or "changed positions"] += 1
-            np.copyto(self._propagated[name], frame, where=True if whole else stream.changed)
+            np.copyto(self._propagated[name], frame, where=changed)

