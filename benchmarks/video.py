@@ -17,9 +17,10 @@ dense output of the first, the last that the streams computed whole; `previous` 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,15 @@ import foveate
 
 FOLDER = Path("build/video")
 FRAMES = {"hed": 40, "centerface": 200, "pnet": 200}
-VOTED = StreamPolicy(threshold=8, block=8, vote=4)
-POLICIES = {
-    "exact": StreamPolicy(),
-    "8": VOTED,
-    **{f"8, {e}": replace(VOTED, layer_threshold=e) for e in (0.02, 0.05, 0.1, 0.2)},
-    **{f"12, {e}": replace(VOTED, threshold=12, layer_threshold=e) for e in (0.05, 0.1, 0.2)},
-}
+SMALL = StreamPolicy(threshold=8, block=8, vote=4)
+POLICIES = (
+    StreamPolicy(),
+    SMALL,
+    *(replace(SMALL, layer_threshold=share) for share in (0.02, 0.05, 0.1, 0.2)),
+    *(replace(SMALL, threshold=12, layer_threshold=share) for share in (0.05, 0.1, 0.2)),
+    StreamPolicy(threshold=8, block=16, vote=8),
+    StreamPolicy(threshold=6, block=16, vote=16),
+)
 EXACT = 1e-4  # of the range, at threshold 0
 NEVER_SLOWER = 0.95
 
@@ -58,44 +61,57 @@ def measure(name: str, clip: str, first: int, count: int, threads: int) -> dict:
     bundle = build(path, FOLDER / name, preprocess=model.preprocess)
     dense = tune(path, threads, inputs[0])
     unit = model.preprocess.scale / model.preprocess.std[0]
-    with foveate.load(bundle, threads=threads, cache_bytes=4 << 30) as loaded:
+    with foveate.load(bundle, threads=threads) as loaded:
         streams = {
-            label: loaded.stream(policy=replace(policy, threshold=policy.threshold * unit))
-            for label, policy in POLICIES.items()
+            words(policy): loaded.stream(policy=replace(policy, threshold=policy.threshold * unit))
+            for policy in POLICIES
         }
         run = Run(dense, streams, inputs, model.decide)
         times = run.measure()
-        rows = [_row(label, run, times, streams[label].nbytes) for label in POLICIES]
-    facts = {"model": name, "clip": clip, "first": first, "frames": count, "input": list(inputs[0].shape)}
-    facts |= {
+        rows = [_row(policy, run, times, streams[words(policy)].nbytes) for policy in POLICIES]
+    return {
+        "model": name,
+        "clip": clip,
+        "first": first,
+        "frames": len(inputs) - 1,
+        "input": list(inputs[0].shape),
+        "dense": dense.settings.words(),
         "dense_ms": times.ms("dense"),
         "dense_cpu_ms": times.cpu_ms("dense"),
-        "dense": dense.settings.words(),
+        "controls": {control: run.errors[control].summary() for control in ("held", "previous")},
+        "rows": rows,
+        "environment": describe(threads, {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}, "ort"),
     }
-    facts |= {"controls": {c: run.errors[c].summary() for c in ("held", "previous")}, "rows": rows}
-    return facts | {"environment": describe(threads, {}, "ort")}
 
 
-def _row(label: str, run: Run, times: Times, nbytes: int) -> dict:
+def words(policy: StreamPolicy) -> str:
+    if policy.exact:
+        return "exact"
+    layers = f", layers {policy.layer_threshold}" if policy.layer_threshold else ""
+    return f"{policy.threshold:g} at {policy.vote} of {policy.block}×{policy.block}{layers}"
+
+
+def _row(policy: StreamPolicy, run: Run, times: Times, nbytes: int) -> dict:
+    label = words(policy)
     ratio, share = times.ratio("dense", label), float(np.mean(run.shares[label]))
-    found, held = run.errors[label].summary(), run.errors["held"].summary()
-    layers = POLICIES[label].layer_threshold
+    found = run.errors[label].summary()
+    held, previous = (run.errors[control].summary()["mean_error"] for control in ("held", "previous"))
     return {
         "policy": label,
-        **{k: v for k, v in asdict(POLICIES[label]).items() if v != getattr(StreamPolicy(), k)},
         "ms": times.ms(label),
         "cpu_ms": times.cpu_ms(label),
         "speedup": ratio.value,
         "speedup_interval": [ratio.low, ratio.high],
         "median_speedup": float(np.median(times.per_image("dense") / times.per_image(label))),
+        "cpu_ratio": times.cpu_ms("dense") / times.cpu_ms(label),
         "changed": float(np.mean(run.changed[label])),
         "mac_share": share,
         "realization": realization(times.ms("dense"), times.ms(label), share),
         "efficiency": efficiency(times.ms("dense"), times.ms(label), share),
         **found,
-        "error_to_held": found["mean_error"] / held["mean_error"],
-        "error_to_previous": found["mean_error"] / run.errors["previous"].summary()["mean_error"],
-        "propagated_error": None if layers else run.propagated_error(label),
+        "error_to_held": found["mean_error"] / held,
+        "error_to_previous": found["mean_error"] / previous,
+        "propagated_error": None if policy.layer_threshold else run.propagated_error(label),
         "frames_by_reason": dict(run.reasons[label]),
         "state_bytes": nbytes,
     }
@@ -103,18 +119,21 @@ def _row(label: str, run: Run, times: Times, nbytes: int) -> dict:
 
 def table(facts: dict) -> str:
     lines = [
-        "policy        ms  speedup                  median  changed    MACs    mean     p99   ÷ held ÷ previous  agree"
+        f"{'policy':24}      ms  speedup                 median    CPU  changed    MACs    mean     p99"
+        "  ÷ held  ÷ previous  agree"
     ]
     for row in facts["rows"]:
         low, high = row["speedup_interval"]
-        speed = f"{row['speedup']:6.2f}× [{low:5.2f}, {high:5.2f}]  {row['median_speedup']:6.2f}×"
-        work = f"{row['changed']:7.1%} {row['mac_share']:7.1%}"
+        speed = f"{row['speedup']:6.2f}× [{low:5.2f}, {high:5.2f}] {row['median_speedup']:6.2f}×"
         error = f"{row['mean_error']:7.4f} {row['p99_error']:7.4f}"
-        beside = f"{row['error_to_held']:7.2f} {row['error_to_previous']:9.2f} {row['agreement']:7.1%}"
-        lines.append(f"{row['policy']:9} {row['ms']:7.1f} {speed} {work} {error} {beside}")
+        work = f"{row['changed']:7.1%} {row['mac_share']:7.1%}"
+        beside = f"{row['error_to_held']:7.2f} {row['error_to_previous']:11.2f} {row['agreement']:6.1%}"
+        lines.append(
+            f"{row['policy']:24} {row['ms']:7.1f} {speed} {row['cpu_ratio']:5.2f}×  {work} {error} {beside}"
+        )
     for control, found in facts["controls"].items():
         error = f"{found['mean_error']:7.4f} {found['p99_error']:7.4f}"
-        lines.append(f"{control:9} {'':51} {error} {found['agreement']:25.1%}")
+        lines.append(f"{control:24} {'':55} {error} {found['agreement']:26.1%}")
     return "\n".join(lines)
 
 
