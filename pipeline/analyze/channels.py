@@ -24,9 +24,12 @@ def concat(view: NodeView) -> Local | Barrier:
 
 @rule("Split", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization")
 def along_axis(view: NodeView) -> Local | Barrier:
-    axes = view.axes()
-    default = 0 if view.node.op_type == "Split" else -1
-    if axes is None or view.data != [0] or view.axis(len(view.shape()), default=default) in axes:
+    axes, rank = view.axes(), len(view.shape())
+    flattens = view.opset < 13 and view.node.op_type in ("Softmax", "LogSoftmax", "Hardmax")
+    axis = view.axis(rank, default=0 if view.node.op_type == "Split" else 1 if flattens else -1)
+    if flattens and axis < rank - 1:
+        return Barrier("normalizes over all axes from its own on, as it did before opset 13")
+    if axes is None or view.data != [0] or axis in axes:
         return Barrier("works along height or width")
     return Local({0: HERE}, axes)
 

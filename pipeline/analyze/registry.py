@@ -79,6 +79,11 @@ class NodeView:
         found = self.graph.initializer(self.name(i))
         return self.probes.constant(self.name(i)) if found is None else found
 
+    @property
+    def opset(self) -> int:
+        """The version of the stock operators that the program is written in."""
+        return next((o.version for o in self.graph.model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
     def axis(self, rank: int, name: str = "axis", default: int = -1) -> int:
         return self.attrs.get(name, default) % rank
 

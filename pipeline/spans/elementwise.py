@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ...runtime.native.plan import Activate, Affine, Combine, Prelu, Step
+from ...runtime.native.plan import Activate, Affine, Combine, Prelu, Softmax, Step
 from .registry import LoweredNode, Unsupported, rule
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -85,6 +85,13 @@ def prelu(node: LoweredNode) -> None:
         raise Unsupported(f"has slopes of shape {list(slope.shape)}")
     spread = np.broadcast_to(slope.ravel(), node.builder.channels[source])
     node.apply(source, Prelu(node.builder.array(spread)))
+
+
+@rule("Softmax")
+def softmax(node: LoweredNode) -> None:
+    if node.view.axis(4) != 1:
+        raise Unsupported("is over another axis than channels")
+    node.apply(node.source(), Softmax())
 
 
 @rule("BatchNormalization")

@@ -39,6 +39,7 @@ struct Kernels {
   void (*affine)(float* y, const float* scale, const float* shift, int64_t n);
   void (*prelu)(float* y, const float* slope, int64_t n);
   void (*activate)(float* y, Activation kind, float a, float b, int64_t n);
+  void (*softmax)(float* y, int64_t channels, int64_t n);  // of n ÷ channels positions
   bool (*moved)(const float* x, const float* y, float limit, int64_t n);  // whether any |x[i] − y[i]| > limit
 };
 

@@ -157,6 +157,23 @@ inline Vector hard_swish(Vector x, float, float) { return x * hard_sigmoid(x, 1.
 inline Vector silu(Vector x, float, float) { return x * sigmoid(x, 0, 0); }
 inline Vector tanh(Vector x, float, float) { return 2.f * sigmoid(2.f * x, 0, 0) - 1.f; }
 
+inline Vector exponential(Vector x, float, float) { return exponential(x); }
+
+// The powers of all positions in one go: a position alone may fill little of a vector.
+void softmax(float* y, int64_t channels, int64_t n) {
+  for (float* p = y; p < y + n; p += channels) {
+    float most = p[0];
+    for (int64_t c = 1; c < channels; c++) most = p[c] > most ? p[c] : most;
+    for (int64_t c = 0; c < channels; c++) p[c] -= most;
+  }
+  map<exponential>(y, 0, 0, n);
+  for (float* p = y; p < y + n; p += channels) {
+    float sum = 0;
+    for (int64_t c = 0; c < channels; c++) sum += p[c];
+    scale(p, 1.f / sum, channels);
+  }
+}
+
 void activate(float* y, Activation kind, float a, float b, int64_t n) {
   switch (kind) {
     case Activation::kRelu: return map<relu>(y, a, b, n);
@@ -179,4 +196,4 @@ void activate(float* y, Activation kind, float a, float b, int64_t n) {
 #define FV_CELL(V, N) conv<(N <= kTiles[V / 2] && V <= 1 << (kLevels - 1) ? N : 1), V>
 
 const Kernels kKernels = {kName, kWidth, kLevels, {kTiles[0], kTiles[1], kTiles[2]}, {FV_ROW(1), FV_ROW(2), FV_ROW(4)}, depthwise, add,   subtract, multiply,
-                          maximum, scale, add_scaled, affine,                 prelu,     activate, moved};
+                          maximum, scale, add_scaled, affine,                 prelu,     activate, softmax, moved};

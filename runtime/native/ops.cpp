@@ -207,6 +207,7 @@ class Work {
         case StepKind::kAffine: k_.affine(y, step.a.data() + from, step.b.data() + from, n); break;
         case StepKind::kPrelu: k_.prelu(y, step.a.data() + from, n); break;
         case StepKind::kActivate: k_.activate(y, step.activation, step.a[0], step.a[1], n); break;
+        case StepKind::kSoftmax: k_.softmax(y, out_.channels, n); break;
       }
       i = end;
     }
@@ -230,14 +231,15 @@ struct Split {
 };
 
 // At least `wanted` pieces, where there is enough to do. Each chunk reads the weights anew, each part the inputs: what
-// is larger should be read less often.
+// is larger should be read less often. A softmax takes all channels of a position at once.
 Split divide(const Op& op, int64_t count, int64_t tile, int64_t wanted) {
   const int64_t blocks = std::max<int64_t>(1, int64_t(op.blocks.size()));
   const int64_t most = std::max<int64_t>(1, count / (2 * tile));  // chunks of two tiles at least
   const int64_t least = std::min(most, (count + kChunk - 1) / kChunk);
   int64_t chunks = std::clamp(wanted, least, most);
   if (int64_t(op.weights.size()) > kHeavy) chunks = std::clamp((wanted + blocks - 1) / blocks, least, most);
-  return {chunks, std::clamp<int64_t>((wanted + chunks - 1) / chunks, 1, blocks), blocks};
+  const bool whole = std::any_of(op.steps.begin(), op.steps.end(), [](const Step& s) { return s.kind == StepKind::kSoftmax; });
+  return {chunks, whole ? 1 : std::clamp<int64_t>((wanted + chunks - 1) / chunks, 1, blocks), blocks};
 }
 
 }  // namespace

@@ -262,7 +262,7 @@ class Decoder {
 
   Step step(const Op& op) {
     Step step;
-    step.kind = read_.choice(StepKind::kActivate, "a step");
+    step.kind = read_.choice(StepKind::kSoftmax, "a step");
     const int64_t out = channels(op.out);
     switch (step.kind) {
       case StepKind::kAdd:
@@ -282,6 +282,7 @@ class Decoder {
         step.activation = read_.choice(Activation::kTanh, "an activation");
         step.a = read_.values(2, "an activation's numbers");
         break;
+      case StepKind::kSoftmax: break;
     }
     return step;
   }

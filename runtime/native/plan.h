@@ -40,7 +40,7 @@ enum class PoolKind : int64_t { kMax, kAverage, kAverageWithPadding };
 enum class ResizeKind : int64_t { kNearest, kLinear };
 enum class Coordinates : int64_t { kHalfPixel, kPytorchHalfPixel, kAsymmetric };
 enum class Rounding : int64_t { kPreferFloor, kPreferCeil, kFloor, kCeil };
-enum class StepKind : int64_t { kAdd, kSubtract, kMultiply, kMultiplyMap, kAffine, kPrelu, kActivate };
+enum class StepKind : int64_t { kAdd, kSubtract, kMultiply, kMultiplyMap, kAffine, kPrelu, kActivate, kSoftmax };
 
 // What is done to an op's output in place, position by position. `tensor` of the first four, which has the output's
 // size: its channels too, but one alone for kMultiplyMap. The parameters are numbers of channels long.

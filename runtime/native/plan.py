@@ -25,7 +25,7 @@ POOLS = ("max", "average", "average_with_padding")
 RESIZES = ("nearest", "linear")
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric")
 OPS = ("conv", "pool", "resize", "copy", "conv_transpose")
-STEPS = ("add", "subtract", "multiply", "multiply_map", "affine", "prelu", "activate")
+STEPS = ("add", "subtract", "multiply", "multiply_map", "affine", "prelu", "activate", "softmax")
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -82,7 +82,14 @@ class Activate:
     kind: str = "activate"
 
 
-Step = Combine | Affine | Prelu | Activate  # done to an op's output, in order
+@dataclass(frozen=True)
+class Softmax:
+    """Over the channels of each position."""
+
+    kind: str = "softmax"
+
+
+Step = Combine | Affine | Prelu | Activate | Softmax  # done to an op's output, in order
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,11 @@ def test_barriers_name_node_op_and_reason(nodes, weights, reason):
     assert barriers[0].startswith(f"n ({nodes[0].op_type}): ") and reason in barriers[0]
 
 
+@pytest.mark.parametrize(("opset", "local"), [(11, False), (13, True)])
+def test_softmax_over_channels_is_local_since_opset_13(opset, local):
+    assert (analyzed([node("Softmax", "x", axis=1)], opset=opset).nodes[0].kind == LOCAL) is local
+
+
 def test_an_op_without_a_rule_is_a_barrier_with_its_name():
     found = analyzed([node("Det", "x")], sample=(1, 4, 64, 64), shape=("batch", 4, 64, 64))
     assert found.barriers == ("n (Det): unknown op",)

@@ -14,7 +14,7 @@ from foveate.pipeline.spans import lower
 from foveate.runtime.manifest import TensorSpec
 from foveate.runtime.native.handles import PlanHandle, PoolHandle, StateHandle
 from foveate.runtime.native.library import ISAS, native_isa
-from foveate.runtime.native.plan import Array, Conv, Copy, SpanPlan, encode
+from foveate.runtime.native.plan import Activate, Array, Conv, Copy, Softmax, SpanPlan, Window, encode
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -138,10 +138,24 @@ def test_a_residual_block_is_three_ops(build_tiny_bundle):
 
 
 @pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("channels", [1, 2, 21, 100])
+def test_softmax_over_channels_of_several_blocks(isa: str, channels: int):
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((channels, 8, 1, 1)).astype(np.float32)
+    conv = Conv(0, 1, Window((1, 1)), 1, Array(0, weights.shape), None, (Softmax(),))
+    words, params = encode(SpanPlan(("x", "y"), (8, channels), (0,), (), (1,), (conv,)), lambda _: weights)
+    image = 20 * rng.standard_normal((1, 8, 8, 12)).astype(np.float32)
+    state = StateHandle(PlanHandle(words, params, inputs=1, outputs=1, isa=isa), [(8, 12)], PoolHandle(2))
+    state.prepare([None])
+    state.run([image])
+    logits = np.einsum("oi,iyx->oyx", weights[..., 0, 0].astype(np.float64), image[0])
+    powers = np.exp(logits - logits.max(0))
+    np.testing.assert_allclose(state.outputs[0][0], powers / powers.sum(0), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
 @pytest.mark.parametrize("channels", [(1, 1), (3, 5), (7, 31), (17, 33), (32, 48), (64, 100)])
 def test_channels_that_no_vector_divides(isa: str, channels: tuple[int, int]):
-    from foveate.runtime.native.plan import Activate, Window
-
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((channels[1], channels[0], 3, 3)).astype(np.float32)
     bias = rng.standard_normal(channels[1]).astype(np.float32)
