@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...runtime import Result
+from ...runtime.region_stream import RegionStream
 from ...runtime.stream import Stream
 from ..dense import Dense
 from ..interleave import no_garbage_collection, timed
 from .errors import Comparison
+
+AnyStream = Stream | RegionStream
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Measured:
 
 
 def measure(
-    streams: Sequence[Stream],
+    streams: Sequence[AnyStream],
     dense: Dense | None,
     images: Iterable[np.ndarray],
     *,
@@ -92,7 +95,7 @@ def _run_dense(found: Measured, dense: Dense, image: np.ndarray) -> dict[str, np
     return outputs
 
 
-def _run_streams(found: Measured, streams: Sequence[Stream], image: np.ndarray) -> Result:
+def _run_streams(found: Measured, streams: Sequence[AnyStream], image: np.ndarray) -> Result:
     """The first stream's answer."""
     answers, walls, cpus = zip(*(timed(stream, image) for stream in streams), strict=True)
     found.wall.append(list(walls))
@@ -100,7 +103,7 @@ def _run_streams(found: Measured, streams: Sequence[Stream], image: np.ndarray) 
     return answers[0]
 
 
-def _frame(found: Measured, stream: Stream, number: int, image: np.ndarray, result: Result) -> Frame:
+def _frame(found: Measured, stream: AnyStream, number: int, image: np.ndarray, result: Result) -> Frame:
     changed, work = stream.changed, stream.work / stream.full_work
     found.work.append(work)
     found.changed.append(1.0 if changed is None else float(changed.mean()))

@@ -193,7 +193,7 @@ def _paced(found: Measured, fps: float) -> dict[str, Any]:
 
 
 def _changed_fields(policy: StreamPolicy) -> dict[str, Any]:
-    plain = StreamPolicy()
+    plain = type(policy)()
     values = {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
     return {name: value for name, value in values.items() if value != getattr(plain, name, None)}
 
