@@ -3,7 +3,7 @@
 A dense frame leaves no state behind: the next selective one needs a whole frame by the native kernels first. When to
 change over is the ski rental problem (Karlin, Manasse, Rudolph and Sleator, "Competitive snoopy caching", 1988): as
 soon as what the other engine would have saved, frame by frame, adds up to what changing over costs. So no sequence of
-still and moving frames takes more than twice the time of the best choice in hindsight, and changes do not flap.
+still and moving frames takes more than twice the time of the best choice in hindsight, but for trials.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ _DOUBT = 0.4  # of a whole frame's time: from there on, the dense engine's is wo
 _FLAP = 0.2  # of a dense frame, added to what changing over costs: times are noisy
 _WEIGHT = 0.25  # of a new measurement
 _LEAST = 0.02  # of the work: frames of less say nothing about what work costs
+_TRIAL = (
+    2  # selective frames behind each whole one: how much layers hold back is only known from such frames …
+)
+_PATIENCE, _MOST_PATIENCE = (
+    16,
+    256,
+)  # … so after this many dense frames they are tried again; then twice as many
 
 
 @dataclass
@@ -48,15 +55,20 @@ class Fallback:
         self._costs = costs
         self._fixed = 0.0  # ms of a selective frame beyond its work
         self._left = 1.0  # of the foreseen work, once layer thresholds have stopped what they stop
+        self._seen = 0  # selective frames
         self._balance = 0.0  # ms that the other engine would have saved
+        self._trial = 0  # selective frames to come, whatever is foreseen of them
+        self._waited, self._patience = 0, _PATIENCE  # dense frames, and how many until the next trial
         self.dense = False  # the last frame was the dense engine's: there is no state
 
     def choose(self, work: float) -> str:
         """SPANS, DENSE or WHOLE for a frame of this foreseen work."""
         costs = self._costs
+        if self._trial:
+            return SPANS
         if costs.denses < 2:  # a second time is a fair one
             return DENSE if self.dense or self._predict(work) > _DOUBT * costs.whole else SPANS
-        if self.dense and costs.wholes < 2:
+        if self.dense and (costs.wholes < 2 or self._waited >= self._patience):
             return WHOLE
         loss = self._predict(work) - costs.dense
         self._balance = max(0.0, self._balance + (-loss if self.dense else loss))
@@ -70,14 +82,29 @@ class Fallback:
         if self.dense != (kind == DENSE):
             self._balance = 0.0
         self.dense = kind == DENSE
-        if kind != SPANS:
-            self._costs.took(kind, ms)
+        if kind == SPANS:
+            self._took_selective(ms, foreseen, work)
             return
+        self._costs.took(kind, ms)
+        if kind == DENSE:
+            self._waited += 1
+            return
+        self._trial = _TRIAL
+        if self._waited >= self._patience:
+            self._patience = min(2 * self._patience, _MOST_PATIENCE)
+        self._waited = 0
+
+    def _took_selective(self, ms: float, foreseen: float, work: float) -> None:
+        self._trial = max(0, self._trial - 1)
+        self._seen += 1
+        weight = max(_WEIGHT, 1 / self._seen)
         if work > _LEAST:
             self._costs.whole = min(self._costs.whole, ms / work)
-        self._fixed += _WEIGHT * (ms - self._costs.whole * work - self._fixed)
+        self._fixed += weight * (ms - self._costs.whole * work - self._fixed)
         if foreseen > 0:
-            self._left += _WEIGHT * (work / foreseen - self._left)
+            self._left += weight * (work / foreseen - self._left)
+        if ms < self._costs.dense:
+            self._patience = _PATIENCE
 
     def _predict(self, work: float) -> float:
         return self._fixed + self._costs.whole * self._left * work

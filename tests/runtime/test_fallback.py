@@ -26,8 +26,10 @@ def test_small_changes_never_ask_for_the_dense_engine():
 
 
 def test_a_moving_camera_stays_dense():
-    kinds = run([1.0] * 50, whole=13, dense=10, fixed=0.5)
-    assert set(kinds[10:]) == {DENSE}
+    """But for trials: a whole frame and two selective ones, each time after twice as many dense frames."""
+    kinds = run([1.0] * 500, whole=13, dense=10, fixed=0.5)
+    assert kinds[10:].count(DENSE) > 470
+    assert kinds.count(WHOLE) <= 7
 
 
 def test_faster_kernels_keep_everything():
@@ -43,8 +45,18 @@ def test_stillness_brings_selective_frames_back():
 
 def test_what_layers_stop_counts():
     """Nearly everything changes, and thresholds stop most of it: selective frames are cheap all the same."""
-    kinds = run([0.35] * 10 + [0.9] * 30, whole=13, dense=10, fixed=0.5, left=0.2)
-    assert set(kinds[-20:]) == {SPANS}
+    assert set(run([0.9] * 30, whole=13, dense=10, fixed=0.5, left=0.2)[1:]) == {SPANS}
+
+
+def test_an_engine_that_was_taken_too_soon_is_left_again():
+    """The first frames all move; from then on layers hold back what little is left of the motion."""
+    fallback, kinds = Fallback(FrameCosts()), []
+    for frame in range(80):
+        left = 1.0 if frame < 14 else 0.1
+        kind = fallback.choose(0.9) if frame else WHOLE
+        fallback.took(kind, cost(kind, 0.9 * left, 13, 10, 0.5), 0.9, 0.9 * left)
+        kinds.append(kind)
+    assert kinds[13] == DENSE and set(kinds[40:]) == {SPANS}
 
 
 @settings(max_examples=200, deadline=None)
@@ -64,5 +76,6 @@ def test_never_twice_the_best_in_hindsight(clips, ratio, fixed):
     for work in works:
         spans = min(best[SPANS] + cost(SPANS, work, whole, dense, fixed * dense), best[DENSE] + whole)
         best = {SPANS: spans, DENSE: min(best.values()) + dense}
+    trials = 2 * (whole + 2 * (1 + fixed) * whole) * (2 + len(works) / 256)
     learning = 4 * (whole + dense)  # first times of either engine
-    assert ours <= 2 * min(best.values()) + learning
+    assert ours <= 2 * min(best.values()) + learning + trials
