@@ -36,14 +36,20 @@ TARGETS = {
 WORST = 1.05
 
 
-def measure(folder: Path, size: int, stem: bool, threads: int, rounds: int) -> list[dict]:
-    """One row for each shape of mask and fraction."""
+def prepare(folder: Path, size: int, stem: bool) -> tuple[Path, Path]:
+    """The unmasked program and the bundle, made if they are not there."""
     baseline, masked = folder / "baseline.onnx", folder / "masked.onnx"
     if not (baseline.exists() and masked.exists()):
         baseline, masked = export_resnet34(folder, size, stem=stem)
     bundle = folder / "bundle"
     if not bundle.exists():
         build(masked, bundle)
+    return baseline, bundle
+
+
+def measure(folder: Path, size: int, stem: bool, threads: int, rounds: int) -> list[dict]:
+    """One row for each shape of mask and fraction."""
+    baseline, bundle = prepare(folder, size, stem)
     shape = (1, 3, size, size) if stem else (1, 64, size // 4, size // 4)
     image = np.random.default_rng(0).standard_normal(shape, np.float32)
     dense = tune(baseline, threads, image)
