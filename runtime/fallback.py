@@ -19,6 +19,7 @@ SPANS, DENSE, WHOLE = (
 _DOUBT = 0.4  # of a whole frame's time: from there on, the dense engine's is worth knowing
 _FLAP = 0.2  # of a dense frame, added to what changing over costs: times are noisy
 _WEIGHT = 0.25  # of a new measurement
+_CLIP = 2.0  # one frame cannot say more than this factor: a preempted one is no evidence
 _LEAST = 0.02  # of the work: frames of less say nothing about what work costs
 _TRIAL = (
     2  # selective frames behind each whole one: how much layers hold back is only known from such frames …
@@ -97,6 +98,8 @@ class Fallback:
     def _took_selective(self, ms: float, foreseen: float, work: float) -> None:
         self._trial = max(0, self._trial - 1)
         self._seen += 1
+        if self._seen > _TRIAL:
+            ms = min(ms, _CLIP * self._predict(foreseen))
         weight = max(_WEIGHT, 1 / self._seen)
         if work > _LEAST:
             self._costs.whole = min(self._costs.whole, ms / work)
