@@ -20,13 +20,14 @@ from ..runtime.manifest import (
     StreamPlan,
     TensorSpec,
 )
-from ..runtime.native.plan import Array, SpanPlan
+from ..runtime.native.plan import SpanPlan
 from .analyze import Analysis, NodeInfo
 from .crops import plan_crops
 from .extract import describe, extract
 from .lean import lean
+from .partition import first_few
 from .plan import Plan, PlannedSegment, PlannedStep
-from .spans import Place, Unsupported, lower, lower_from_inputs
+from .spans import Place, Unsupported, lower, lower_from_inputs, no_place
 from .symbols import fit_shape
 from .terms import to_manifest
 
@@ -149,7 +150,7 @@ class _Assembler:
             return lower(self.analysis, nodes, step.inputs, step.outputs, place)
 
         try:
-            make(lambda values: Array(0, values.shape))
+            make(no_place)
         except Unsupported as reason:
             return "", str(reason)
         file = f"programs/{name}.json"
@@ -163,10 +164,10 @@ class _Assembler:
         if analysis.decisions:
             return None, "its decisions are made anew for every frame"
         try:
-            found, reason = lower_from_inputs(analysis)
+            names, refused = lower_from_inputs(analysis)
         except Unsupported as reason:
             return None, str(reason)
-        live = _live(analysis)
+        found, live = set(names), _live(analysis)
         local = [n.name for n in live if n.name in found]
         rest = [n for n in live if n.name not in found]
         if not local:
@@ -182,8 +183,9 @@ class _Assembler:
             return StreamPlan(_STREAM, given, share=share), ""
         reads = tuple(s for s in sources if s in set(made) or s in inputs)
         answers = tuple(o for n in rest for o in n.outputs if o in outputs)
+        ends = tuple(first_few([refused[n.name] for n in rest if n.name in refused], "ends"))
         file = self._add("rest", [n.name for n in rest], reads, answers)
-        return StreamPlan(_STREAM, given, file, reads, answers, share, reason), ""
+        return StreamPlan(_STREAM, given, file, reads, answers, share, ends), ""
 
     def _segment(self, name: str, planned: PlannedSegment) -> LocalSegment:
         file = f"programs/{name}.onnx"

@@ -186,9 +186,10 @@ def _dense_reason(nodes: Sequence[NodeInfo], reasons: dict[str, str]) -> str:
     named = [f"{n.name} ({n.op}) {n.reason}" for n in nodes if n.kind == BARRIER]
     decided = [f"{n.name} decides" for n in nodes if n.kind == DECISION]
     others = list(dict.fromkeys(reasons[n.name] for n in nodes if n.name in reasons))
-    found = [*_first(named, "barriers"), *decided, *_first(others, "reasons")]
+    found = [*first_few(named, "barriers"), *decided, *first_few(others, "reasons")]
     return "; ".join(found) or ("mask tensors" if all(n.kind == MASK for n in nodes) else "reads no map")
 
 
-def _first(words: list[str], what: str, count: int = 3) -> list[str]:
+def first_few(words: list[str], what: str, count: int = 3) -> list[str]:
+    """The first of these, and how many more there are."""
     return words if len(words) <= count else [*words[:count], f"{len(words) - count} more {what}"]

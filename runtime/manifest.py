@@ -159,8 +159,8 @@ Step = DenseSegment | Region
 class StreamPlan:
     """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
     which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
-    is). `share`: of the program's multiply-adds that unchanged positions save. `reason`: the first barrier or node
-    without a kernel, which keeps the rest out."""
+    is). `share`: of the program's multiply-adds that unchanged positions save; `ends`: the nodes with which the rest
+    begins, and why."""
 
     spans: str
     outputs: tuple[str, ...]
@@ -168,7 +168,7 @@ class StreamPlan:
     rest_inputs: tuple[str, ...] = ()
     rest_outputs: tuple[str, ...] = ()
     share: float = 1.0
-    reason: str = ""
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

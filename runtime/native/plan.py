@@ -20,7 +20,11 @@ from ..manifest import Pair
 SCHEMA_VERSION = 1
 _MAGIC = 0x666F76656174  # of plan.cpp
 
-ACTIVATIONS = ("relu", "leaky", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "tanh")
+# fmt: off
+ACTIVATIONS = (
+    "relu", "leaky", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "tanh", "elu", "softplus", "erf",
+)
+# fmt: on
 POOLS = ("max", "average", "average_with_padding")
 RESIZES = ("nearest", "linear")
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric")
@@ -39,7 +43,8 @@ class Array:
 
 @dataclass(frozen=True)
 class Window:
-    """Output o reads inputs o·stride − low + k·dilation for 0 ≤ k < kernel, along height and width."""
+    """Output o reads inputs o·stride − low + k·dilation for 0 ≤ k < kernel, along height and width. Pads below zero,
+    which leave inputs out, are for convolutions alone."""
 
     kernel: Pair
     stride: Pair = (1, 1)

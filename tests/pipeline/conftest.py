@@ -10,7 +10,13 @@ import pytest
 from hypothesis import strategies as st
 
 CHANNELS = (4, 8)
-NOT_NATIVE = ("pad", "nhwc", "valid", "reflect", "shuffle")
+NOT_NATIVE = ("nhwc", "reflect")
+# fmt: off
+ACTIVATIONS = (
+    "Relu", "Sigmoid", "HardSwish", "Tanh", "LeakyRelu", "PRelu", "Clip", "Elu", "Celu", "Selu", "Softplus", "Mish", "Erf",
+    "Abs", "Pow",
+)
+# fmt: on
 
 
 class RandomProgram:
@@ -93,20 +99,21 @@ class RandomProgram:
         return self.add(op, x, kernel_shape=[3, 3], pads=[1] * 4, **more), c, key
 
     def _act(self, x, c, key):
-        op = self.draw(
-            st.sampled_from(["Relu", "Sigmoid", "HardSwish", "Tanh", "LeakyRelu", "PRelu", "Clip"])
-        )
+        op = self.draw(st.sampled_from(ACTIVATIONS))
         if op == "PRelu":
             return self.add(op, x, self.weight(c, 1, 1)), c, key
         if op == "Clip":
             return self.add(op, x, *(self.constant(np.array(v, np.float32)) for v in (-0.3, 0.4))), c, key
+        if op == "Pow":
+            return self.add(op, x, self.constant(np.array(2, np.float32))), c, key
         return self.add(op, x), c, key
 
     def _gate(self, x, c, key):
-        """x·sigmoid(x), or x times a map of one channel."""
+        """x·sigmoid(x), or x and a map of one channel."""
         alone = self.draw(st.booleans())
         gate = self.add("Sigmoid", x if alone else self.conv(x, c, 1, 1))
-        return self.add("Mul", *self.draw(st.permutations([x, gate]))), c, key
+        op = self.draw(st.sampled_from(["Mul", "Mul", "Add", "Sub"]))
+        return self.add(op, *self.draw(st.permutations([x, gate]))), c, key
 
     def _constant(self, x, c, key):
         op = self.draw(st.sampled_from(["Add", "Mul", "Sub", "Div"]))
