@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .probe import Probes
 
 BATCH = "batch"
+_STRIDES = [(1, 1), (1, 2), (2, 1), *((1, 2**k) for k in range(2, 6)), *((2**k, 1) for k in range(2, 6))]
 Sizes = dict[str, int]
 
 
@@ -45,7 +46,8 @@ def resolve(value: onnx.ValueInfoProto, sizes: Sizes) -> tuple[int, ...]:
 
 
 def fit_shape(name: str, probes: Probes) -> tuple[int | str, ...]:
-    """A tensor's dims as TensorSpec has them. One that is no fraction of an input dim gets a symbol of its own."""
+    """A tensor's dims as TensorSpec has them. One that does not follow from an input dim in the way of
+    runtime/dims.py gets a symbol of its own."""
     seen = [p.shapes[name] for p in probes.runs if name in p.shapes]
     if len({len(s) for s in seen}) != 1:
         return ()
@@ -65,4 +67,12 @@ def _fit_dim(own: str, values: tuple[int, ...], sizes: Sequence[Sizes]) -> int |
                 times = f"*{ratio.numerator}" if ratio.numerator > 1 else ""
                 over = f"/{ratio.denominator}" if ratio.denominator > 1 else ""
                 return f"{symbol}{times}{over}"
+    for symbol in sizes[0]:
+        for times, over in _STRIDES:
+            # ⌈(symbol · times + plus) ÷ over⌉, for each run, if plus lies between these.
+            low = max(over * (v - 1) - s[symbol] * times + 1 for v, s in zip(values, sizes, strict=True))
+            high = min(over * v - s[symbol] * times for v, s in zip(values, sizes, strict=True))
+            if low <= high:
+                scaled = f"{symbol}*{times}" if times > 1 else symbol
+                return f"({scaled}{min(max(low, 0), high):+d})" + (f"/{over}" if over > 1 else "")
     return own.replace("/", "_").replace("*", "_")

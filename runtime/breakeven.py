@@ -217,8 +217,12 @@ def _prepare(
 
     regions = []
     for region in executor.regions:
-        inputs = {name: tensor(name) for name in region.inputs}
-        state = Scratch({t.name: tensor(t.name) for s in region.segments for t in s.outputs})
+        try:
+            inputs = {name: tensor(name) for name in region.inputs}
+            state = Scratch({t.name: tensor(t.name) for s in region.segments for t in s.outputs})
+        except KeyError as symbol:  # of a dim that is known when it is there: the region stays dense
+            _LOG.warning("%s could not be measured: nothing tells the size of %s", region.name, symbol)
+            continue
         engine = executor.engines[region.fallback]
         feeds = {**choice_feeds(engine, choices), **inputs}
         inside = {**inputs, **state.arrays}

@@ -35,7 +35,7 @@ Pair = tuple[int, int]  # along (height, width)
 @dataclass(frozen=True)
 class TensorSpec:
     """A tensor that crosses an engine's border. A dim is an int, or a string over the program's symbolic input dims:
-    a name ("batch", "height") or a fraction of one, rounded up ("height/4", "width*2/3")."""
+    a name ("batch", "height") or a fraction of one, rounded up ("height/4", "width*2/3", "(height-2)/2")."""
 
     name: str
     dtype: str  # numpy's name: "float32"

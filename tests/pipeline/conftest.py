@@ -17,16 +17,18 @@ ACTIVATIONS = (
     "Abs", "Pow",
 )
 # fmt: on
+FOREIGN: dict[str, dict[str, Any]] = {"Sin": {}, "LRN": {"size": 3}, "Softmax": {"axis": 1}}
 
 
 class RandomProgram:
     """Draws a graph. Every tensor has a key, the history of its size: tensors of one key have one size at every
     resolution, so they may be added and joined. `s` halves rounding up, `u` doubles, `v` loses two positions."""
 
-    def __init__(self, draw: Callable[..., Any], native: bool = False):
+    def __init__(self, draw: Callable[..., Any], native: bool = False, foreign: str = ""):
         import onnx
 
-        self.native = native  # nodes that the native kernels run, alone
+        self.native = native or bool(foreign)  # nodes that the native kernels run, alone …
+        self.foreign = foreign  # … but this op, in the middle; then masks are persistent
 
         self.draw, self.onnx = draw, onnx
         self.rng = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -79,6 +81,8 @@ class RandomProgram:
         made = getattr(self, f"_{self.draw(st.sampled_from(options))}")(name, channels, key)
         if made is not None:
             self.tensors.append(made)
+        if self.foreign and self.tensors[-1][2] in self.masks:
+            self.tensors.append(self._remask(*self.tensors[-1]))
 
     def _same(self, x, c, key):
         out = self.draw(st.sampled_from(CHANNELS))
@@ -242,7 +246,11 @@ class RandomProgram:
             scalars, self.masks, self.weights = {}, {}, []
         self.tensors.append((self.add("Mul", "images", "mask0.keep") if masked else "images", 4, ""))
         self.tensors.append((self.conv(self.tensors[0][0], 4, 4, 3, pads=[1] * 4), 4, ""))
-        for _ in range(steps):
+        for i in range(steps):
+            if self.foreign and i == steps // 2:
+                last, *rest = self.tensors[-1]
+                last = self.add(self.foreign, last, **FOREIGN[self.foreign])
+                self.tensors += [(last, *rest), self._same(last, *rest)]
             self.step()
         self.nodes.append(helper.make_node("Relu", [self.tensors[-1][0]], ["y"], name="y"))
         images = helper.make_tensor_value_info("images", kind, ["batch", 4, "height", "width"])
@@ -256,8 +264,12 @@ class RandomProgram:
 
 @pytest.fixture(scope="session")
 def random_program() -> Callable[..., Any]:
-    """`random_program(draw, steps, native=False, masked=True)` gives an onnx.ModelProto."""
-    return lambda draw, steps, native=False, masked=True: RandomProgram(draw, native).model(steps, masked)
+    """`random_program(draw, steps, native=False, masked=True, foreign="")` gives an onnx.ModelProto; see there."""
+
+    def make(draw, steps, native=False, masked=True, foreign=""):
+        return RandomProgram(draw, native, foreign).model(steps, masked)
+
+    return make
 
 
 def image_of(mask: np.ndarray, seed: int = 0) -> np.ndarray:
