@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -144,18 +144,21 @@ class _Assembler:
 
     def _spans(self, name: str, planned: PlannedStep) -> tuple[str, str]:
         """The file of the region's span plan, or why it has none."""
-        nodes, step = [n.name for n in planned.step.nodes], planned.step
-
-        def make(place: Place) -> SpanPlan:
-            return lower(self.analysis, nodes, step.inputs, step.outputs, place)
-
+        nodes, step, file = [n.name for n in planned.step.nodes], planned.step, f"programs/{name}.json"
         try:
-            make(no_place)
+            self._plan(file, nodes, step.inputs, step.outputs)
         except Unsupported as reason:
             return "", str(reason)
-        file = f"programs/{name}.json"
-        self.plans[file] = make
         return file, ""
+
+    def _plan(self, file: str, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Has a span plan written. Raises Unsupported."""
+
+        def make(place: Place) -> SpanPlan:
+            return lower(self.analysis, nodes, inputs, outputs, place)
+
+        make(no_place)
+        self.plans[file] = make
 
     def _stream(self) -> tuple[StreamPlan | None, str]:
         """How videos run, or why they cannot."""
@@ -177,7 +180,10 @@ class _Assembler:
             s for n in rest for s in analysis.program.sources(analysis.program.by_name[n.name])
         )
         given = tuple(t for t in made if t in sources or t in outputs)
-        self.plans[_STREAM] = lambda place: lower(analysis, local, inputs, given, place)
+        try:
+            self._plan(_STREAM, local, inputs, given)
+        except Unsupported as reason:
+            return None, str(reason)
         share = 1 - sum(n.macs for n in rest) / max(analysis.macs, 1.0)
         if not rest:
             return StreamPlan(_STREAM, given, share=share), ""

@@ -150,6 +150,8 @@ def _steps(analysis: Analysis, phases: _Phases) -> list[PartitionStep]:
         made = {o: None for n in nodes for o in n.outputs}
         read = {s: None for n in nodes for s in phases.sources[n.name] if s not in made}
         outputs = tuple(t for t in made if t in wanted)
+        if not outputs:
+            continue  # nothing reads what these nodes make
         local = phase % 2 == 1
         dirty = {t: phases.dirty[t] for t in made} if local else {}
         nodes = depth_first(nodes, outputs) if local else nodes

@@ -1,5 +1,5 @@
-"""Symbolic dims of the manifest: a name ("height"), or a fraction of one, rounded up ("height/4", "width*2/3"), of which
-a number may be taken or added first ("(height-2)", "(width*2+3)/4")."""
+"""Symbolic dims of the manifest: a name ("height"), or a fraction of one, rounded up ("height/4", "width*2/3"), where a
+number may be added first ("(height-2)", "(width*2+3)/4")."""
 
 from __future__ import annotations
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...runtime.manifest import Pair
 from ...runtime.native.plan import Array, SpanPlan
 from ..analyze import LOCAL, Analysis, NodeInfo
 from ..analyze.registry import NodeView
+from ..geometry import whole_cell
 from .fuse import fuse
 from .registry import Builder, LoweredNode, Place, Unsupported, lower_node
 
@@ -29,6 +31,7 @@ def lower(
         masks=tuple(i for i, name in enumerate(inputs) if name in analysis.masks),
         outputs=made,
         ops=tuple(ops),
+        multiples=_multiples(analysis, nodes, inputs),
     )
 
 
@@ -65,6 +68,21 @@ def find_foreign(analysis: Analysis, nodes: Sequence[NodeInfo], inputs: Sequence
             refused[node.name] = reason
             _give(analysis, node.outputs, builder)
     return refused
+
+
+def _multiples(analysis: Analysis, names: Sequence[str], inputs: Sequence[str]) -> tuple[Pair, ...]:
+    """Of which the inputs' sizes must be multiples for nodes that are exact at whole cells only."""
+    by_name = analysis.by_name
+    nodes = [by_name[name] for name in names]
+    for node in nodes:
+        if node.whole_cells:
+            cell = whole_cell(nodes)
+            if cell is None:
+                raise Unsupported(
+                    f"{node.name} ({node.op}) depends on its size in a way that kernels cannot follow"
+                )
+            return tuple(cell.get(name, (1, 1)) for name in inputs)
+    return ()
 
 
 def no_place(values: np.ndarray) -> Array:

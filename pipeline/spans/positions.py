@@ -40,7 +40,9 @@ def crop(node: LoweredNode) -> None:
     if 1 in axes:
         slice_channels(node, starts, ends, axes, steps)
         return
-    taken = {a: (start, min(end, 0), step) for a, start, end, step in zip(axes, starts, ends, steps, strict=True)}
+    taken = {
+        a: (start, min(end, 0), step) for a, start, end, step in zip(axes, starts, ends, steps, strict=True)
+    }
     if 0 in taken:
         raise Unsupported("takes images of the batch")
     (top, bottom, down), (left, right, across) = (taken.get(axis, (0, 0, 1)) for axis in (2, 3))

@@ -170,7 +170,8 @@ Op = Conv | ConvTranspose | Pool | Resize | Copy
 
 @dataclass(frozen=True)
 class SpanPlan:
-    """`masks`: which of the inputs are mask tensors, 0 where inactive. Ops stand after what they read."""
+    """`masks`: which of the inputs are mask tensors, 0 where inactive. Ops stand after what they read. The plan holds
+    where height and width of each input are multiples of its `multiples` (empty: always)."""
 
     names: tuple[str, ...]
     channels: tuple[int, ...]
@@ -178,6 +179,7 @@ class SpanPlan:
     masks: tuple[int, ...]
     outputs: tuple[int, ...]
     ops: tuple[Op, ...]
+    multiples: tuple[Pair, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -13,8 +13,8 @@ CHANNELS = (4, 8)
 NOT_NATIVE = ("nhwc", "reflect")
 # fmt: off
 ACTIVATIONS = (
-    "Relu", "Sigmoid", "HardSwish", "Tanh", "LeakyRelu", "PRelu", "Clip", "Elu", "Celu", "Selu", "Softplus", "Mish", "Erf",
-    "Abs", "Pow",
+    "Relu", "Sigmoid", "HardSwish", "Tanh", "LeakyRelu", "PRelu", "Clip", "Elu", "Celu", "Selu", "Softplus", "Mish",
+    "Erf", "Abs", "Pow",
 )
 # fmt: on
 FOREIGN: dict[str, dict[str, Any]] = {"Sin": {}, "LRN": {"size": 3}, "Softmax": {"axis": 1}}

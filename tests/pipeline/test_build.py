@@ -246,7 +246,8 @@ def test_a_bundle_run_selectively_answers_as_its_program(
     shutil.rmtree(folder)
 
 
-def test_whole_cells(random_program, masked_image, tmp_path):
+@pytest.mark.parametrize("selective", ["rects", "spans"])
+def test_whole_cells(random_program, masked_image, tmp_path, selective):
     """auto_pad with a stride pads by the size's remainder: exact on windows where there is none, dense elsewhere."""
     model = random_program(lambda _: 2, 0)
     conv = next(n for n in model.graph.node if n.op_type == "Conv")
@@ -256,8 +257,8 @@ def test_whole_cells(random_program, masked_image, tmp_path):
     bundle = build(save_program(model, tmp_path / "same.onnx"), tmp_path / "same", sample=(1, 4, 32, 32))
     (segment,) = segments_of(manifest_of(bundle))
     assert segment.whole_cells and segment.halo_high == (1, 1)
-    with foveate.load(bundle, strategy="rects") as runner:
-        for size, strategy in (((32, 48), "rects"), ((33, 48), "dense")):
+    with foveate.load(bundle, strategy=selective) as runner:
+        for size, strategy in (((32, 48), selective), ((33, 48), "dense")):
             mask = np.zeros(size, bool)
             mask[20:24, 9:13] = True
             image = masked_image(mask)

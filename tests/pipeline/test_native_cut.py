@@ -37,7 +37,9 @@ def test_every_strategy_answers_as_the_dense_program(
 ):
     folder = tmp_path_factory.mktemp("cut")
     model = random_program(data.draw, data.draw(st.integers(2, 7)), foreign=op)
-    bundle = build(save_program(model, folder / "p.onnx"), folder / "b", sample=(1, 4, 24, 24), model=SCATTERED)
+    bundle = build(
+        save_program(model, folder / "p.onnx"), folder / "b", sample=(1, 4, 24, 24), model=SCATTERED
+    )
     rng = np.random.default_rng(seed)
     images = [
         masked_image(rng.random(size) < rng.choice([0.0, 0.02, 0.2, 1.0]), seed)
@@ -56,11 +58,11 @@ def test_every_strategy_answers_as_the_dense_program(
 
 @pytest.fixture
 def with_op(make_program, tmp_path):
-    """`with_op("Sin", at="relu0")`: stem, mask, conv0, relu0, mask, conv1, relu1, mask, with another op in one's place."""
+    """`with_op("Sin")`: the program that make_program makes, with another op for relu0."""
 
-    def make(op: str, at: str = "relu0") -> Path:
-        model = onnx.load(make_program())
-        node = next(n for n in model.graph.node if n.name == at)
+    def make(op: str, masks: int = 1) -> Path:
+        model = onnx.load(make_program(masks))
+        node = next(n for n in model.graph.node if n.name == "relu0")
         node.op_type = op
         return save_program(model, tmp_path / f"{op}.onnx")
 
@@ -84,3 +86,12 @@ def test_a_cut_that_does_not_pay_is_not_made(with_op):
 
 def test_what_the_kernels_know_is_not_cut(with_op):
     assert [s["kind"] for s in inspect(with_op("Softplus"))["steps"]] == ["dense", "region", "dense"]
+
+
+def test_a_stream_ends_at_what_the_kernels_do_not_know(with_op):
+    """Of stem, 3 → 8 channels, conv0 and conv1, 8 → 8, the last lies behind the op."""
+    facts = inspect(with_op("Sin", masks=0))
+    assert facts["stream"]["share"] == pytest.approx(11 / 19, rel=0.01)
+    assert facts["stream"]["ends"] == ("relu0 (Sin) has no native kernel",)
+    (line,) = (line for line in lines(facts) if line.startswith("stream"))
+    assert line.endswith("of the work; 42.1% lie behind: relu0 (Sin) has no native kernel")
