@@ -102,7 +102,7 @@ def crop(view: NodeView) -> Local | Barrier:
 
 
 def slice_operands(view: NodeView, rank: int):
-    """starts, ends, axes, steps as lists of int; None for starts or ends that are computed."""
+    """starts, ends, axes, steps as lists of int; no starts and ends (None) where any is computed."""
     if "starts" in view.attrs:  # before opset 10
         starts, ends = view.attrs["starts"], view.attrs["ends"]
         return starts, ends, [a % rank for a in view.attrs.get("axes", range(len(starts)))], [1] * len(starts)

@@ -13,10 +13,10 @@ from .registry import LoweredNode, Unsupported, rule
 
 @rule("Pad")
 def pad(node: LoweredNode) -> None:
-    pads = zero_pads(node)
+    source, pads = node.source(), zero_pads(node)
     if pads is None:
         raise Unsupported("pads by other than zeros, or other axes than height and width")
-    _take(node, Window((1, 1), low=pads[0], high=pads[1]))
+    _take(node, source, Window((1, 1), low=pads[0], high=pads[1]))
 
 
 def zero_pads(node: LoweredNode) -> tuple[Pair, Pair] | None:
@@ -37,6 +37,8 @@ def zero_pads(node: LoweredNode) -> tuple[Pair, Pair] | None:
 def crop(node: LoweredNode) -> None:
     """Of channels, or of height and width, whose ends are then counted from the map's."""
     starts, ends, axes, steps = slice_operands(node.view, 4)
+    if starts is None or ends is None:
+        raise Unsupported("has bounds that are not known")
     if 1 in axes:
         slice_channels(node, starts, ends, axes, steps)
         return
@@ -46,7 +48,8 @@ def crop(node: LoweredNode) -> None:
     if 0 in taken:
         raise Unsupported("takes images of the batch")
     (top, bottom, down), (left, right, across) = (taken.get(axis, (0, 0, 1)) for axis in (2, 3))
-    _take(node, Window((1, 1), (down, across), low=(-top, -left), high=(bottom, right)))
+    window = Window((1, 1), (down, across), low=(-top, -left), high=(bottom, right))
+    _take(node, node.source(), window)
 
 
 @rule("DepthToSpace")
@@ -64,8 +67,7 @@ def depth_to_space(node: LoweredNode) -> None:
     node.builder.ops.append(ConvTranspose(source, target, window, (0, 0), groups, array, None))
 
 
-def _take(node: LoweredNode, window: Window) -> None:
-    source = node.source()
+def _take(node: LoweredNode, source: int, window: Window) -> None:
     count = node.builder.channels[source]
     ones = node.builder.array(np.ones((count, 1, 1, 1)))
     node.builder.ops.append(Conv(source, node.target(), window, count, ones, None))

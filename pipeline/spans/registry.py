@@ -61,13 +61,12 @@ class LoweredNode:
         return self.builder.tensor(name, self._shape_of_map(name)[1])
 
     def maker(self, i: int = 0) -> LoweredNode | None:
-        """The node that makes input i, if the plan holds all maps that it reads."""
-        node = self.view.graph.producer.get(self.view.name(i))
-        if node is None:
+        """The node that makes input i, if an op of this plan does what it does."""
+        node, source = self.view.graph.producer.get(self.view.name(i)), self.source(i)
+        if node is None or all(op.target != source for op in self.builder.ops):
             return None
         view = NodeView(node, self.view.graph, self.view.probes, self.view.map_axes)
-        held = all(view.name(j) in self.builder.names for j in view.data)
-        return LoweredNode(view, self.builder) if held else None
+        return LoweredNode(view, self.builder)
 
     def constant(self, i: int) -> np.ndarray:
         """The value of a constant operand."""

@@ -81,8 +81,9 @@ class RandomProgram:
         made = getattr(self, f"_{self.draw(st.sampled_from(options))}")(name, channels, key)
         if made is not None:
             self.tensors.append(made)
-        if self.foreign and self.tensors[-1][2] in self.masks:
-            self.tensors.append(self._remask(*self.tensors[-1]))
+        persistent = self._remask(*self.tensors[-1]) if self.foreign else None
+        if persistent is not None:
+            self.tensors.append(persistent)
 
     def _same(self, x, c, key):
         out = self.draw(st.sampled_from(CHANNELS))

@@ -177,7 +177,7 @@ def test_an_op_alone(op: str, isa: str):
     state.prepare([None])
     state.run([image])
     (expected,) = open_session(model).run(None, {"x": image})
-    np.testing.assert_allclose(state.outputs[0], expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(state.outputs[0], np.asarray(expected), rtol=1e-5, atol=2e-6)
 
 
 def test_a_pad_is_part_of_the_convolution(random_program):
