@@ -28,7 +28,7 @@ from .lean import lean
 from .partition import first_few
 from .plan import Plan, PlannedSegment, PlannedStep
 from .spans import Place, Unsupported, lower, lower_from_inputs, no_place
-from .symbols import fit_shape
+from .symbols import fit_shape, unfounded_sizes
 from .terms import to_manifest
 
 PROGRAM = "programs/program.onnx"
@@ -70,6 +70,7 @@ class _Assembler:
         crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
         crossing.update(dict.fromkeys(stream.outputs if stream else ()))
         own = {*analysis.program.inputs, *analysis.program.outputs}
+        specs = [self.spec(t) for t in dict.fromkeys((*crossing, *analysis.program.outputs))]
         manifest = Manifest(
             name=self.name,
             inputs=tuple(self.spec(t) for t in analysis.program.inputs),
@@ -81,6 +82,7 @@ class _Assembler:
             decisions=analysis.decisions,
             choices=_choices(analysis),
             preprocess=facts.pop("preprocess", None) or Preprocess(),
+            sizes=unfounded_sizes(specs, analysis.program.inputs, analysis.probes),
             sample={t: list(sample.shapes[t]) for t in analysis.program.inputs},
             min_size=analysis.probes.min_size,
             stream=stream,

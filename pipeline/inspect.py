@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.bundle import open_bundle
-from ..runtime.dims import read_symbols, resolve_shape
+from ..runtime.dims import resolve_shape, symbols_at
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
 from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region
@@ -112,7 +112,7 @@ class _Sizes:
 
     def __init__(self, manifest: Manifest):
         self._specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.tensors, *manifest.outputs)}
-        self._symbols = read_symbols(manifest.inputs, manifest.sample)
+        self._symbols = symbols_at(manifest, manifest.sample)
 
     def cells(self, segment: LocalSegment) -> Pair:
         """(0, 0) where the sample does not tell."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from ..runtime.errors import InputError
+from ..runtime.manifest import TensorSpec
 from .normalize.static_shapes import read_dims
 
 if TYPE_CHECKING:
@@ -53,8 +54,23 @@ def fit_shape(name: str, probes: Probes) -> tuple[int | str, ...]:
         return ()
     sizes = [p.sizes for p in probes.runs if name in p.shapes]
     return tuple(
-        _fit_dim(f"{name}.{axis}", values, sizes) for axis, values in enumerate(zip(*seen, strict=True))
+        _fit_dim(_own(name, axis), values, sizes) for axis, values in enumerate(zip(*seen, strict=True))
     )
+
+
+def unfounded_sizes(specs: Sequence[TensorSpec], inputs: Sequence[str], probes: Probes) -> Sizes:
+    """The sizes at the sample of those of the tensors' symbols that are none of the inputs'."""
+    return {
+        dim: probes.sample.shapes[spec.name][axis]
+        for spec in specs
+        if spec.name not in inputs
+        for axis, dim in enumerate(spec.shape)
+        if isinstance(dim, str) and dim == _own(spec.name, axis)
+    }
+
+
+def _own(name: str, axis: int) -> str:
+    return f"{name}.{axis}".replace("/", "_").replace("*", "_")
 
 
 def _fit_dim(own: str, values: tuple[int, ...], sizes: Sequence[Sizes]) -> int | str:
@@ -75,4 +91,4 @@ def _fit_dim(own: str, values: tuple[int, ...], sizes: Sequence[Sizes]) -> int |
             if low <= high:
                 scaled = f"{symbol}*{times}" if times > 1 else symbol
                 return f"({scaled}{min(max(low, 0), high):+d})" + (f"/{over}" if over > 1 else "")
-    return own.replace("/", "_").replace("*", "_")
+    return own

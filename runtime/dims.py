@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from .errors import BundleError
-from .manifest import TensorSpec
+from .manifest import Manifest, TensorSpec
 
 _DIM = re.compile(
     r"^(?P<open>\()?(?P<name>.+?)(\*(?P<times>\d+))?(?(open)(?P<plus>[+-]\d+)\))(/(?P<over>\d+))?$"
@@ -59,6 +59,13 @@ def read_symbols(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]
                 value = (size - plus) / factor
                 symbols[name] = min(symbols.get(name, value), value)
     return symbols
+
+
+def symbols_at(manifest: Manifest, shapes: Mapping[str, Sequence[int]]) -> Symbols:
+    """The symbols' values for inputs of these shapes; at the plan's sample, for any batch, of all dims."""
+    planned = all(tuple(shape[1:]) == tuple(manifest.sample.get(n, ())[1:]) for n, shape in shapes.items())
+    own = {name: Fraction(size) for name, size in manifest.sizes.items()} if planned else {}
+    return own | read_symbols(manifest.inputs, shapes)
 
 
 def count_bytes(specs: Sequence[TensorSpec], symbols: Mapping[str, Fraction]) -> int:

@@ -200,6 +200,7 @@ class Manifest:
     choices: tuple[Choice, ...] = ()
     preprocess: Preprocess = field(default_factory=Preprocess)
     sample: dict[str, list[int]] = field(default_factory=dict)  # input name -> the shape the plan was made at
+    sizes: dict[str, int] = field(default_factory=dict)  # what dims are there that follow from no input's
     labels: tuple[str, ...] = ()
     min_size: Pair = (1, 1)
     stream: StreamPlan | None = None
