@@ -17,7 +17,7 @@ ACTIVATIONS = (
     "Erf", "Abs", "Pow",
 )
 # fmt: on
-FOREIGN: dict[str, dict[str, Any]] = {"Sin": {}, "LRN": {"size": 3}, "Softmax": {"axis": 1}}
+FOREIGN: dict[str, dict[str, Any]] = {"Sin": {}, "LRN": {"size": 3}, "Softsign": {}}
 
 
 class RandomProgram:

@@ -27,7 +27,7 @@ SLOW = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 SCATTERED = CostModel(call_ms=10.0, objects=10)  # what is called for each object on its own is dear
-FOREIGN = ("Sin", "LRN", "Softmax")
+FOREIGN = ("Sin", "LRN", "Softsign")
 
 
 @SLOW
