@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -20,14 +20,15 @@ from ..runtime.manifest import (
     StreamPlan,
     TensorSpec,
 )
-from ..runtime.native.plan import Array, SpanPlan
+from ..runtime.native.plan import SpanPlan
 from .analyze import Analysis, NodeInfo
 from .crops import plan_crops
 from .extract import describe, extract
 from .lean import lean
+from .partition import first_few
 from .plan import Plan, PlannedSegment, PlannedStep
-from .spans import Place, Unsupported, lower, lower_from_inputs
-from .symbols import fit_shape
+from .spans import Place, Unsupported, lower, lower_from_inputs, no_place
+from .symbols import fit_shape, unfounded_sizes
 from .terms import to_manifest
 
 PROGRAM = "programs/program.onnx"
@@ -69,6 +70,7 @@ class _Assembler:
         crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
         crossing.update(dict.fromkeys(stream.outputs if stream else ()))
         own = {*analysis.program.inputs, *analysis.program.outputs}
+        specs = [self.spec(t) for t in dict.fromkeys((*crossing, *analysis.program.outputs))]
         manifest = Manifest(
             name=self.name,
             inputs=tuple(self.spec(t) for t in analysis.program.inputs),
@@ -80,6 +82,7 @@ class _Assembler:
             decisions=analysis.decisions,
             choices=_choices(analysis),
             preprocess=facts.pop("preprocess", None) or Preprocess(),
+            sizes=unfounded_sizes(specs, analysis.program.inputs, analysis.probes),
             sample={t: list(sample.shapes[t]) for t in analysis.program.inputs},
             min_size=analysis.probes.min_size,
             stream=stream,
@@ -143,18 +146,21 @@ class _Assembler:
 
     def _spans(self, name: str, planned: PlannedStep) -> tuple[str, str]:
         """The file of the region's span plan, or why it has none."""
-        nodes, step = [n.name for n in planned.step.nodes], planned.step
-
-        def make(place: Place) -> SpanPlan:
-            return lower(self.analysis, nodes, step.inputs, step.outputs, place)
-
+        nodes, step, file = [n.name for n in planned.step.nodes], planned.step, f"programs/{name}.json"
         try:
-            make(lambda values: Array(0, values.shape))
+            self._plan(file, nodes, step.inputs, step.outputs)
         except Unsupported as reason:
             return "", str(reason)
-        file = f"programs/{name}.json"
-        self.plans[file] = make
         return file, ""
+
+    def _plan(self, file: str, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Has a span plan written. Raises Unsupported."""
+
+        def make(place: Place) -> SpanPlan:
+            return lower(self.analysis, nodes, inputs, outputs, place)
+
+        make(no_place)
+        self.plans[file] = make
 
     def _stream(self) -> tuple[StreamPlan | None, str]:
         """How videos run, or why they cannot."""
@@ -163,10 +169,10 @@ class _Assembler:
         if analysis.decisions:
             return None, "its decisions are made anew for every frame"
         try:
-            found, reason = lower_from_inputs(analysis)
+            names, refused = lower_from_inputs(analysis)
         except Unsupported as reason:
             return None, str(reason)
-        live = _live(analysis)
+        found, live = set(names), _live(analysis)
         local = [n.name for n in live if n.name in found]
         rest = [n for n in live if n.name not in found]
         if not local:
@@ -176,14 +182,18 @@ class _Assembler:
             s for n in rest for s in analysis.program.sources(analysis.program.by_name[n.name])
         )
         given = tuple(t for t in made if t in sources or t in outputs)
-        self.plans[_STREAM] = lambda place: lower(analysis, local, inputs, given, place)
+        try:
+            self._plan(_STREAM, local, inputs, given)
+        except Unsupported as reason:
+            return None, str(reason)
         share = 1 - sum(n.macs for n in rest) / max(analysis.macs, 1.0)
         if not rest:
             return StreamPlan(_STREAM, given, share=share), ""
         reads = tuple(s for s in sources if s in set(made) or s in inputs)
         answers = tuple(o for n in rest for o in n.outputs if o in outputs)
+        ends = tuple(first_few([refused[n.name] for n in rest if n.name in refused], "ends"))
         file = self._add("rest", [n.name for n in rest], reads, answers)
-        return StreamPlan(_STREAM, given, file, reads, answers, share, reason), ""
+        return StreamPlan(_STREAM, given, file, reads, answers, share, ends), ""
 
     def _segment(self, name: str, planned: PlannedSegment) -> LocalSegment:
         file = f"programs/{name}.onnx"

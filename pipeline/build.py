@@ -19,7 +19,8 @@ from .bundle_folder import replacing_folder
 from .check import check_chain, failing_segments
 from .costs import CostModel
 from .metadata import read_sample
-from .plan import Plan, plan
+from .native_cut import plan_for_kernels
+from .plan import Plan
 from .targets import build_engine, target_config
 from .weights import FILE, WeightFile
 
@@ -103,7 +104,7 @@ def plan_model(
         model = CostModel() if active is None else CostModel(active=min(max(active, 0.01), 1.0))
     kept_dense: dict[str, str] = {}
     while True:
-        planned = plan(analysis, model=model, keep_dense=kept_dense)
+        planned = plan_for_kernels(analysis, model=model, keep_dense=kept_dense)
         failing = failing_segments(planned)
         if not failing:
             return planned

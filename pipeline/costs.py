@@ -37,6 +37,12 @@ def per_position(node: NodeInfo, amount: float, analysis: Analysis) -> float:
     return amount / (high * wide * analysis.probes.sample.shapes[node.outputs[0]][0])
 
 
+def dense_ms(nodes: Sequence[NodeInfo], analysis: Analysis, model: CostModel) -> float:
+    """Estimated ms of nodes run on the whole map, for one image at the sample's resolution."""
+    macs, moved = sum(n.macs for n in nodes), sum(n.bytes - n.weight_bytes for n in nodes)
+    return model.call_ms + (macs / (model.gmacs * 1e6) + moved / (model.gbytes * 1e6)) / analysis.batch
+
+
 def group_ms(
     nodes: Sequence[NodeInfo],
     geometry: Geometry,

@@ -38,6 +38,16 @@ def measure(nodes: Sequence[NodeInfo], outputs: Sequence[str]) -> Geometry | Non
     )
 
 
+def whole_cell(nodes: Sequence[NodeInfo]) -> dict[str, Pair] | None:
+    """Positions a cell of every tensor, if whole cells of the inputs make whole cells of all others, and no more."""
+    high, wide = _positions(nodes, 0), _positions(nodes, 1)
+    for node in nodes:
+        for fields in node.fields.values():
+            if any(not 0 <= node.spare[i] < fields[i].stride.numerator for i in (0, 1)):
+                return None
+    return None if high is None or wide is None else {name: (high[name], wide[name]) for name in high}
+
+
 def output_terms(
     nodes: Sequence[NodeInfo], analysis: Analysis, inputs: Sequence[str]
 ) -> dict[str, Terms | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.bundle import open_bundle
-from ..runtime.dims import read_symbols, resolve_shape
+from ..runtime.dims import resolve_shape, symbols_at
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
 from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region
@@ -112,7 +112,7 @@ class _Sizes:
 
     def __init__(self, manifest: Manifest):
         self._specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.tensors, *manifest.outputs)}
-        self._symbols = read_symbols(manifest.inputs, manifest.sample)
+        self._symbols = symbols_at(manifest, manifest.sample)
 
     def cells(self, segment: LocalSegment) -> Pair:
         """(0, 0) where the sample does not tell."""
@@ -137,7 +137,7 @@ def lines(facts: Facts) -> list[str]:
     shown += _preprocess_lines(facts)
     shown += _decision_lines(facts)
     shown += _step_lines(facts)
-    shown.append(f"stream     {_stream(facts['stream']) or 'none: ' + facts['stream_refused']}")
+    shown.append(f"stream     {_stream(facts)}")
     cell = "×".join(str(n) for n in facts["crops"]["image"]["positions"]) if facts["crops"] else ""
     shown.append(f"regions    {f'cut along cells of {cell}' if cell else 'none: ' + facts['crops_refused']}")
     shown += [f"barrier    {text}" for text in facts["barriers"]]
@@ -145,11 +145,12 @@ def lines(facts: Facts) -> list[str]:
     return shown
 
 
-def _stream(plan: Facts | None) -> str:
-    if plan is None:
-        return ""
-    rest = f"; in the way of the rest: {plan['reason']}" if plan["reason"] else ""
-    return f"saves at most {plan['share']:.1%} of the work{rest}"
+def _stream(facts: Facts) -> str:
+    if not facts["stream"]:
+        return f"none: {facts['stream_refused']}"
+    share, ends = facts["stream"]["share"], facts["stream"]["ends"]
+    text = f"saves at most {share:.1%} of the work"
+    return f"{text}; {1 - share:.1%} lie behind: {'; '.join(ends)}" if ends else text
 
 
 def _tensor(spec: Facts) -> str:

@@ -150,6 +150,8 @@ def _steps(analysis: Analysis, phases: _Phases) -> list[PartitionStep]:
         made = {o: None for n in nodes for o in n.outputs}
         read = {s: None for n in nodes for s in phases.sources[n.name] if s not in made}
         outputs = tuple(t for t in made if t in wanted)
+        if not outputs:
+            continue  # nothing reads what these nodes make
         local = phase % 2 == 1
         dirty = {t: phases.dirty[t] for t in made} if local else {}
         nodes = depth_first(nodes, outputs) if local else nodes
@@ -186,9 +188,10 @@ def _dense_reason(nodes: Sequence[NodeInfo], reasons: dict[str, str]) -> str:
     named = [f"{n.name} ({n.op}) {n.reason}" for n in nodes if n.kind == BARRIER]
     decided = [f"{n.name} decides" for n in nodes if n.kind == DECISION]
     others = list(dict.fromkeys(reasons[n.name] for n in nodes if n.name in reasons))
-    found = [*_first(named, "barriers"), *decided, *_first(others, "reasons")]
+    found = [*first_few(named, "barriers"), *decided, *first_few(others, "reasons")]
     return "; ".join(found) or ("mask tensors" if all(n.kind == MASK for n in nodes) else "reads no map")
 
 
-def _first(words: list[str], what: str, count: int = 3) -> list[str]:
+def first_few(words: list[str], what: str, count: int = 3) -> list[str]:
+    """The first of these, and how many more there are."""
     return words if len(words) <= count else [*words[:count], f"{len(words) - count} more {what}"]

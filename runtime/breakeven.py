@@ -18,7 +18,7 @@ import numpy as np
 
 from .costs import DeviceCosts, SegmentCost, SpanCost, guesses
 from .costs import fingerprint as fingerprint
-from .dims import read_symbols, resolve_shape
+from .dims import resolve_shape, symbols_at
 from .dirtiness import halo_of
 from .executor import Executor
 from .grid import RegionGrid, grid_of
@@ -208,7 +208,7 @@ def _prepare(
     executor: Executor, shapes: Mapping[str, Sequence[int]], choices: Mapping[str, np.ndarray]
 ) -> list[_RegionProbes]:
     """The probes of every region. Nothing is run for it: what tensors hold does not matter for the time."""
-    symbols = read_symbols(executor.manifest.inputs, shapes)
+    symbols = symbols_at(executor.manifest, shapes)
     manifest = executor.manifest
     specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs, *manifest.inputs)}
 
@@ -217,8 +217,12 @@ def _prepare(
 
     regions = []
     for region in executor.regions:
-        inputs = {name: tensor(name) for name in region.inputs}
-        state = Scratch({t.name: tensor(t.name) for s in region.segments for t in s.outputs})
+        try:
+            inputs = {name: tensor(name) for name in region.inputs}
+            state = Scratch({t.name: tensor(t.name) for s in region.segments for t in s.outputs})
+        except KeyError as symbol:  # of a dim that is known when it is there: the region stays dense
+            _LOG.warning("%s could not be measured: nothing tells the size of %s", region.name, symbol)
+            continue
         engine = executor.engines[region.fallback]
         feeds = {**choice_feeds(engine, choices), **inputs}
         inside = {**inputs, **state.arrays}

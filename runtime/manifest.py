@@ -35,7 +35,7 @@ Pair = tuple[int, int]  # along (height, width)
 @dataclass(frozen=True)
 class TensorSpec:
     """A tensor that crosses an engine's border. A dim is an int, or a string over the program's symbolic input dims:
-    a name ("batch", "height") or a fraction of one, rounded up ("height/4", "width*2/3")."""
+    a name ("batch", "height") or a fraction of one, rounded up ("height/4", "width*2/3", "(height-2)/2")."""
 
     name: str
     dtype: str  # numpy's name: "float32"
@@ -159,8 +159,8 @@ Step = DenseSegment | Region
 class StreamPlan:
     """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
     which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
-    is). `share`: of the program's multiply-adds that unchanged positions save. `reason`: the first barrier or node
-    without a kernel, which keeps the rest out."""
+    is). `share`: of the program's multiply-adds that unchanged positions save; `ends`: the nodes with which the rest
+    begins, and why."""
 
     spans: str
     outputs: tuple[str, ...]
@@ -168,7 +168,7 @@ class StreamPlan:
     rest_inputs: tuple[str, ...] = ()
     rest_outputs: tuple[str, ...] = ()
     share: float = 1.0
-    reason: str = ""
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ class Manifest:
     choices: tuple[Choice, ...] = ()
     preprocess: Preprocess = field(default_factory=Preprocess)
     sample: dict[str, list[int]] = field(default_factory=dict)  # input name -> the shape the plan was made at
+    sizes: dict[str, int] = field(default_factory=dict)  # what dims are there that follow from no input's
     labels: tuple[str, ...] = ()
     min_size: Pair = (1, 1)
     stream: StreamPlan | None = None

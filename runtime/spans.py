@@ -39,15 +39,29 @@ class SpanEngine:
         self.inputs = tuple(plan.names[i] for i in plan.inputs)
         self.outputs = tuple(plan.names[i] for i in plan.outputs)
         words, params = encode(plan, _reader(folder / WEIGHTS))
+        self._multiples = plan.multiples or ((1, 1),) * len(plan.inputs)
         self._plan = PlanHandle(words, params, inputs=len(plan.inputs), outputs=len(plan.outputs), isa=isa)
 
     def state_bytes(self, sizes: Mapping[str, Pair]) -> int:
         """Of a state for inputs of these heights and widths. Raises EngineError where the plan does not fit them."""
         return self._plan.state_bytes([sizes[name] for name in self.inputs])
 
+    def fits(self, sizes: Mapping[str, Pair]) -> bool:
+        """Whether the plan holds for inputs of these heights and widths: padding that depends on the size, as of
+        auto_pad, is planned for multiples of the strides."""
+        each = zip(self.inputs, self._multiples, strict=True)
+        return all(sizes[name][i] % multiple[i] == 0 for name, multiple in each for i in (0, 1))
+
     def open_state(self, sizes: Mapping[str, Pair], limit: int, *, stream: bool = False) -> StateHandle:
         """Buffers for inputs of these heights and widths. Raises EngineError where the plan does not fit them, or
         needs more than `limit` bytes."""
+        if not self.fits(sizes):
+            raise EngineError(
+                "a span plan",
+                got=f"inputs of {', '.join('×'.join(map(str, sizes[name])) for name in self.inputs)}",
+                expected=f"multiples of {', '.join('×'.join(map(str, m)) for m in self._multiples)}",
+                fix="Other sizes run densely.",
+            )
         return StateHandle(
             self._plan, [sizes[name] for name in self.inputs], self._pool, limit, stream=stream
         )

@@ -48,7 +48,8 @@ class Stream:
     work, full_work: multiply-adds of the last frame, and of one that is computed whole; without what lies behind the
         first barrier, which is computed for every frame.
     reason: why the last frame was computed whole, "first", "refresh", "scene cut", "drift", or by the dense engine,
-        "slower"; "resumed" for the frame after that. Empty for selective frames.
+        "slower"; "resumed" for the frame after that; "size" where the kernels' plan does not hold for the resolution.
+        Empty for selective frames.
     frames: since the state was last computed whole.
     """
 
@@ -88,12 +89,15 @@ class Stream:
             )
         with self._lock:
             inputs = [batch.feeds[name] for name in self._engines.spans.inputs]
-            state = self._state_for(inputs)
-            try:
-                tensors, strategy = self._advance(batch.feeds, inputs, state)
-            except BaseException:
-                self.reset()
-                raise
+            if not self._engines.spans.fits({name: value.shape[2:4] for name, value in batch.feeds.items()}):
+                tensors, strategy = self._run_unplanned(batch.feeds), DENSE
+            else:
+                state = self._state_for(inputs)
+                try:
+                    tensors, strategy = self._advance(batch.feeds, inputs, state)
+                except BaseException:
+                    self.reset()
+                    raise
         timing = new_timing()
         timing["total"] = (perf_counter() - start) * 1e3
         outputs = {spec.name: tensors[spec.name] for spec in self._outputs}
@@ -239,6 +243,11 @@ class Stream:
     def _run_dense(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         engine = self._engines.program()
         return dict(zip(engine.outputs, engine.run(dict(feeds)), strict=True))
+
+    def _run_unplanned(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.reset()
+        self._state, self.work, self.full_work, self.reason = None, 0.0, 0.0, "size"
+        return self._run_dense(feeds)
 
     def _run_rest(self, feeds: Mapping[str, np.ndarray], state: StateHandle) -> dict[str, np.ndarray]:
         tensors = {**feeds, **dict(zip(self._engines.spans.outputs, state.outputs, strict=True))}

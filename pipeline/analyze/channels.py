@@ -87,7 +87,7 @@ def gather(view: NodeView) -> Local | Barrier:
 def crop(view: NodeView) -> Local | Barrier:
     """Along height or width only where the end is counted from the map's end."""
     axes, rank = view.axes(), len(view.shape())
-    starts, ends, over, steps = _slice_operands(view, rank)
+    starts, ends, over, steps = slice_operands(view, rank)
     if axes is None or starts is None or ends is None:
         return Barrier("its bounds are not constant")
     along = {a: HERE[0] for a in axes}
@@ -101,8 +101,8 @@ def crop(view: NodeView) -> Local | Barrier:
     return Local({0: (along[axes[0]], along[axes[1]])}, axes, (spare[axes[0]], spare[axes[1]]))
 
 
-def _slice_operands(view: NodeView, rank: int):
-    """starts, ends, axes, steps as lists of int; None for starts or ends that are computed."""
+def slice_operands(view: NodeView, rank: int):
+    """starts, ends, axes, steps as lists of int; no starts and ends (None) where any is computed."""
     if "starts" in view.attrs:  # before opset 10
         starts, ends = view.attrs["starts"], view.attrs["ends"]
         return starts, ends, [a % rank for a in view.attrs.get("axes", range(len(starts)))], [1] * len(starts)

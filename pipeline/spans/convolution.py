@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ...runtime.native.plan import Conv, ConvTranspose, Window
 from ..analyze.convolution import spans
+from ..graph import op_key
+from .positions import zero_pads
 from .registry import LoweredNode, Unsupported, rule
 
 
@@ -22,7 +26,18 @@ def conv(node: LoweredNode) -> None:
         array = node.builder.array(weights)
         node.builder.ops.append(ConvTranspose(source, node.target(), window, more, groups, array, bias))
         return
+    source, window = _with_pad(node, source, window)
     node.builder.ops.append(Conv(source, node.target(), window, groups, node.builder.array(weights), bias))
+
+
+def _with_pad(node: LoweredNode, source: int, window: Window) -> tuple[int, Window]:
+    """A Pad before the convolution becomes part of its window; where nothing else reads it, it is not computed."""
+    maker = node.maker()
+    pads = zero_pads(maker) if maker is not None and op_key(maker.view.node) == ("", "Pad") else None
+    if maker is None or pads is None or min(*pads[0], *pads[1]) < 0:
+        return source, window
+    low, high = ((a[0] + b[0], a[1] + b[1]) for a, b in zip(pads, (window.low, window.high), strict=True))
+    return maker.source(), dataclasses.replace(window, low=low, high=high)
 
 
 def sliding_window(node: LoweredNode, kernel: tuple[int, ...]) -> Window:

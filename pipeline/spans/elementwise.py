@@ -36,6 +36,56 @@ def cast(node: LoweredNode) -> None:
     node.apply(node.source())
 
 
+@rule("Elu", "Celu", "Selu")
+def exponential(node: LoweredNode) -> None:
+    """scale · alpha · (exp(rate · x) − 1) below zero, scale · x above."""
+    op, attrs = node.view.node.op_type, node.view.attrs
+    alpha = attrs.get("alpha", 1.6732632 if op == "Selu" else 1.0)
+    steps: list[Step] = [Activate("elu", alpha, 1 / alpha if op == "Celu" else 1.0)]
+    source = node.source()
+    if op == "Selu":
+        scale = np.full(node.builder.channels[source], attrs.get("gamma", 1.0507010))
+        steps.append(_affine(node, scale, None))
+    node.apply(source, *steps)
+
+
+@rule("Erf", "Softplus")
+def special(node: LoweredNode) -> None:
+    node.apply(node.source(), Activate(node.view.node.op_type.lower()))
+
+
+@rule("Mish")
+def mish(node: LoweredNode) -> None:
+    source = node.source()
+    node.apply(source, Activate("softplus"), Activate("tanh"), Combine("multiply", source))
+
+
+@rule("Gelu")
+def gelu(node: LoweredNode) -> None:
+    """x · (1 + erf(x ÷ √2)) ÷ 2"""
+    if node.view.attrs.get("approximate", "none") != "none":
+        raise Unsupported("is approximated by tanh")
+    source = node.source()
+    ones = np.ones(node.builder.channels[source])
+    inner, outer = _affine(node, ones / math.sqrt(2), None), _affine(node, ones / 2, ones / 2)
+    node.apply(source, inner, Activate("erf"), outer, Combine("multiply", source))
+
+
+@rule("Abs")
+def absolute(node: LoweredNode) -> None:
+    node.apply(node.source(), Activate("leaky", -1.0))
+
+
+@rule("Pow")
+def power(node: LoweredNode) -> None:
+    """By the whole numbers 1 to 4."""
+    exponent = node.constant(1)
+    if 0 not in node.view.data or exponent.size != 1 or exponent.item() not in (1, 2, 3, 4):
+        raise Unsupported("raises to another power than 1 to 4")
+    source = node.source()
+    node.apply(source, *[Combine("multiply", source)] * (int(exponent.item()) - 1))
+
+
 @rule("LeakyRelu")
 def leaky(node: LoweredNode) -> None:
     node.apply(node.source(), Activate("leaky", node.view.attrs.get("alpha", 0.01)))
@@ -114,9 +164,9 @@ def combine(node: LoweredNode) -> None:
     if gated is not None:
         node.apply(gated[0], gated[1])
     elif len(data) == 1:
-        source = node.source(data[0])
-        steps = [_with_constant(node, i, node.builder.channels[source]) for i in others]
-        node.apply(source, *steps)
+        channels = node.view.out_shape()[1]
+        steps = [_with_constant(node, i, channels) for i in others]
+        node.apply(node.spread(node.source(data[0]), channels), *steps)
     elif others or node.view.node.op_type == "Div":
         raise Unsupported("divides maps, or combines several with constants")
     else:
@@ -124,17 +174,15 @@ def combine(node: LoweredNode) -> None:
 
 
 def _combine_maps(node: LoweredNode, sources: list[int]) -> None:
-    how = _COMBINED[node.view.node.op_type]
-    channels = [node.builder.channels[s] for s in sources]
-    if how == "multiply" and channels[0] < channels[1]:
-        sources.reverse()
-        channels.reverse()
-    if len(set(channels)) == 1:
-        node.apply(sources[0], *(Combine(how, s) for s in sources[1:]))
-    elif how == "multiply" and channels[1] == 1 and len(sources) == 2:
-        node.apply(sources[0], Combine("multiply_map", sources[1]))
-    else:
-        raise Unsupported(f"combines maps of {' and '.join(map(str, channels))} channels")
+    how, known = _COMBINED[node.view.node.op_type], node.builder.channels
+    channels = max(known[s] for s in sources)
+    if how == "multiply" and known[sources[0]] < channels:
+        sources = sources[::-1]
+    first, *rest = sources
+    if how != "multiply" or known[first] < channels:
+        first, *rest = (node.spread(s, channels) for s in sources)
+    alone = {s: how == "multiply" and known[s] == 1 < channels for s in rest}
+    node.apply(first, *(Combine("multiply_map" if alone[s] else how, s) for s in rest))
 
 
 def _with_constant(node: LoweredNode, i: int, channels: int) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
 from ...runtime.native.plan import Copy, Part
 from .registry import LoweredNode, Unsupported, rule
@@ -23,15 +23,13 @@ def concat(node: LoweredNode) -> None:
     node.builder.ops.append(Copy(tuple(parts), node.target()))
 
 
-@rule("Slice")
-def slice_channels(node: LoweredNode) -> None:
+def slice_channels(
+    node: LoweredNode, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
+) -> None:
     source = node.source()
-    starts, ends = (node.constant(i).ravel() for i in (1, 2))
-    axes = node.constant(3).ravel() if node.view.name(3) else np.arange(len(starts))
-    steps = node.constant(4).ravel() if node.view.name(4) else np.ones(len(starts), np.int64)
-    if [int(a) % 4 for a in axes] != [1] or int(steps[0]) != 1:
+    if list(axes) != [1] or steps[0] != 1:
         raise Unsupported("takes other than consecutive channels")
-    first, end, _ = slice(int(starts[0]), int(ends[0])).indices(node.builder.channels[source])
+    first, end, _ = slice(starts[0], ends[0]).indices(node.builder.channels[source])
     node.builder.ops.append(Copy((Part(source, first, end - first, 0),), node.target()))
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from ...runtime.manifest import Pair
 from ...runtime.native.plan import Array, SpanPlan
-from ..analyze import LOCAL, Analysis
+from ..analyze import LOCAL, Analysis, NodeInfo
 from ..analyze.registry import NodeView
+from ..geometry import whole_cell
 from .fuse import fuse
 from .registry import Builder, LoweredNode, Place, Unsupported, lower_node
 
@@ -27,41 +31,98 @@ def lower(
         masks=tuple(i for i, name in enumerate(inputs) if name in analysis.masks),
         outputs=made,
         ops=tuple(ops),
+        multiples=_multiples(analysis, nodes, inputs),
     )
 
 
-def lower_from_inputs(analysis: Analysis) -> tuple[list[str], str]:
+def lower_from_inputs(analysis: Analysis) -> tuple[list[str], dict[str, str]]:
     """Names of the nodes that the kernels can run, each reading only the program's inputs and what others of them make:
-    what a video's unchanged positions save; and why not all of them. Raises Unsupported where there is none."""
-    builder = _begin(analysis, analysis.program.inputs, lambda values: Array(0, values.shape))
+    what a video's unchanged positions save. And of the nodes that end there, with the reason. Raises Unsupported where
+    none can run."""
+    builder = _begin(analysis, analysis.program.inputs, no_place)
     known = set(analysis.program.inputs)
     found: list[str] = []
-    reason = ""
+    refused: dict[str, str] = {}
     for node in analysis.nodes:
         if not set(node.inputs) <= known:
             continue
-        try:
-            if node.kind != LOCAL:
-                raise Unsupported(f"{node.name} ({node.op}) {node.reason}")
-            _add(analysis, node.name, builder)
-        except Unsupported as refused:
-            reason = reason or str(refused)
+        reason = _try(analysis, node, builder)
+        if reason:
+            refused[node.name] = reason
             continue
         known.update(node.outputs)
         found.append(node.name)
     if not found:
-        raise Unsupported(reason or "it has no local nodes")
-    return found, reason
+        raise Unsupported(next(iter(refused.values()), "it has no local nodes"))
+    return found, refused
+
+
+def find_foreign(analysis: Analysis, nodes: Sequence[NodeInfo], inputs: Sequence[str]) -> dict[str, str]:
+    """Those of a region's nodes that the kernels cannot run even where what they read is given, with the reason."""
+    builder = Builder(no_place)
+    refused: dict[str, str] = {}
+    _give(analysis, inputs, builder)
+    for node in nodes:
+        reason = _try(analysis, node, builder)
+        if reason:
+            refused[node.name] = reason
+            _give(analysis, node.outputs, builder)
+    return refused
+
+
+def _multiples(analysis: Analysis, names: Sequence[str], inputs: Sequence[str]) -> tuple[Pair, ...]:
+    """Of which the inputs' sizes must be multiples for nodes that are exact at whole cells only."""
+    by_name = analysis.by_name
+    nodes = [by_name[name] for name in names]
+    for node in nodes:
+        if node.whole_cells:
+            cell = whole_cell(nodes)
+            if cell is None:
+                raise Unsupported(
+                    f"{node.name} ({node.op}) depends on its size in a way that kernels cannot follow"
+                )
+            return tuple(cell.get(name, (1, 1)) for name in inputs)
+    return ()
+
+
+def no_place(values: np.ndarray) -> Array:
+    """Where weights are put if a plan is only tried."""
+    return Array(0, values.shape)
 
 
 def _begin(analysis: Analysis, inputs: Sequence[str], place: Place) -> Builder:
     builder = Builder(place)
     for name in inputs:
-        _check_float(analysis, name)
-        if analysis.axes.get(name) != (2, 3) or len(analysis.probes.sample.shapes[name]) != 4:
-            raise Unsupported(f"{name} is no map of [batch, channels, height, width]")
+        _check_input(analysis, name)
         builder.tensor(name, analysis.probes.sample.shapes[name][1])
     return builder
+
+
+def _give(analysis: Analysis, names: Sequence[str], builder: Builder) -> None:
+    """Those of these tensors that kernels can read."""
+    for name in names:
+        try:
+            _check_input(analysis, name)
+        except Unsupported:
+            continue
+        builder.tensor(name, analysis.probes.sample.shapes[name][1])
+
+
+def _check_input(analysis: Analysis, name: str) -> None:
+    _check_float(analysis, name)
+    if analysis.axes.get(name) != (2, 3) or len(analysis.probes.sample.shapes[name]) != 4:
+        raise Unsupported(f"{name} is no map of [batch, channels, height, width]")
+
+
+def _try(analysis: Analysis, node: NodeInfo, builder: Builder) -> str:
+    """Adds the ops of one node, or says why not."""
+    if node.kind != LOCAL:
+        return f"{node.name} ({node.op}) {node.reason}"
+    try:
+        _add(analysis, node.name, builder)
+    except Unsupported as reason:
+        return str(reason)
+    return ""
 
 
 def _add(analysis: Analysis, name: str, builder: Builder) -> None:

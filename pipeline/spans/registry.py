@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...runtime.native.plan import Array, Copy, Op, Part, Step
+from ...runtime.native.plan import Array, Conv, Copy, Op, Part, Step, Window
 from ..analyze.registry import NodeView, rules_in
 from ..graph import op_key
 
@@ -35,6 +35,8 @@ class Builder:
 
     def find(self, name: str) -> int:
         """The tensor of that name."""
+        if name not in self.names:
+            raise Unsupported(f"reads {name}, which is no map of float32")
         return self.names.index(name)
 
     def array(self, values: np.ndarray) -> Array:
@@ -50,15 +52,21 @@ class LoweredNode:
 
     def source(self, i: int = 0) -> int:
         """The tensor that is input i: a map of one image, [1, channels, height, width]."""
-        self._check_layout(self.view.name(i), len(self.view.shape(i)))
+        self._shape_of_map(self.view.name(i))
         return self.builder.find(self.view.name(i))
 
     def target(self, output: int = 0) -> int:
         """A new tensor for an output."""
         name = self.view.node.output[output]
-        shape = self.view.probes.sample.shapes[name]
-        self._check_layout(name, len(shape))
-        return self.builder.tensor(name, shape[1])
+        return self.builder.tensor(name, self._shape_of_map(name)[1])
+
+    def maker(self, i: int = 0) -> LoweredNode | None:
+        """The node that makes input i, if an op of this plan does what it does."""
+        node, source = self.view.graph.producer.get(self.view.name(i)), self.source(i)
+        if node is None or all(op.target != source for op in self.builder.ops):
+            return None
+        view = NodeView(node, self.view.graph, self.view.probes, self.view.map_axes)
+        return LoweredNode(view, self.builder)
 
     def constant(self, i: int) -> np.ndarray:
         """The value of a constant operand."""
@@ -77,14 +85,28 @@ class LoweredNode:
             raise Unsupported(f"has a constant {self.view.name(i)} of shape {list(value.shape)}")
         return np.broadcast_to(value.ravel(), channels)
 
+    def spread(self, source: int, channels: int) -> int:
+        """The source, or what it is with that many channels where it has a single one."""
+        builder = self.builder
+        if builder.channels[source] == channels:
+            return source
+        if builder.channels[source] != 1:
+            raise Unsupported(f"combines maps of {builder.channels[source]} and {channels} channels")
+        target = builder.tensor(f"{builder.names[source]} × {channels}", channels)
+        ones = builder.array(np.ones((channels, 1, 1, 1)))
+        builder.ops.append(Conv(source, target, Window((1, 1)), 1, ones, None))
+        return target
+
     def apply(self, source: int, *steps: Step) -> None:
         """The output is the source with these steps done to it."""
         count = self.builder.channels[source]
         self.builder.ops.append(Copy((Part(source, 0, count, 0),), self.target(), steps))
 
-    def _check_layout(self, name: str, rank: int) -> None:
-        if self.view.map_axes.get(name) != (2, 3) or rank != 4:
+    def _shape_of_map(self, name: str) -> tuple[int, ...]:
+        shape = self.view.probes.sample.shapes[name]
+        if self.view.map_axes.get(name) != (2, 3) or len(shape) != 4:
             raise Unsupported(f"holds {name} in another layout than [batch, channels, height, width]")
+        return shape
 
 
 Rule = Callable[[LoweredNode], None]

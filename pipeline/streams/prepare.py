@@ -140,7 +140,7 @@ def require_streams(source: Source, manifest: Manifest) -> None:
     share = plan.share if plan is not None else 0.0
     if share >= LEAST_SHARE:
         return
-    reason = plan.reason if plan is not None else manifest.stream_refused
+    reason = "; ".join(plan.ends) if plan is not None else manifest.stream_refused
     raise InputError(
         f"streams of {source.path}",
         got=f"{reason}: {1 - share:.1%} of the work cannot be saved, whatever stays unchanged",

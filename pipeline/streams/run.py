@@ -137,7 +137,7 @@ def _facts(manifest: Manifest, found: Measured, dense: Dense | None, saved: floa
         "frames": len(work),
         "work": float(work.mean()),
         "unsaved": 1 - saved,
-        "barrier": manifest.stream.reason if manifest.stream and saved < 1 else "",
+        "barrier": "; ".join(manifest.stream.ends) if manifest.stream and saved < 1 else "",
         "changed": float(np.mean(found.changed)),
         "whole": dict(found.reasons),
         "strategies": {name: count / len(work) for name, count in found.strategies.items()},

@@ -18,7 +18,7 @@ struct ConvTile {
   int64_t channels;      // of the block that exist: the last block may be partial
 };
 
-enum class Activation : int32_t { kRelu, kLeaky, kClip, kSigmoid, kHardSigmoid, kHardSwish, kSilu, kTanh };
+enum class Activation : int32_t { kRelu, kLeaky, kClip, kSigmoid, kHardSigmoid, kHardSwish, kSilu, kTanh, kElu, kSoftplus, kErf };
 
 struct Kernels {
   const char* name;

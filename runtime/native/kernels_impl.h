@@ -156,6 +156,31 @@ inline Vector hard_sigmoid(Vector x, float a, float b) { return clip(x * a + b, 
 inline Vector hard_swish(Vector x, float, float) { return x * hard_sigmoid(x, 1.f / 6, 0.5f); }
 inline Vector silu(Vector x, float, float) { return x * sigmoid(x, 0, 0); }
 inline Vector tanh(Vector x, float, float) { return 2.f * sigmoid(2.f * x, 0, 0) - 1.f; }
+inline Vector elu(Vector x, float a, float b) { return x > 0.f ? x : a * (exponential(b * x) - 1.f); }
+
+// max(x, 0) + ln(1 + e), e = e^−|x|, by the series of 2 artanh(e / (2 + e)).
+inline Vector softplus(Vector x, float, float) {
+  const Vector e = exponential(smaller(x, -x)), z = e / (2.f + e), s = z * z;
+  Vector p = filled(1.f / 13);
+  p = p * s + 1.f / 11;
+  p = p * s + 1.f / 9;
+  p = p * s + 1.f / 7;
+  p = p * s + 1.f / 5;
+  p = p * s + 1.f / 3;
+  return larger(x, filled(0.f)) + 2.f * z * (p * s + 1.f);
+}
+
+// To 2e-7: Abramowitz and Stegun, 7.1.26.
+inline Vector erf(Vector x, float, float) {
+  const Vector size = larger(x, -x), t = 1.f / (1.f + 0.3275911f * size);
+  Vector p = filled(1.061405429f);
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const Vector y = 1.f - p * t * exponential(-size * size);
+  return x < 0.f ? -y : y;
+}
 
 inline Vector exponential(Vector x, float, float) { return exponential(x); }
 
@@ -184,6 +209,9 @@ void activate(float* y, Activation kind, float a, float b, int64_t n) {
     case Activation::kHardSwish: return map<hard_swish>(y, a, b, n);
     case Activation::kSilu: return map<silu>(y, a, b, n);
     case Activation::kTanh: return map<tanh>(y, a, b, n);
+    case Activation::kElu: return map<elu>(y, a, b, n);
+    case Activation::kSoftplus: return map<softplus>(y, a, b, n);
+    case Activation::kErf: return map<erf>(y, a, b, n);
   }
 }
 

@@ -121,17 +121,18 @@ class Decoder {
     op.parts = {{in, 0, channels(in), 0}};
   }
 
-  void window(Op& op) {
+  // Pads of at least `least`: below zero, they leave inputs out.
+  void window(Op& op, int64_t least = 0) {
     op.y.kernel = read_.count("a kernel", 1), op.x.kernel = read_.count("a kernel", 1);
     op.y.stride = read_.count("a stride", 1), op.x.stride = read_.count("a stride", 1);
     op.y.dilation = read_.count("a dilation", 1), op.x.dilation = read_.count("a dilation", 1);
-    op.y.low = read_.count("a pad"), op.x.low = read_.count("a pad");
-    op.y.high = read_.count("a pad"), op.x.high = read_.count("a pad");
+    op.y.low = read_.word(least, kMost, "a pad"), op.x.low = read_.word(least, kMost, "a pad");
+    op.y.high = read_.word(least, kMost, "a pad"), op.x.high = read_.word(least, kMost, "a pad");
   }
 
   void conv(Op& op) {
     whole(op);
-    window(op);
+    window(op, -kMost);
     op.groups = read_.count("groups", 1);
     const int64_t in = channels(op.in()), out = channels(op.out), taps = op.y.kernel * op.x.kernel;
     if (in % op.groups || out % op.groups) fail("has channels that its groups do not divide");
@@ -279,7 +280,7 @@ class Decoder {
         break;
       case StepKind::kPrelu: step.a = read_.values(out, "slopes"); break;
       case StepKind::kActivate:
-        step.activation = read_.choice(Activation::kTanh, "an activation");
+        step.activation = read_.choice(Activation::kErf, "an activation");
         step.a = read_.values(2, "an activation's numbers");
         break;
       case StepKind::kSoftmax: break;

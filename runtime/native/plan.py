@@ -20,7 +20,11 @@ from ..manifest import Pair
 SCHEMA_VERSION = 1
 _MAGIC = 0x666F76656174  # of plan.cpp
 
-ACTIVATIONS = ("relu", "leaky", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "tanh")
+# fmt: off
+ACTIVATIONS = (
+    "relu", "leaky", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "tanh", "elu", "softplus", "erf",
+)
+# fmt: on
 POOLS = ("max", "average", "average_with_padding")
 RESIZES = ("nearest", "linear")
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric")
@@ -39,7 +43,8 @@ class Array:
 
 @dataclass(frozen=True)
 class Window:
-    """Output o reads inputs o·stride − low + k·dilation for 0 ≤ k < kernel, along height and width."""
+    """Output o reads inputs o·stride − low + k·dilation for 0 ≤ k < kernel, along height and width. Pads below zero,
+    which leave inputs out, are for convolutions alone."""
 
     kernel: Pair
     stride: Pair = (1, 1)
@@ -165,7 +170,8 @@ Op = Conv | ConvTranspose | Pool | Resize | Copy
 
 @dataclass(frozen=True)
 class SpanPlan:
-    """`masks`: which of the inputs are mask tensors, 0 where inactive. Ops stand after what they read."""
+    """`masks`: which of the inputs are mask tensors, 0 where inactive. Ops stand after what they read. The plan holds
+    where height and width of each input are multiples of its `multiples` (empty: always)."""
 
     names: tuple[str, ...]
     channels: tuple[int, ...]
@@ -173,6 +179,7 @@ class SpanPlan:
     masks: tuple[int, ...]
     outputs: tuple[int, ...]
     ops: tuple[Op, ...]
+    multiples: tuple[Pair, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

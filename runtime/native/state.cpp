@@ -328,7 +328,7 @@ bool State::surely_read(int tensor, const Positions& dirty, const std::vector<Po
     if (computes[i] != dirty) continue;
     const Op& op = plan_->ops[i];
     const auto centred = [](const Axis& axis) {
-      return axis.stride == 1 && axis.low % axis.dilation == 0 && axis.low / axis.dilation < axis.kernel;
+      return axis.stride == 1 && axis.low >= 0 && axis.low % axis.dilation == 0 && axis.low / axis.dilation < axis.kernel;
     };
     const bool window = op.kind == OpKind::kConv || op.kind == OpKind::kPool;
     if (op.kind == OpKind::kCopy || (window && centred(op.y) && centred(op.x))) return true;

@@ -10,17 +10,25 @@ import pytest
 from hypothesis import strategies as st
 
 CHANNELS = (4, 8)
-NOT_NATIVE = ("pad", "nhwc", "valid", "reflect", "shuffle")
+NOT_NATIVE = ("nhwc", "reflect")
+# fmt: off
+ACTIVATIONS = (
+    "Relu", "Sigmoid", "HardSwish", "Tanh", "LeakyRelu", "PRelu", "Clip", "Elu", "Celu", "Selu", "Softplus", "Mish",
+    "Erf", "Abs", "Pow",
+)
+# fmt: on
+FOREIGN: dict[str, dict[str, Any]] = {"Sin": {}, "LRN": {"size": 3}, "Softsign": {}}
 
 
 class RandomProgram:
     """Draws a graph. Every tensor has a key, the history of its size: tensors of one key have one size at every
     resolution, so they may be added and joined. `s` halves rounding up, `u` doubles, `v` loses two positions."""
 
-    def __init__(self, draw: Callable[..., Any], native: bool = False):
+    def __init__(self, draw: Callable[..., Any], native: bool = False, foreign: str = ""):
         import onnx
 
-        self.native = native  # nodes that the native kernels run, alone
+        self.native = native or bool(foreign)  # nodes that the native kernels run, alone …
+        self.foreign = foreign  # … but this op, in the middle; then masks are persistent
 
         self.draw, self.onnx = draw, onnx
         self.rng = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -73,6 +81,9 @@ class RandomProgram:
         made = getattr(self, f"_{self.draw(st.sampled_from(options))}")(name, channels, key)
         if made is not None:
             self.tensors.append(made)
+        persistent = self._remask(*self.tensors[-1]) if self.foreign else None
+        if persistent is not None:
+            self.tensors.append(persistent)
 
     def _same(self, x, c, key):
         out = self.draw(st.sampled_from(CHANNELS))
@@ -93,20 +104,21 @@ class RandomProgram:
         return self.add(op, x, kernel_shape=[3, 3], pads=[1] * 4, **more), c, key
 
     def _act(self, x, c, key):
-        op = self.draw(
-            st.sampled_from(["Relu", "Sigmoid", "HardSwish", "Tanh", "LeakyRelu", "PRelu", "Clip"])
-        )
+        op = self.draw(st.sampled_from(ACTIVATIONS))
         if op == "PRelu":
             return self.add(op, x, self.weight(c, 1, 1)), c, key
         if op == "Clip":
             return self.add(op, x, *(self.constant(np.array(v, np.float32)) for v in (-0.3, 0.4))), c, key
+        if op == "Pow":
+            return self.add(op, x, self.constant(np.array(2, np.float32))), c, key
         return self.add(op, x), c, key
 
     def _gate(self, x, c, key):
-        """x·sigmoid(x), or x times a map of one channel."""
+        """x·sigmoid(x), or x and a map of one channel."""
         alone = self.draw(st.booleans())
         gate = self.add("Sigmoid", x if alone else self.conv(x, c, 1, 1))
-        return self.add("Mul", *self.draw(st.permutations([x, gate]))), c, key
+        op = self.draw(st.sampled_from(["Mul", "Mul", "Add", "Sub"]))
+        return self.add(op, *self.draw(st.permutations([x, gate]))), c, key
 
     def _constant(self, x, c, key):
         op = self.draw(st.sampled_from(["Add", "Mul", "Sub", "Div"]))
@@ -235,7 +247,11 @@ class RandomProgram:
             scalars, self.masks, self.weights = {}, {}, []
         self.tensors.append((self.add("Mul", "images", "mask0.keep") if masked else "images", 4, ""))
         self.tensors.append((self.conv(self.tensors[0][0], 4, 4, 3, pads=[1] * 4), 4, ""))
-        for _ in range(steps):
+        for i in range(steps):
+            if self.foreign and i == steps // 2:
+                last, *rest = self.tensors[-1]
+                last = self.add(self.foreign, last, **FOREIGN[self.foreign])
+                self.tensors += [(last, *rest), self._same(last, *rest)]
             self.step()
         self.nodes.append(helper.make_node("Relu", [self.tensors[-1][0]], ["y"], name="y"))
         images = helper.make_tensor_value_info("images", kind, ["batch", 4, "height", "width"])
@@ -249,8 +265,12 @@ class RandomProgram:
 
 @pytest.fixture(scope="session")
 def random_program() -> Callable[..., Any]:
-    """`random_program(draw, steps, native=False, masked=True)` gives an onnx.ModelProto."""
-    return lambda draw, steps, native=False, masked=True: RandomProgram(draw, native).model(steps, masked)
+    """`random_program(draw, steps, native=False, masked=True, foreign="")` gives an onnx.ModelProto; see there."""
+
+    def make(draw, steps, native=False, masked=True, foreign=""):
+        return RandomProgram(draw, native, foreign).model(steps, masked)
+
+    return make
 
 
 def image_of(mask: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -228,6 +228,32 @@ def test_the_sample_comes_from_the_preprocessing(tiny_program, tmp_path):
     assert manifest_of(bundle).sample == {"images": [1, 3, 48, 80]}
 
 
+@pytest.mark.parametrize("strided", [False, True])
+def test_costs_are_measured_whatever_the_sizes(random_program, masked_image, tmp_path, strided):
+    """An output of height − 2, and one of 2 · ⌈height ÷ 2⌉, which no dim of the manifest can say."""
+    model = random_program(lambda _: 2, 0)
+    helper, conv = onnx.helper, next(n for n in model.graph.node if n.op_type == "Conv")
+    del conv.attribute[:]
+    if strided:
+        final = model.graph.node.pop()
+        scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+        model.graph.initializer.append(scales)
+        conv.attribute.extend(
+            helper.make_attribute(k, v) for k, v in {"strides": [2, 2], "pads": [1] * 4}.items()
+        )
+        up = helper.make_node("Resize", [conv.output[0], "", "scales"], ["up"], name="up", mode="linear")
+        final.input[0] = "up"
+        model.graph.node.extend([up, final])
+    bundle = build(save_program(model, tmp_path / "p.onnx"), tmp_path / "b", sample=(1, 4, 32, 32))
+    manifest = manifest_of(bundle)
+    height = manifest.outputs[0].shape[2]
+    assert manifest.sizes.get("y.2") == 32 and height == "y.2" if strided else height == "(height-2)"
+    image = masked_image(np.eye(31, 37) > 0)
+    with foveate.load(bundle) as runner:
+        assert set(runner.measure().regions) == {"region0"}
+        assert max_error(runner(image)["y"], runner.dense(image)["y"]) <= 1e-5
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_a_bundle_run_selectively_answers_as_its_program(
@@ -246,7 +272,8 @@ def test_a_bundle_run_selectively_answers_as_its_program(
     shutil.rmtree(folder)
 
 
-def test_whole_cells(random_program, masked_image, tmp_path):
+@pytest.mark.parametrize("selective", ["rects", "spans"])
+def test_whole_cells(random_program, masked_image, tmp_path, selective):
     """auto_pad with a stride pads by the size's remainder: exact on windows where there is none, dense elsewhere."""
     model = random_program(lambda _: 2, 0)
     conv = next(n for n in model.graph.node if n.op_type == "Conv")
@@ -256,8 +283,8 @@ def test_whole_cells(random_program, masked_image, tmp_path):
     bundle = build(save_program(model, tmp_path / "same.onnx"), tmp_path / "same", sample=(1, 4, 32, 32))
     (segment,) = segments_of(manifest_of(bundle))
     assert segment.whole_cells and segment.halo_high == (1, 1)
-    with foveate.load(bundle, strategy="rects") as runner:
-        for size, strategy in (((32, 48), "rects"), ((33, 48), "dense")):
+    with foveate.load(bundle, strategy=selective) as runner:
+        for size, strategy in (((32, 48), selective), ((33, 48), "dense")):
             mask = np.zeros(size, bool)
             mask[20:24, 9:13] = True
             image = masked_image(mask)

@@ -4,6 +4,7 @@ number of threads."""
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from foveate.export.normalize import normalize
 from foveate.pipeline.analyze import analyze
@@ -135,6 +136,60 @@ def test_a_residual_block_is_three_ops(build_tiny_bundle):
     ops = SpanPlan.from_json(text).ops
     assert [type(op) for op in ops] == [Copy] + 5 * [Conv]
     assert [[s.kind for s in op.steps] for op in ops][-1] == ["combine", "activate", "combine"]
+
+
+ALONE = {
+    "Pad": ([np.array([0, 0, 1, 0, 0, 0, 2, 3]), np.float32(0)], {}),
+    "Pad that crops": ([np.array([0, 0, -1, 2, 0, 0, 0, -3])], {}),
+    "Slice": ([np.array([1, 0]), np.array([2**31, -2]), np.array([2, 3]), np.array([2, 3])], {}),
+    "DepthToSpace": ([], {"blocksize": 2, "mode": "CRD"}),
+    "DepthToSpace by columns": ([], {"blocksize": 2, "mode": "DCR"}),
+    "Gelu": ([], {}),
+    "Celu": ([], {"alpha": 0.4}),
+    "Selu": ([], {}),
+    "Mish": ([], {}),
+    "Pow": ([np.float32(3)], {}),
+    "Clip": ([np.float32(0), np.float32(6)], {}),
+}
+
+
+@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize("op", ALONE)
+def test_an_op_alone(op: str, isa: str):
+    constants, attributes = ALONE[op]
+    weights = [onnx.numpy_helper.from_array(value, f"c{i}") for i, value in enumerate(constants)]
+    names = ["x", *(w.name for w in weights)]
+    node = onnx.helper.make_node(op.split()[0], names, ["y"], name="node", **attributes)
+    shapes = [("x", ["batch", 8, "height", "width"]), ("y", None)]
+    values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in shapes]
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    analysis = analyze(model, {"x": (1, 8, 17, 22)})
+    arrays: list[np.ndarray] = []
+
+    def place(value: np.ndarray) -> Array:
+        arrays.append(value)
+        return Array(len(arrays) - 1, value.shape)
+
+    words, params = encode(lower(analysis, ["node"], ["x"], ["y"], place), lambda a: arrays[a.offset])
+    state = StateHandle(PlanHandle(words, params, inputs=1, outputs=1, isa=isa), [(17, 22)], PoolHandle(1))
+    image = 4 * np.random.default_rng(0).standard_normal((1, 8, 17, 22)).astype(np.float32)
+    state.prepare([None])
+    state.run([image])
+    (expected,) = open_session(model).run(None, {"x": image})
+    np.testing.assert_allclose(state.outputs[0], np.asarray(expected), rtol=1e-5, atol=2e-6)
+
+
+def test_a_pad_is_part_of_the_convolution(random_program):
+    model = random_program(lambda _: 2, 0)
+    pads = onnx.numpy_helper.from_array(np.array([0, 0, 1, 2, 0, 0, 3, 0]), "pads")
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    model.graph.node.insert(2, onnx.helper.make_node("Pad", [conv.input[0], "pads"], ["padded"], name="pad"))
+    model.graph.initializer.append(pads)
+    conv.input[0] = "padded"
+    region = Region(model, (16, 16))
+    (padded,) = (op for op in region.plan.ops if isinstance(op, Conv))
+    assert (padded.window.low, padded.window.high) == ((2, 3), (4, 1))
 
 
 @pytest.mark.parametrize("isa", RUNNABLE)

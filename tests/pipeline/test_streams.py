@@ -24,6 +24,31 @@ def changes(draw: st.DrawFn) -> list[str]:
     )
 
 
+def test_padding_that_depends_on_the_size(random_program, tmp_path):
+    """auto_pad with a stride: selective at multiples of the stride, dense at other sizes."""
+    model = random_program(lambda _: 2, 0, masked=False)
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    del conv.attribute[:]
+    same = {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
+    conv.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in same.items())
+    onnx.save(model, tmp_path / "same.onnx")
+    rng = np.random.default_rng(0)
+    with load(build(tmp_path / "same.onnx", tmp_path / "same", sample=(1, 4, 32, 32)), threads=1) as runner:
+        stream = runner.stream(fallback=False)
+        for size, reasons in (
+            ((20, 24), ["first", ""]),
+            ((21, 24), ["size", "size"]),
+            ((24, 20), ["first", ""]),
+        ):
+            frame = rng.standard_normal((1, 4, *size)).astype(np.float32)
+            for reason in reasons:
+                found, wanted = stream(frame)["y"], runner.dense(frame)["y"]
+                assert stream.reason == reason and found.shape == wanted.shape
+                assert np.abs(found - wanted).max() < 1e-5
+                frame = frame.copy()
+                frame[..., 3:5, 4:9] += 1
+
+
 @SLOW
 @given(data=st.data(), kinds=changes())
 def test_any_graph_and_any_change(random_program, tmp_path_factory, data, kinds):

@@ -13,13 +13,16 @@ from foveate.runtime.manifest import TensorSpec
 @pytest.mark.parametrize(
     ("dim", "expected"),
     [
-        ("height", ("height", Fraction(1))),
-        ("height/4", ("height", Fraction(1, 4))),
-        ("width*2/3", ("width", Fraction(2, 3))),
-        ("w*2", ("w", Fraction(2))),
+        ("height", ("height", 1, 0)),
+        ("height/4", ("height", Fraction(1, 4), 0)),
+        ("width*2/3", ("width", Fraction(2, 3), 0)),
+        ("w*2", ("w", 2, 0)),
+        ("(h-2)", ("h", 1, -2)),
+        ("(w*2+3)/4", ("w", Fraction(1, 2), Fraction(3, 4))),
+        ("batch-1", ("batch-1", 1, 0)),
     ],
 )
-def test_a_dim_is_a_name_or_a_fraction_of_one(dim: str, expected: tuple[str, Fraction]):
+def test_a_dim_is_a_name_or_a_fraction_of_one(dim: str, expected: tuple[str, Fraction, Fraction]):
     assert parse_dim(dim) == expected
 
 
@@ -31,6 +34,7 @@ def test_no_dim_divides_by_zero():
 def test_shapes_round_up():
     symbols = {"b": Fraction(2), "h": Fraction(9), "w": Fraction(7)}
     assert resolve_shape(("b", 3, "h/4", "w*2"), symbols) == (2, 3, 3, 14)
+    assert resolve_shape(("(h-2)", "(w-3)/2", "(w*2+1)"), symbols) == (7, 2, 15)
 
 
 def test_symbols_are_the_largest_that_give_the_shapes():
