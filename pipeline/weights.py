@@ -47,9 +47,9 @@ class WeightFile:
         (self._folder / file).write_bytes(light.SerializeToString(deterministic=True))
 
     def place(self, values: np.ndarray) -> Array:
-        """Where these numbers (float32) stand in the file."""
-        offset, _ = self._place(np.ascontiguousarray(values, "<f4").tobytes())
-        return Array(offset, values.shape)
+        """Where these numbers (float32 or int8) stand in the file."""
+        offset, _ = self._place(values.astype(values.dtype.newbyteorder("<"), order="C").tobytes())
+        return Array(offset, values.shape, values.dtype.name)
 
     def _refer(self, tensor: TensorProto, data: bytes) -> TensorProto:
         if tensor.name not in self._named:

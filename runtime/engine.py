@@ -54,7 +54,8 @@ class OrtConfig:
     other programs want the cores, they cost nothing measurable, and None 1.7 times the time. onnxruntime before 1.26
     knows 0 and None alone, and takes other values for 0.
 
-    isa: instruction set of the native kernels, where a bundle has plans for them: "best", "portable", "avx2", "avx512".
+    isa: instruction set of the native kernels, where a bundle has plans for them: "best", "portable", "avx2", "avx512",
+        "avx512_vnni" (which differ for int8 alone).
     """
 
     backend: ClassVar[str] = "ort"

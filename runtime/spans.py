@@ -119,14 +119,15 @@ def _reader(path: Path) -> Callable[[Array], np.ndarray]:
     file = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
 
     def read(array: Array) -> np.ndarray:
-        count = int(np.prod(array.shape, dtype=np.int64))
-        if array.offset < 0 or min(array.shape, default=1) < 0 or array.offset + 4 * count > file.size:
+        dtype = np.dtype(np.int8 if array.dtype == "int8" else np.float32)
+        size = int(np.prod(array.shape, dtype=np.int64)) * dtype.itemsize
+        if array.offset < 0 or min(array.shape, default=1) < 0 or array.offset + size > file.size:
             raise EngineError(
                 f"a span plan of {path.parent.parent}",
                 got=f"weights at byte {array.offset} of shape {list(array.shape)}",
                 expected=f"within the {file.size} bytes of {path.name}",
                 fix="Build the bundle again with `foveate build`.",
             )
-        return file[array.offset : array.offset + 4 * count].view(np.float32).reshape(array.shape)
+        return file[array.offset : array.offset + size].view(dtype).reshape(array.shape)
 
     return read

@@ -21,7 +21,7 @@ from .registry import Barrier, NodeView, read_node
 # fmt: off
 ZERO_PRESERVING = frozenset((
     "MaxPool", "AveragePool", "Mul", "Min", "Max", "Resize", "Slice", "Cast", "Identity", "Expand",
-    "Transpose", "Relu", "Abs", "Ceil", "Sign", "Sqrt",
+    "Transpose", "Relu", "Abs", "Ceil", "Sign", "Sqrt", "QuantizeLinear", "DequantizeLinear",
 ))
 # fmt: on
 
@@ -64,12 +64,14 @@ class Walk:
         if not (plain and data and all(name in self.masks for name in data)):
             return False
         others = [n for n in node.input if n and self._is_free(n)]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            return not self._nonzero(others[1:])  # the zero point
         return not others or node.op_type not in ("Max", "Min") or not self._nonzero(others)
 
     def _nonzero(self, names: list[str]) -> bool:
-        """Whether any of these constants is above 0 (for Max) or unknown."""
+        """Whether any of these constants is other than 0 or unknown."""
         values = [self.graph.initializer(name) for name in names]
-        return any(v is None or np.any(v > 0) for v in values)
+        return any(v is None or np.any(v != 0) for v in values)
 
     def _classify(self, node: onnx.NodeProto) -> None:
         view = NodeView(node, self.graph, self.probes, self.axes)

@@ -4,7 +4,7 @@ Each op family is a file of rules, found by op type. A node without a rule, or o
 foreign to the kernels: the region is cut there, or runs on windows, and the reason is named.
 """
 
-from . import convolution, elementwise, joining, pooling, positions, resize
+from . import convolution, elementwise, joining, pooling, positions, quantize, resize
 from .lower import Place, find_foreign, lower, lower_from_inputs, no_place
 from .registry import Unsupported
 
@@ -20,5 +20,6 @@ __all__ = [
     "no_place",
     "pooling",
     "positions",
+    "quantize",
     "resize",
 ]

@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...runtime.native.plan import Conv, ConvTranspose, Window
+import numpy as np
+
+from ...runtime.native.plan import Array, Conv, ConvInteger, ConvTranspose, Window
 from ..analyze.convolution import spans
 from ..graph import op_key
 from .positions import zero_pads
+from .quantize import quantized_conv
 from .registry import LoweredNode, Unsupported, rule
 
 
-@rule("Conv", "ConvTranspose")
+@rule("Conv")
 def conv(node: LoweredNode) -> None:
-    view = node.view
+    weights, bias = _weights(node)
+    window = sliding_window(node, weights.shape[2:])
+    groups, builder = node.view.attrs.get("group", 1), node.builder
+    quantized = quantized_conv(node)
+    if quantized is not None:
+        source, whole, scale = quantized
+        arrays = builder.array(whole), builder.array(scale), bias
+        builder.ops.append(ConvInteger(source, node.target(), window, groups, *arrays))
+    else:
+        source, window = _with_pad(node, node.source(), window)
+        builder.ops.append(Conv(source, node.target(), window, groups, builder.array(weights), bias))
+
+
+@rule("ConvTranspose")
+def conv_transpose(node: LoweredNode) -> None:
+    weights, bias = _weights(node)
+    window = sliding_window(node, weights.shape[2:])
+    more = _pair(node.view.attrs.get("output_padding", [0, 0]))
+    groups, array = node.view.attrs.get("group", 1), node.builder.array(weights)
+    node.builder.ops.append(ConvTranspose(node.source(), node.target(), window, more, groups, array, bias))
+
+
+def _weights(node: LoweredNode) -> tuple[np.ndarray, Array | None]:
     weights = node.constant(1)
     if weights.ndim != 4:
         raise Unsupported("has a kernel that is not two-dimensional")
-    bias = node.builder.array(node.constant(2)) if view.name(2) else None
-    source = node.source()
-    window = sliding_window(node, weights.shape[2:])
-    groups = view.attrs.get("group", 1)
-    if view.node.op_type == "ConvTranspose":
-        more = _pair(view.attrs.get("output_padding", [0, 0]))
-        array = node.builder.array(weights)
-        node.builder.ops.append(ConvTranspose(source, node.target(), window, more, groups, array, bias))
-        return
-    source, window = _with_pad(node, source, window)
-    node.builder.ops.append(Conv(source, node.target(), window, groups, node.builder.array(weights), bias))
+    return weights, node.builder.array(node.constant(2)) if node.view.name(2) else None
 
 
 def _with_pad(node: LoweredNode, source: int, window: Window) -> tuple[int, Window]:

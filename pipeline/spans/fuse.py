@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from ...runtime.native.plan import Combine, Copy, Op, Part
+from ...runtime.native.plan import Combine, Conv, ConvTranspose, Copy, Format, Op, Part, Round
 
 _COMMUTE = ("add", "multiply")
 
 
-def fuse(ops: Sequence[Op], channels: Sequence[int], outputs: Collection[int]) -> list[Op]:
+Formats = Sequence[Format | None]
+
+
+def fuse(ops: Sequence[Op], channels: Sequence[int], formats: Formats, outputs: Collection[int]) -> list[Op]:
     """The same computation with fewer ops. An op that takes over steps moves to the place of the last of them, where
     all tensors that they read exist."""
-    fused = _without_unread(ops, outputs)
+    fused = _without_unread(_without_copies(ops, channels, formats), outputs)
     for op in list(fused):
         if not (isinstance(op, Copy) and _is_whole(op, channels)):
             continue
@@ -21,6 +24,9 @@ def fuse(ops: Sequence[Op], channels: Sequence[int], outputs: Collection[int]) -
         if host is None:
             continue
         made, steps = host
+        format = formats[made.target]
+        if format is not None:  # its bytes are no more, but what they could not hold is lost as before
+            steps = (Round(format), *steps)
         fused[fused.index(op)] = dataclasses.replace(made, target=op.target, steps=(*made.steps, *steps))
         fused.remove(made)
     return fused
@@ -51,6 +57,35 @@ def _host(ops: list[Op], op: Copy, outputs: Collection[int]):
 def _is_whole(op: Copy, channels: Sequence[int]) -> bool:
     source = op.parts[0].source
     return op.parts == (Part(source, 0, channels[source], 0),) and channels[source] == channels[op.target]
+
+
+def _without_copies(ops: Sequence[Op], channels: Sequence[int], formats: Formats) -> list[Op]:
+    """What reads a copy of a tensor reads the tensor, where it can: convolutions of floats read no bytes."""
+    kept: list[Op] = []
+    original: dict[int, int] = {}
+    for op in ops:
+        known = dict(original)
+        if isinstance(op, Conv | ConvTranspose) and formats[known.get(op.source, op.source)] is not None:
+            del known[op.source]
+        op = _reading(op, known)
+        if isinstance(op, Copy) and not op.steps and _is_whole(op, channels):
+            source = op.parts[0].source
+            if formats[op.target] in (None, formats[source]):
+                original[op.target] = source
+        kept.append(op)
+    return kept
+
+
+def _reading(op: Op, instead: Mapping[int, int]) -> Op:
+    """The op with other tensors in the place of some that it reads."""
+    steps = tuple(
+        dataclasses.replace(s, tensor=instead.get(s.tensor, s.tensor)) if isinstance(s, Combine) else s
+        for s in op.steps
+    )
+    if isinstance(op, Copy):
+        parts = tuple(dataclasses.replace(p, source=instead.get(p.source, p.source)) for p in op.parts)
+        return dataclasses.replace(op, parts=parts, steps=steps)
+    return dataclasses.replace(op, source=instead.get(op.source, op.source), steps=steps)
 
 
 def _without_unread(ops: Sequence[Op], outputs: Collection[int]) -> list[Op]:

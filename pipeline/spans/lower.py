@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -22,8 +22,10 @@ def lower(
     builder = _begin(analysis, inputs, place)
     for name in nodes:
         _add(analysis, name, builder)
+    for name in outputs:
+        _check_float(analysis, name)
     made = tuple(builder.find(name) for name in outputs)
-    ops = fuse(builder.ops, builder.channels, made)
+    ops = fuse(builder.ops, builder.channels, builder.formats, made)
     return SpanPlan(
         names=tuple(builder.names),
         channels=tuple(builder.channels),
@@ -32,6 +34,7 @@ def lower(
         outputs=made,
         ops=tuple(ops),
         multiples=_multiples(analysis, nodes, inputs),
+        formats=tuple(builder.formats) if any(builder.formats) else (),
     )
 
 
@@ -39,6 +42,20 @@ def lower_from_inputs(analysis: Analysis) -> tuple[list[str], dict[str, str]]:
     """Names of the nodes that the kernels can run, each reading only the program's inputs and what others of them make:
     what a video's unchanged positions save. And of the nodes that end there, with the reason. Raises Unsupported where
     none can run."""
+    left: set[str] = set()
+    while True:
+        found, refused = _from_inputs(analysis, left)
+        leaking = {name for name in found if _leaks(analysis, name, found)}
+        if not leaking:
+            break
+        left |= leaking
+    if not found:
+        raise Unsupported(next(iter(refused.values()), "it has no local nodes"))
+    return found, refused
+
+
+def _from_inputs(analysis: Analysis, left: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """The same, `left` out."""
     builder = _begin(analysis, analysis.program.inputs, no_place)
     known = set(analysis.program.inputs)
     found: list[str] = []
@@ -46,14 +63,13 @@ def lower_from_inputs(analysis: Analysis) -> tuple[list[str], dict[str, str]]:
     for node in analysis.nodes:
         if not set(node.inputs) <= known:
             continue
-        reason = _try(analysis, node, builder)
+        leaks = f"{node.name} ({node.op}) makes bytes that other engines read" if node.name in left else ""
+        reason = leaks or _try(analysis, node, builder)
         if reason:
             refused[node.name] = reason
             continue
         known.update(node.outputs)
         found.append(node.name)
-    if not found:
-        raise Unsupported(next(iter(refused.values()), "it has no local nodes"))
     return found, refused
 
 
@@ -88,6 +104,15 @@ def _multiples(analysis: Analysis, names: Sequence[str], inputs: Sequence[str]) 
 def no_place(values: np.ndarray) -> Array:
     """Where weights are put if a plan is only tried."""
     return Array(0, values.shape)
+
+
+def _leaks(analysis: Analysis, name: str, found: Collection[str]) -> bool:
+    """Whether the node makes bytes that a node not `found` reads, or that are an output."""
+    node = analysis.by_name[name]
+    if node.op != "QuantizeLinear":
+        return False
+    read_by = {n.name for n in analysis.nodes if set(node.outputs) & set(n.inputs)}
+    return not read_by <= set(found) or bool(set(node.outputs) & set(analysis.program.outputs))
 
 
 def _begin(analysis: Analysis, inputs: Sequence[str], place: Place) -> Builder:
@@ -129,7 +154,7 @@ def _add(analysis: Analysis, name: str, builder: Builder) -> None:
     """The ops of one node. Where it raises Unsupported, tensors that it had begun stay behind, which no op makes."""
     node = analysis.local.by_name[name]
     try:
-        for output in node.output:
+        for output in node.output if node.op_type != "QuantizeLinear" else ():
             _check_float(analysis, output)
         lower_node(LoweredNode(NodeView(node, analysis.local, analysis.probes, analysis.axes), builder))
     except Unsupported as reason:

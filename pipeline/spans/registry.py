@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...runtime.native.plan import Array, Conv, Copy, Op, Part, Step, Window
+from ...runtime.native.plan import Array, Conv, Copy, Format, Op, Part, Step, Window
 from ..analyze.registry import NodeView, rules_in
 from ..graph import op_key
 
-Place = Callable[[np.ndarray], Array]  # puts numbers (float32) into the file of weights
+Place = Callable[[np.ndarray], Array]  # puts numbers (float32 or int8) into the file of weights
 
 
 class Unsupported(Exception):
@@ -20,17 +20,19 @@ class Unsupported(Exception):
 
 @dataclass
 class Builder:
-    """The ops so far. Tensors are numbered as they appear."""
+    """The ops so far. Tensors are numbered as they appear; `formats` are those of bytes, None of float32."""
 
     place: Place
     names: list[str] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
+    formats: list[Format | None] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
 
-    def tensor(self, name: str, channels: int) -> int:
+    def tensor(self, name: str, channels: int, format: Format | None = None) -> int:
         """A new tensor."""
         self.names.append(name)
         self.channels.append(channels)
+        self.formats.append(format)
         return len(self.names) - 1
 
     def find(self, name: str) -> int:
@@ -40,7 +42,8 @@ class Builder:
         return self.names.index(name)
 
     def array(self, values: np.ndarray) -> Array:
-        return self.place(np.ascontiguousarray(values, np.float32))
+        """Of int8 as they are, of anything else as float32."""
+        return self.place(np.ascontiguousarray(values, np.int8 if values.dtype == np.int8 else np.float32))
 
 
 @dataclass
@@ -55,27 +58,35 @@ class LoweredNode:
         self._shape_of_map(self.view.name(i))
         return self.builder.find(self.view.name(i))
 
-    def target(self, output: int = 0) -> int:
+    def target(self, output: int = 0, format: Format | None = None) -> int:
         """A new tensor for an output."""
         name = self.view.node.output[output]
-        return self.builder.tensor(name, self._shape_of_map(name)[1])
+        return self.builder.tensor(name, self._shape_of_map(name)[1], format)
 
     def maker(self, i: int = 0) -> LoweredNode | None:
         """The node that makes input i, if an op of this plan does what it does."""
-        node, source = self.view.graph.producer.get(self.view.name(i)), self.source(i)
-        if node is None or all(op.target != source for op in self.builder.ops):
-            return None
-        view = NodeView(node, self.view.graph, self.view.probes, self.view.map_axes)
-        return LoweredNode(view, self.builder)
+        found, source = self.producer(i), self.source(i)
+        return found if any(op.target == source for op in self.builder.ops) else None
 
     def constant(self, i: int) -> np.ndarray:
         """The value of a constant operand."""
         if self.view.name(i) in self.view.graph.choices:
             raise Unsupported(f"takes the choice {self.view.name(i)}")
         value = self.view.value(i)
+        made_by = self.producer(i)
+        if value is None and made_by is not None and made_by.view.node.op_type == "DequantizeLinear":
+            value = dequantized(made_by)
         if value is None:
             raise Unsupported(f"has an operand {self.view.name(i)} whose value is not known")
         return value
+
+    def producer(self, i: int) -> LoweredNode | None:
+        """The node that makes input i."""
+        view, name = self.view, self.view.name(i)
+        found = view.graph.producer.get(name)
+        if found is None:
+            return None
+        return LoweredNode(NodeView(found, view.graph, view.probes, view.map_axes), self.builder)
 
     def per_channel(self, i: int, channels: int) -> np.ndarray:
         """A constant operand spread over channels: float32 [channels]."""
@@ -97,16 +108,29 @@ class LoweredNode:
         builder.ops.append(Conv(source, target, Window((1, 1)), 1, ones, None))
         return target
 
-    def apply(self, source: int, *steps: Step) -> None:
+    def apply(self, source: int, *steps: Step, format: Format | None = None) -> None:
         """The output is the source with these steps done to it."""
         count = self.builder.channels[source]
-        self.builder.ops.append(Copy((Part(source, 0, count, 0),), self.target(), steps))
+        self.builder.ops.append(Copy((Part(source, 0, count, 0),), self.target(format=format), steps))
 
     def _shape_of_map(self, name: str) -> tuple[int, ...]:
         shape = self.view.probes.sample.shapes[name]
         if self.view.map_axes.get(name) != (2, 3) or len(shape) != 4:
             raise Unsupported(f"holds {name} in another layout than [batch, channels, height, width]")
         return shape
+
+
+def dequantized(node: LoweredNode) -> np.ndarray:
+    """What a DequantizeLinear of constants makes, float32."""
+    values, scale = node.constant(0), node.constant(1)
+    zero = node.constant(2) if node.view.name(2) else np.zeros((), values.dtype)
+    spread = [1] * values.ndim
+    if scale.size > 1:
+        spread[node.view.axis(values.ndim, default=1)] = scale.size
+    whole = values.astype(np.int32) - zero.astype(np.int32).reshape(
+        spread if zero.size > 1 else [1] * values.ndim
+    )
+    return whole.astype(np.float32) * scale.astype(np.float32).reshape(spread)
 
 
 Rule = Callable[[LoweredNode], None]

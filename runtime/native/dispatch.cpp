@@ -9,7 +9,10 @@ namespace portable { const Kernels* kernels(); }
 
 #ifdef __x86_64__
 namespace avx2 { const Kernels* kernels(); }
-namespace avx512 { const Kernels* kernels(); }
+namespace avx512 {
+const Kernels* kernels();
+const Kernels* kernels_vnni();
+}
 
 namespace {
 
@@ -23,12 +26,17 @@ const Kernels* avx512_here() {
   return has ? avx512::kernels() : nullptr;
 }
 
+const Kernels* vnni_here() {
+  return avx512_here() && __builtin_cpu_supports("avx512vnni") ? avx512::kernels_vnni() : nullptr;
+}
+
 }  // namespace
 #else
 namespace {
 
 const Kernels* avx2_here() { return nullptr; }
 const Kernels* avx512_here() { return nullptr; }
+const Kernels* vnni_here() { return nullptr; }
 
 }  // namespace
 #endif
@@ -38,10 +46,11 @@ const Kernels* kernels_for(Isa isa) {
     case Isa::kPortable: return portable::kernels();
     case Isa::kAvx2: return avx2_here();
     case Isa::kAvx512: return avx512_here();
+    case Isa::kAvx512Vnni: return vnni_here();
     case Isa::kBest: break;
     default: return nullptr;
   }
-  for (const Kernels* found : {avx512_here(), avx2_here()})
+  for (const Kernels* found : {vnni_here(), avx512_here(), avx2_here()})
     if (found) return found;
   return portable::kernels();
 }

@@ -1,6 +1,7 @@
-// Floats at addresses that vectors like.
+// Numbers at addresses that vectors like.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <vector>
 
@@ -20,5 +21,6 @@ struct Aligned {
 };
 
 using Floats = std::vector<float, Aligned<float>>;
+using Bytes = std::vector<uint8_t, Aligned<uint8_t>>;
 
 }  // namespace foveate

@@ -8,7 +8,7 @@
 #define FV_API extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a signature or the plan's encoding changes: a library of another version is not loaded.
-constexpr int32_t kAbi = 4;
+constexpr int32_t kAbi = 5;
 
 FV_API int32_t fv_abi();
 

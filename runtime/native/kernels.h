@@ -18,6 +18,24 @@ struct ConvTile {
   int64_t channels;      // of the block that exist: the last block may be partial
 };
 
+// The same over bytes, four of a position's at a time: Σ byte · weight in 32 bits, exact, then
+// out = (start + Σ) · scale + bias. Up to three bytes behind a tap are read, and meet weights of zero.
+struct ByteTile {
+  const uint8_t* const* in;
+  float* const* out;
+  const int64_t* taps;  // offsets from `in`, of `tap_quads` · 4 consecutive bytes each
+  int64_t tap_count, tap_quads;
+  const int8_t* weights;  // [taps × their quads][the block's vectors × width][4]
+  const int32_t* start;   // [the block's vectors × width], as the next two
+  const float *scale, *bias;
+  int64_t channels;
+};
+
+struct ByteKernels {
+  int tile[kMaxLevel + 1];
+  void (*conv[kMaxLevel + 1][kMaxTile])(const ByteTile&);
+};
+
 enum class Activation : int32_t { kRelu, kLeaky, kClip, kSigmoid, kHardSigmoid, kHardSwish, kSilu, kTanh, kElu, kSoftplus, kErf };
 
 struct Kernels {
@@ -41,9 +59,20 @@ struct Kernels {
   void (*activate)(float* y, Activation kind, float a, float b, int64_t n);
   void (*softmax)(float* y, int64_t channels, int64_t n);  // of n ÷ channels positions
   bool (*moved)(const float* x, const float* y, float limit, int64_t n);  // whether any |x[i] − y[i]| > limit
+
+  // Byte b stands for scale · (b − zero). Rounding is to the nearest, ties to even, and saturates.
+  void (*quantize)(uint8_t* to, const float* x, float scale, int32_t zero, int64_t n);
+  void (*dequantize)(float* y, const uint8_t* from, float scale, int32_t zero, int64_t n);
+  void (*round)(float* y, float scale, int32_t zero, int64_t n);  // one, then the other
+  void (*add_bytes)(float* y, const uint8_t* x, float scale, int32_t zero, int64_t n);
+
+  // y[i] = (start[i] + Σ_t in[taps[t] + i] · weights[t·n + i]) · scale[i] + bias[i] for i < n
+  void (*depthwise_bytes)(float* y, const uint8_t* in, const int64_t* taps, int64_t tap_count, const int8_t* weights,
+                          const int32_t* start, const float* scale, const float* bias, int64_t n);
+  const ByteKernels* bytes;
 };
 
-enum class Isa : int32_t { kBest, kPortable, kAvx2, kAvx512 };
+enum class Isa : int32_t { kBest, kPortable, kAvx2, kAvx512, kAvx512Vnni };
 
 // The kernels of an instruction set; null where this processor or this build lacks it.
 const Kernels* kernels_for(Isa isa);

@@ -10,6 +10,12 @@ namespace foveate {
 struct Buffer;
 struct Cell;
 
+// `n` numbers of a buffer, from the one at `at` on, as floats: where they stand, or in `room`.
+const float* numbers(const Kernels& kernels, const Buffer& from, int64_t at, int64_t n, Floats& room);
+
+// Puts floats there.
+void keep(const Kernels& kernels, const float* from, int64_t n, Buffer& to, int64_t at);
+
 // Into the op's buffer or, with `rows`, into [cells][channels] there.
 void compute(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const Taps& y, const Taps& x,
              const std::vector<Cell>& cells, Pool::Run& run, float* rows = nullptr);

@@ -2,6 +2,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace foveate {
 namespace {
@@ -9,6 +10,7 @@ namespace {
 constexpr int64_t kMagic = 0x666f76656174;  // "foveat"
 constexpr int64_t kMost = 1 << 20;          // of anything that is counted
 constexpr int64_t kMostPooled = 1 << 14;    // positions
+constexpr int64_t kMostSummed = 1 << 15;    // products of bytes, in 32 bits
 
 [[noreturn]] void fail(const std::string& what) { throw Error("the plan " + what); }
 
@@ -43,7 +45,12 @@ class Reader {
     return {from, from + count};
   }
 
-  // The same where the offset may be −1, for zeros.
+  // The same of bytes, four in a parameter.
+  const int8_t* bytes(int64_t count, const char* what) {
+    return reinterpret_cast<const int8_t*>(params((count + 3) / 4, what));
+  }
+
+  // `values` where the offset may be −1, for zeros.
   std::vector<float> optional(int64_t count, const char* what) {
     if (words_ != end_ && *words_ == -1) return words_++, std::vector<float>(count);
     return values(count, what);
@@ -64,13 +71,17 @@ class Decoder {
   void run() {
     if (read_.word(INT64_MIN, INT64_MAX, "its first word") != kMagic) fail("is none");
     plan_.tensors.resize(read_.count("a number of tensors", 1));
-    for (Tensor& tensor : plan_.tensors) tensor.channels = read_.count("channels", 1);
+    for (Tensor& tensor : plan_.tensors) {
+      tensor.channels = read_.count("channels", 1);
+      if (read_.word(0, 1, "a tensor's type")) tensor.format = format();
+    }
     made_.resize(plan_.tensors.size());
     for (int64_t n = read_.count("a number of inputs", 1); n; n--) {
       const int id = tensor("input");
       if (made_[id]) fail("has an input twice");
       made_[id] = true;
       plan_.tensors[id].input = true;
+      if (plan_.tensors[id].format.bytes()) fail("has an input of bytes");
       plan_.tensors[id].mask = read_.word(0, 1, "a mask flag");
       if (plan_.tensors[id].mask && plan_.tensors[id].channels != 1) fail("has a mask of several channels");
       plan_.inputs.push_back(id);
@@ -80,6 +91,7 @@ class Decoder {
     for (int64_t n = read_.count("a number of ops", 1); n; n--) plan_.ops.push_back(op());
     for (int id : outputs) {
       if (!made_[id] || plan_.tensors[id].input) fail("has an output that no op makes");
+      if (plan_.tensors[id].format.bytes()) fail("has an output of bytes");
       plan_.tensors[id].output = true;
     }
     plan_.outputs = outputs;
@@ -97,11 +109,18 @@ class Decoder {
     return id;
   }
 
+  Format format() {
+    const Format format{read_.values(1, "a scale")[0], static_cast<int32_t>(read_.word(0, 255, "a zero"))};
+    if (!(format.scale > 1e-30f && format.scale < 1e30f)) fail("has a scale beyond reason");
+    return format;
+  }
+
   int64_t channels(int id) const { return plan_.tensors[id].channels; }
+  const Format& format(int id) const { return plan_.tensors[id].format; }
 
   Op op() {
     Op op;
-    op.kind = read_.choice(OpKind::kConvTranspose, "an op kind");
+    op.kind = read_.choice(OpKind::kConvInteger, "an op kind");
     op.out = tensor("a target");
     if (made_[op.out]) fail("makes a tensor twice");
     switch (op.kind) {
@@ -110,6 +129,7 @@ class Decoder {
       case OpKind::kResize: resize(op); break;
       case OpKind::kCopy: copy(op); break;
       case OpKind::kConvTranspose: conv_transpose(op); break;
+      case OpKind::kConvInteger: conv_integer(op); break;
     }
     made_[op.out] = true;
     for (int64_t n = read_.count("a number of steps"); n; n--) op.steps.push_back(step(op));
@@ -130,7 +150,12 @@ class Decoder {
     op.y.high = read_.word(least, kMost, "a pad"), op.x.high = read_.word(least, kMost, "a pad");
   }
 
-  void conv(Op& op) {
+  // A convolution's weights: how many outputs, and inputs of each.
+  struct Shape {
+    int64_t out, each, taps;
+  };
+
+  Shape convolution(Op& op) {
     whole(op);
     window(op, -kMost);
     op.groups = read_.count("groups", 1);
@@ -138,11 +163,32 @@ class Decoder {
     if (in % op.groups || out % op.groups) fail("has channels that its groups do not divide");
     const int64_t each = in / op.groups;
     if (taps > kMost || taps * each > (INT64_C(1) << 40) / out) fail("has a kernel beyond reason");
-    const float* weights = read_.params(out * each * taps, "weights");
-    const std::vector<float> bias = read_.optional(out, "a bias");
     op.work = static_cast<double>(out * each * taps);
     op.depthwise = op.groups > 1 && each == 1 && out == op.groups;
+    return {out, each, taps};
+  }
+
+  void conv(Op& op) {
+    const Shape shape = convolution(op);
+    floats(op);
+    const float* weights = read_.params(shape.out * shape.each * shape.taps, "weights");
+    const std::vector<float> bias = read_.optional(shape.out, "a bias");
     op.depthwise ? pack_depthwise(op, weights, bias) : pack(op, weights, bias);
+  }
+
+  void conv_integer(Op& op) {
+    const Shape shape = convolution(op);
+    if (!format(op.in()).bytes()) fail("convolves floats as bytes");
+    const int64_t each = shape.each * shape.taps;
+    if (each > kMostSummed) fail("has a kernel beyond what 32 bits can sum up");
+    const int8_t* weights = read_.bytes(shape.out * each, "weights");
+    const float* scale = read_.params(shape.out, "a scale");
+    const std::vector<float> bias = read_.optional(shape.out, "a bias");
+    op.depthwise ? pack_depthwise(op, weights, scale, bias) : pack(op, weights, scale, bias);
+  }
+
+  void floats(const Op& op) const {
+    if (format(op.in()).bytes()) fail("convolves bytes as floats");
   }
 
   void conv_transpose(Op& op) {
@@ -152,6 +198,7 @@ class Decoder {
     op.groups = read_.count("groups", 1);
     const int64_t in = channels(op.in()), out = channels(op.out), taps = op.y.kernel * op.x.kernel;
     if (in % op.groups || out % op.groups) fail("has channels that its groups do not divide");
+    floats(op);
     const int64_t per = out / op.groups;
     if (taps > kMost || op.y.stride * op.x.stride > kMost || taps * per > (INT64_C(1) << 40) / in)
       fail("has a kernel beyond reason");
@@ -190,25 +237,42 @@ class Decoder {
       for (int64_t t = 0; t < taps; t++) op.weights[t * out + c] = weights[c * taps + t];
   }
 
-  // [out][in a group][taps] to blocks of [taps][in a group][out in the block]
-  void pack(Op& op, const float* weights, const std::vector<float>& bias) {
-    const int64_t each = channels(op.in()) / op.groups, per = channels(op.out) / op.groups;
-    const int64_t taps = op.y.kernel * op.x.kernel, width = plan_.kernels.width;
+  // The same of bytes. The sums start at what the zero of the input's bytes adds to them.
+  void pack_depthwise(Op& op, const int8_t* weights, const float* scale, const std::vector<float>& bias) {
+    const int64_t out = channels(op.out), taps = op.y.kernel * op.x.kernel;
+    op.bias.assign(bias.begin(), bias.end()), op.scale.assign(scale, scale + out);
+    op.byte_weights.resize(out * taps), op.start.resize(out);
+    for (int64_t c = 0; c < out; c++) {
+      for (int64_t t = 0; t < taps; t++) op.byte_weights[t * out + c] = weights[c * taps + t];
+      op.start[c] = start(op, weights + c * taps, taps);
+    }
+  }
+
+  int32_t start(const Op& op, const int8_t* weights, int64_t count) const {
+    return -format(op.in()).zero * std::accumulate(weights, weights + count, int32_t(0));
+  }
+
+  // Divides output channels into blocks of `length` rows of weights each, and returns how many vectors they have in all.
+  int64_t divide(Op& op, int64_t length) const {
+    const int64_t per = channels(op.out) / op.groups, width = plan_.kernels.width;
+    int64_t vectors = 0;
     for (int64_t group = 0; group < op.groups; group++)
       for (int64_t first = 0; first < per;) {
         const int64_t left = per - first;
         int64_t level = plan_.kernels.levels - 1;
         while (level && (INT64_C(1) << level) > (left + width - 1) / width) level--;  // no vector is all padding
         const int64_t held = std::min(left, width << level);
-        op.blocks.push_back({group, group * per + first, held, level, 0, 0});
-        first += held;
+        op.blocks.push_back({group, group * per + first, held, level, vectors * width * length, vectors * width});
+        vectors += INT64_C(1) << level, first += held;
       }
-    int64_t panels = 0, biases = 0;
-    for (Block& block : op.blocks) {
-      block.panel = panels, block.bias = biases;
-      panels += taps * each * block.vectors() * width, biases += block.vectors() * width;
-    }
-    op.weights.resize(panels), op.bias.resize(biases);
+    return vectors;
+  }
+
+  // [out][in a group][taps] to blocks of [taps][in a group][out in the block]
+  void pack(Op& op, const float* weights, const std::vector<float>& bias) {
+    const int64_t each = channels(op.in()) / op.groups, taps = op.y.kernel * op.x.kernel;
+    const int64_t width = plan_.kernels.width, vectors = divide(op, taps * each);
+    op.weights.resize(vectors * width * taps * each), op.bias.resize(vectors * width);
     for (const Block& block : op.blocks)
       for (int64_t c = 0; c < block.channels; c++) {
         op.bias[block.bias + c] = bias[block.first + c];
@@ -216,6 +280,28 @@ class Decoder {
           for (int64_t t = 0; t < taps; t++)
             op.weights[block.panel + (t * each + i) * block.vectors() * width + c] =
                 weights[((block.first + c) * each + i) * taps + t];
+      }
+  }
+
+  // The same to blocks of [taps][in a group ÷ 4][out in the block][4]. Where a row of the kernel is one tap, its bytes
+  // count on through all its channels.
+  void pack(Op& op, const int8_t* weights, const float* scale, const std::vector<float>& bias) {
+    const int64_t each = channels(op.in()) / op.groups, taps = op.y.kernel * op.x.kernel;
+    const int64_t joined = op.row_taps() ? op.x.kernel : 1, quads = (joined * each + 3) / 4;
+    const int64_t width = plan_.kernels.width, vectors = divide(op, taps / joined * quads * 4);
+    op.byte_weights.resize(vectors * width * taps / joined * quads * 4);
+    op.bias.resize(vectors * width), op.scale.resize(vectors * width), op.start.resize(vectors * width);
+    for (const Block& block : op.blocks)
+      for (int64_t c = 0; c < block.channels; c++) {
+        const int64_t out = block.first + c;
+        op.bias[block.bias + c] = bias[out], op.scale[block.bias + c] = scale[out];
+        op.start[block.bias + c] = start(op, weights + out * each * taps, each * taps);
+        for (int64_t i = 0; i < each; i++)
+          for (int64_t t = 0; t < taps; t++) {
+            const int64_t byte = t % joined * each + i, quad = t / joined * quads + byte / 4;
+            op.byte_weights[block.panel + (quad * block.vectors() * width + c) * 4 + byte % 4] =
+                weights[(out * each + i) * taps + t];
+          }
       }
   }
 
@@ -263,7 +349,7 @@ class Decoder {
 
   Step step(const Op& op) {
     Step step;
-    step.kind = read_.choice(StepKind::kSoftmax, "a step");
+    step.kind = read_.choice(StepKind::kRound, "a step");
     const int64_t out = channels(op.out);
     switch (step.kind) {
       case StepKind::kAdd:
@@ -284,6 +370,7 @@ class Decoder {
         step.a = read_.values(2, "an activation's numbers");
         break;
       case StepKind::kSoftmax: break;
+      case StepKind::kRound: step.format = format(); break;
     }
     return step;
   }

@@ -35,12 +35,20 @@ struct Axis {
   }
 };
 
-enum class OpKind : int64_t { kConv, kPool, kResize, kCopy, kConvTranspose };
+enum class OpKind : int64_t { kConv, kPool, kResize, kCopy, kConvTranspose, kConvInteger };
 enum class PoolKind : int64_t { kMax, kAverage, kAverageWithPadding };
 enum class ResizeKind : int64_t { kNearest, kLinear };
 enum class Coordinates : int64_t { kHalfPixel, kPytorchHalfPixel, kAsymmetric };
 enum class Rounding : int64_t { kPreferFloor, kPreferCeil, kFloor, kCeil };
-enum class StepKind : int64_t { kAdd, kSubtract, kMultiply, kMultiplyMap, kAffine, kPrelu, kActivate, kSoftmax };
+enum class StepKind : int64_t { kAdd, kSubtract, kMultiply, kMultiplyMap, kAffine, kPrelu, kActivate, kSoftmax, kRound };
+
+// Byte b stands for scale · (b − zero). A scale of 0: the numbers are floats.
+struct Format {
+  float scale = 0;
+  int32_t zero = 0;
+  bool bytes() const { return scale > 0; }
+  int64_t size() const { return bytes() ? 1 : sizeof(float); }  // of a number
+};
 
 // What is done to an op's output in place, position by position. `tensor` of the first four, which has the output's
 // size: its channels too, but one alone for kMultiplyMap. The parameters are numbers of channels long.
@@ -48,6 +56,7 @@ struct Step {
   StepKind kind = StepKind::kAdd;
   int tensor = -1;
   Activation activation = Activation::kRelu;
+  Format format;  // of kRound: to what it can hold
   std::vector<float> a, b;
 };
 
@@ -58,7 +67,7 @@ struct Part {
 };
 
 // A block of output channels, of 2 to the power of `level` vectors: its weights stand at `panel`, [taps × their
-// length][vectors × width].
+// length][vectors × width], those of bytes as kernels.h has them.
 struct Block {
   int64_t group, first, channels, level, panel, bias;
   int64_t vectors() const { return INT64_C(1) << level; }
@@ -87,14 +96,27 @@ struct Op {
   std::vector<Block> blocks;
   std::vector<Phase> phases;         // stride by stride, of kConvTranspose
   Floats weights, bias;              // packed
+  // Of kConvInteger, which makes (start + Σ byte · weight) · scale + bias: packed, too.
+  std::vector<int8_t, Aligned<int8_t>> byte_weights;
+  std::vector<int32_t> start;
+  Floats scale;
   double work = 0;                   // multiply-adds at one output position
 
   int in() const { return parts[0].tensor; }
+  bool convolves() const { return kind == OpKind::kConv || kind == OpKind::kConvInteger; }
+  // A row of the kernel is consecutive in memory: one tap.
+  bool row_taps() const { return groups == 1 && x.dilation == 1; }
+  // All channels of a position are made together.
+  bool whole() const {
+    return std::any_of(steps.begin(), steps.end(), [](const Step& s) { return s.kind == StepKind::kSoftmax; });
+  }
+  int64_t weight_bytes() const { return int64_t(weights.size() * sizeof(float) + byte_weights.size()); }
 };
 
 struct Tensor {
   int64_t channels = 0;
   bool input = false, mask = false, output = false;
+  Format format;
 };
 
 struct Plan {

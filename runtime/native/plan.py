@@ -17,7 +17,7 @@ import numpy as np
 from ..decode import decode
 from ..manifest import Pair
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MAGIC = 0x666F76656174  # of plan.cpp
 
 # fmt: off
@@ -28,17 +28,30 @@ ACTIVATIONS = (
 POOLS = ("max", "average", "average_with_padding")
 RESIZES = ("nearest", "linear")
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric")
-OPS = ("conv", "pool", "resize", "copy", "conv_transpose")
-STEPS = ("add", "subtract", "multiply", "multiply_map", "affine", "prelu", "activate", "softmax")
+OPS = ("conv", "pool", "resize", "copy", "conv_transpose", "conv_integer")
+STEPS = ("add", "subtract", "multiply", "multiply_map", "affine", "prelu", "activate", "softmax", "round")
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 @dataclass(frozen=True)
 class Array:
-    """Float32 numbers in the file of weights: `offset` in bytes."""
+    """Numbers in the file of weights: `offset` in bytes. dtype: "float32" or "int8"."""
 
     offset: int
     shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "int8"):
+            raise ValueError(f"an array of {self.dtype}")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a tensor of bytes stands for numbers: byte b for scale · (b − zero), 0 ≤ zero ≤ 255."""
+
+    scale: float
+    zero: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,15 @@ class Softmax:
     kind: str = "softmax"
 
 
-Step = Combine | Affine | Prelu | Activate | Softmax  # done to an op's output, in order
+@dataclass(frozen=True)
+class Round:
+    """To the nearest number that bytes of a format stand for."""
+
+    format: Format
+    kind: str = "round"
+
+
+Step = Combine | Affine | Prelu | Activate | Softmax | Round  # done to an op's output, in order
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,21 @@ class Conv:
     bias: Array | None
     steps: tuple[Step, ...] = ()
     kind: str = "conv"
+
+
+@dataclass(frozen=True)
+class ConvInteger:
+    """A convolution of bytes, summed up exactly: the sum of (byte − zero) · weight, times scale, plus bias."""
+
+    source: int
+    target: int
+    window: Window
+    groups: int
+    weights: Array  # int8 [out, in ÷ groups, height, width]
+    scale: Array  # [out]: the source's times that of each channel's weights
+    bias: Array | None
+    steps: tuple[Step, ...] = ()
+    kind: str = "conv_integer"
 
 
 @dataclass(frozen=True)
@@ -165,7 +201,7 @@ class Copy:
     kind: str = "copy"
 
 
-Op = Conv | ConvTranspose | Pool | Resize | Copy
+Op = Conv | ConvInteger | ConvTranspose | Pool | Resize | Copy
 
 
 @dataclass(frozen=True)
@@ -180,6 +216,7 @@ class SpanPlan:
     outputs: tuple[int, ...]
     ops: tuple[Op, ...]
     multiples: tuple[Pair, ...] = ()
+    formats: tuple[Format | None, ...] = ()  # by tensor, of bytes; empty: all are float32
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -209,7 +246,12 @@ class _Encoder:
         self._read, self._length = read, 0
 
     def plan(self, plan: SpanPlan) -> None:
-        self.words += [_MAGIC, len(plan.channels), *plan.channels, len(plan.inputs)]
+        self.words += [_MAGIC, len(plan.channels)]
+        for channels, format in zip(plan.channels, plan.formats or [None] * len(plan.channels), strict=True):
+            self.words += [channels, int(format is not None)]
+            if format is not None:
+                self._format(format)
+        self.words.append(len(plan.inputs))
         for tensor in plan.inputs:
             self.words += [tensor, int(tensor in plan.masks)]
         self.words += [len(plan.outputs), *plan.outputs, len(plan.ops)]
@@ -224,6 +266,13 @@ class _Encoder:
                 self._window(op.window)
                 self.words.append(op.groups)
                 self._array(op.weights)
+                self._array(op.bias)
+            case ConvInteger():
+                self.words.append(op.source)
+                self._window(op.window)
+                self.words.append(op.groups)
+                self._array(op.weights)
+                self._array(op.scale)
                 self._array(op.bias)
             case ConvTranspose():
                 self.words.append(op.source)
@@ -263,12 +312,21 @@ class _Encoder:
             case Activate():
                 self.words.append(ACTIVATIONS.index(step.function))
                 self._numbers((step.a, step.b))
+            case Round():
+                self._format(step.format)
+
+    def _format(self, format: Format) -> None:
+        self._numbers((format.scale,))
+        self.words.append(format.zero)
 
     def _array(self, array: Array | None) -> None:
         if array is None:
             self.words.append(-1)
         else:
-            self._numbers(self._read(array).ravel())
+            values = self._read(array).ravel()
+            if array.dtype == "int8":  # four in a parameter, with zeros behind
+                values = np.pad(values, (0, -values.size % 4)).view(np.float32)
+            self._numbers(values)
 
     def _numbers(self, values) -> None:
         numbers = np.asarray(values, np.float32)

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <set>
 #include <string>
 
@@ -16,12 +15,20 @@ namespace {
 constexpr int64_t kLargest = 1 << 15;              // of a side: cells hold it in 16 bits
 constexpr int64_t kPiece = 512;                    // positions that a thread copies at a time
 constexpr int64_t kMostFloats = INT64_C(1) << 31;  // of a buffer
+constexpr int64_t kBehind = 3;                     // bytes behind a buffer that a convolution may read
 
 std::string words(Size size) { return std::to_string(size.height) + "×" + std::to_string(size.width); }
 
 void check(Size size, Size input) {
   if (size.height < 1 || size.width < 1 || size.height > kLargest || size.width > kLargest)
     throw Error("an input of " + words(input) + " makes a tensor of " + words(size));
+}
+
+bool is_zero(const Buffer& buffer) {
+  const Bytes& bytes = buffer.memory->bytes;
+  if (buffer.format.bytes()) return std::all_of(bytes.begin(), bytes.end(), [&](uint8_t b) { return b == buffer.zero(); });
+  const float *begin = buffer.data(), *end = begin + buffer.rows * buffer.pitch * buffer.channels;
+  return std::all_of(begin, end, [](float v) { return v == 0.f; });
 }
 
 // Calls f(first, n) for the runs of consecutive positions, in pieces that threads share.
@@ -69,7 +76,7 @@ void State::measure(const std::vector<Size>& sizes) {
     const Op& op = plan.ops[i];
     const Size in = buffers_[op.in()].size;
     Size out = in;
-    if (op.kind == OpKind::kConv || op.kind == OpKind::kPool) {
+    if (op.convolves() || op.kind == OpKind::kPool) {
       out = {op.y.outputs(in.height), op.x.outputs(in.width)};
     } else if (op.kind == OpKind::kConvTranspose) {
       out = {op.y.transposed_outputs(in.height), op.x.transposed_outputs(in.width)};
@@ -99,7 +106,7 @@ int64_t State::lay_out() {
   };
   std::map<std::pair<int64_t, int64_t>, Border> borders;
   for (const Op& op : plan.ops) {
-    if (op.kind != OpKind::kConv && op.kind != OpKind::kConvTranspose) continue;
+    if (!op.convolves() && op.kind != OpKind::kConvTranspose) continue;
     const Size in = buffers_[op.in()].size, out = buffers_[op.out].size;
     Border& border = borders[{in.height, in.width}];
     if (op.kind == OpKind::kConvTranspose) {
@@ -125,11 +132,12 @@ int64_t State::lay_out() {
     if (!buffer.size.count()) continue;  // nothing makes it
     const Border& border = borders[{buffer.size.height, buffer.size.width}];
     buffer.top = border.top, buffer.left = border.left, buffer.channels = plan.tensors[i].channels;
+    buffer.format = plan.tensors[i].format;
     buffer.rows = buffer.size.height + border.top + border.bottom;
     buffer.pitch = buffer.size.width + border.left + border.right;
     if (buffer.rows * buffer.pitch > INT32_MAX || buffer.rows * buffer.pitch > kMostFloats / buffer.channels)
       throw Error("a tensor of " + words(buffer.size) + " is too large");
-    bytes += buffer.floats() * int64_t(sizeof(float));
+    bytes += buffer.nbytes();
   }
   return bytes;
 }
@@ -138,7 +146,7 @@ void State::allocate() {
   const Plan& plan = *plan_;
   for (Buffer& buffer : buffers_) {
     buffer.memory = std::make_shared<Memory>();
-    buffer.memory->floats.assign(buffer.floats(), 0.f);
+    buffer.memory->bytes.assign(buffer.nbytes() + kBehind, buffer.zero());
   }
   readers_.resize(buffers_.size());
   for (size_t i = 0; i < plan.ops.size(); i++) {
@@ -151,9 +159,10 @@ void State::allocate() {
 // Tensors that are zero in the reference need no memory of their own once everything has read them.
 void State::share() {
   const Plan& plan = *plan_;
-  std::map<std::array<int64_t, 3>, std::vector<std::shared_ptr<Memory>>> idle;
+  std::map<std::array<int64_t, 4>, std::vector<std::shared_ptr<Memory>>> idle;
   const auto shape = [&](int id) {
-    return std::array<int64_t, 3>{buffers_[id].size.height, buffers_[id].size.width, buffers_[id].channels};
+    const Buffer& buffer = buffers_[id];
+    return std::array<int64_t, 4>{buffer.size.height, buffer.size.width, buffer.stride(), buffer.zero()};
   };
   const auto shares = [&](int id) { return !plan.tensors[id].input && buffers_[id].reference.empty(); };
   for (size_t i = 0; i < plan.ops.size(); i++) {
@@ -170,13 +179,13 @@ void State::share() {
 }
 
 int64_t State::bytes() const {
-  auto floats = int64_t(rows_.size());
+  auto bytes = int64_t(rows_.size() * sizeof(float));
   std::set<const Memory*> seen;
   for (const Buffer& buffer : buffers_) {
-    floats += int64_t(buffer.reference.size());
-    if (buffer.memory && seen.insert(buffer.memory.get()).second) floats += int64_t(buffer.memory->floats.size());
+    bytes += int64_t(buffer.reference.size());
+    if (buffer.memory && seen.insert(buffer.memory.get()).second) bytes += int64_t(buffer.memory->bytes.size());
   }
-  return floats * int64_t(sizeof(float));
+  return bytes;
 }
 
 Positions State::full(Size size) {
@@ -242,7 +251,8 @@ void State::rms(Pool* pool, float* found) const {
       constexpr int kLanes = 16;  // sums that do not wait for each other
       float sums[kLanes] = {};
       const int64_t n = buffer.pitch * buffer.channels;
-      const float* row = buffer.data() + y * n;
+      Floats room;
+      const float* row = numbers(plan_->kernels, buffer, y * n, n, room);
       int64_t i = 0;
       for (; i + kLanes <= n; i += kLanes)
         for (int j = 0; j < kLanes; j++) sums[j] += row[i + j] * row[i + j];
@@ -256,24 +266,21 @@ void State::rms(Pool* pool, float* found) const {
 }
 
 int64_t State::memory() const {
-  int64_t floats = 0;
-  for (const Buffer& buffer : buffers_) floats += buffer.floats();
-  return floats * int64_t(sizeof(float));
+  int64_t bytes = 0;
+  for (const Buffer& buffer : buffers_) bytes += buffer.nbytes();
+  return bytes;
 }
 
 void State::save(uint8_t* to) const {
-  for (const Buffer& buffer : buffers_) {
-    std::memcpy(to, buffer.data(), size_t(buffer.floats()) * sizeof(float));
-    to += size_t(buffer.floats()) * sizeof(float);
-  }
+  for (const Buffer& buffer : buffers_) to = std::copy_n(buffer.bytes(), buffer.nbytes(), to);
 }
 
 void State::load(Pool* pool, const uint8_t* from, float* const* outputs) {
   Pool::Run run(pool);
   streams_ = true;
   for (Buffer& buffer : buffers_) {
-    std::memcpy(buffer.data(), from, size_t(buffer.floats()) * sizeof(float));
-    from += size_t(buffer.floats()) * sizeof(float);
+    std::copy_n(from, buffer.nbytes(), buffer.bytes());
+    from += buffer.nbytes();
   }
   for (size_t i = 0; i < plan_->outputs.size(); i++) {
     const int id = plan_->outputs[i];
@@ -330,7 +337,7 @@ bool State::surely_read(int tensor, const Positions& dirty, const std::vector<Po
     const auto centred = [](const Axis& axis) {
       return axis.stride == 1 && axis.low >= 0 && axis.low % axis.dilation == 0 && axis.low / axis.dilation < axis.kernel;
     };
-    const bool window = op.kind == OpKind::kConv || op.kind == OpKind::kPool;
+    const bool window = op.convolves() || op.kind == OpKind::kPool;
     if (op.kind == OpKind::kCopy || (window && centred(op.y) && centred(op.x))) return true;
     for (const Step& step : op.steps)
       if (step.tensor == tensor) return true;
@@ -427,11 +434,13 @@ void State::settle(Pool::Run& run, size_t i) {
   compute(op, *plan_, buffers_, taps_y_[i], taps_x_[i], cells, run, rows_.data());
   const auto moved = std::make_shared<Map>(out.size, 0);
   run.each((count + kPiece - 1) / kPiece, [&](int64_t piece) {
+    Floats room;
     for (int64_t c = piece * kPiece; c < std::min(count, (piece + 1) * kPiece); c++) {
       const float* row = rows_.data() + c * out.channels;
-      float* kept = out.data() + cells[c].index * out.channels;
+      const int64_t at = cells[c].index * out.channels;
+      const float* kept = numbers(plan_->kernels, out, at, out.channels, room);
       if (!plan_->kernels.moved(row, kept, limits_[op.out], out.channels)) continue;
-      std::copy_n(row, out.channels, kept);
+      keep(plan_->kernels, row, out.channels, out, at);
       moved->row(cells[c].y)[cells[c].x] = 1;
     }
   });
@@ -469,7 +478,7 @@ void State::write_output(Pool::Run& run, int tensor, const std::vector<Cell>& ce
   const Buffer& buffer = buffers_[tensor];
   const int64_t area = buffer.size.count(), channels = buffer.channels;
   const bool zero = reference && buffer.reference.empty();
-  const float* data = reference ? buffer.reference.data() : buffer.data();
+  const float* data = reference ? reinterpret_cast<const float*>(buffer.reference.data()) : buffer.data();
   each_run(run, cells, [&](const Cell& first, int64_t n) {
     float* row = to + first.y * buffer.size.width + first.x;
     if (!zero) return transpose(row, area, data + first.index * channels, channels, channels, n);
@@ -479,12 +488,12 @@ void State::write_output(Pool::Run& run, int tensor, const std::vector<Cell>& ce
 
 void State::set_back(Pool::Run& run, const Buffer& buffer, const std::vector<Cell>& cells) const {
   each_run(run, cells, [&](const Cell& first, int64_t n) {
-    float* to = buffer.data() + first.index * buffer.channels;
-    const int64_t count = n * buffer.channels;
+    uint8_t* to = buffer.bytes() + first.index * buffer.stride();
+    const int64_t count = n * buffer.stride();
     if (buffer.reference.empty())
-      std::fill_n(to, count, 0.f);
+      std::fill_n(to, count, buffer.zero());
     else
-      std::copy_n(buffer.reference.data() + first.index * buffer.channels, count, to);
+      std::copy_n(buffer.reference.data() + first.index * buffer.stride(), count, to);
   });
 }
 
@@ -513,9 +522,7 @@ void State::refer(Pool* pool, float* const* outputs) {
   run(pool, zeros.data(), outputs);
   for (const Op& op : plan_->ops) {
     Buffer& buffer = buffers_[op.out];
-    const Floats& floats = buffer.memory->floats;
-    const bool zero = std::all_of(floats.begin(), floats.end(), [](float v) { return v == 0.f; });
-    if (!zero) buffer.reference = floats;
+    if (!is_zero(buffer)) buffer.reference = buffer.memory->bytes;
     buffer.memory->dirty = nullptr;
   }
   share();

@@ -17,11 +17,15 @@ struct Memory;
 struct Buffer {
   Size size;
   int64_t top = 0, left = 0, rows = 0, pitch = 0, channels = 0;
+  Format format;
   std::shared_ptr<Memory> memory;
-  Floats reference;  // empty where it is zero everywhere
+  Bytes reference;  // empty where it is zero everywhere
   int64_t index(int64_t y, int64_t x) const { return (y + top) * pitch + x + left; }
-  int64_t floats() const { return rows * pitch * channels; }
-  float* data() const;
+  int64_t stride() const { return channels * format.size(); }  // bytes of a position
+  int64_t nbytes() const { return rows * pitch * stride(); }
+  uint8_t zero() const { return uint8_t(format.zero); }  // what all bytes of the number zero are
+  float* data() const { return reinterpret_cast<float*>(bytes()); }
+  uint8_t* bytes() const;
 };
 
 struct Cell {
@@ -33,11 +37,11 @@ using Cells = std::shared_ptr<const std::vector<Cell>>;
 
 // What tensors of one shape share that are never alive at once and are zero in the reference.
 struct Memory {
-  Floats floats;
+  Bytes bytes;
   Cells dirty;  // written and not set back since
 };
 
-inline float* Buffer::data() const { return memory->floats.data(); }
+inline uint8_t* Buffer::bytes() const { return memory->bytes.data(); }
 
 // Used by one caller at a time.
 class State {

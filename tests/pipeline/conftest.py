@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 CHANNELS = (4, 8)
+INEXACT = ("norm", "gate", "constant", "softmax", "shuffle")  # in float32, for numbers of few bits
 NOT_NATIVE = ("nhwc", "reflect")
 # fmt: off
 ACTIVATIONS = (
@@ -24,11 +25,13 @@ class RandomProgram:
     """Draws a graph. Every tensor has a key, the history of its size: tensors of one key have one size at every
     resolution, so they may be added and joined. `s` halves rounding up, `u` doubles, `v` loses two positions."""
 
-    def __init__(self, draw: Callable[..., Any], native: bool = False, foreign: str = ""):
+    def __init__(self, draw: Callable[..., Any], native=False, foreign: str = "", quantized=False):
         import onnx
 
         self.native = native or bool(foreign)  # nodes that the native kernels run, alone …
         self.foreign = foreign  # … but this op, in the middle; then masks are persistent
+        # Convolutions read bytes, by scales that are powers of two: every result is exact in float32, in any order.
+        self.quantized = quantized
 
         self.draw, self.onnx = draw, onnx
         self.rng = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -39,6 +42,8 @@ class RandomProgram:
 
     def weight(self, *shape: int) -> str:
         value = self.rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:])))
+        if self.quantized:
+            return self.constant(np.round(value * 64).astype(np.float32) / 64)
         return self.constant(value.astype(np.float32))
 
     def constant(self, value: np.ndarray) -> str:
@@ -54,9 +59,29 @@ class RandomProgram:
         return name
 
     def conv(self, x: str, cin: int, cout: int, kernel: int, **attributes: Any) -> str:
-        groups = attributes.get("group", 1)
-        weight = self.weight(cout, cin // groups, kernel, kernel)
-        return self.add("Conv", x, weight, self.weight(cout), **attributes)
+        shape = cout, cin // attributes.get("group", 1), kernel, kernel
+        if self.quantized:
+            return self.add("Conv", self.bytes(x), self.bytes_weight(*shape), self.weight(cout), **attributes)
+        return self.add("Conv", x, self.weight(*shape), self.weight(cout), **attributes)
+
+    def bytes(self, x: str) -> str:
+        """x as bytes can hold it."""
+        kind, zeros = self.draw(
+            st.sampled_from([(np.int8, [0, 0, 3, -128]), (np.uint8, [0, 128, 77])]), label="bytes"
+        )
+        scale = self.constant(np.array(2.0 ** -self.draw(st.integers(4, 6)), np.float32))
+        zero = self.constant(np.array(self.draw(st.sampled_from(zeros)), kind))
+        return self.add("DequantizeLinear", self.add("QuantizeLinear", x, scale, zero), scale, zero)
+
+    def bytes_weight(self, *shape: int) -> str:
+        """Weights, by a scale for each output channel or by one for all."""
+        values = self.constant(self.rng.integers(-127, 128, shape).astype(np.int8))
+        if self.draw(st.booleans()):
+            scale = self.constant(np.array(2.0**-8, np.float32))
+            return self.add("DequantizeLinear", values, scale)
+        scale = self.constant((2.0 ** -self.rng.integers(7, 10, shape[0])).astype(np.float32))
+        zero = self.constant(np.zeros(shape[0], np.int8))
+        return self.add("DequantizeLinear", values, scale, zero, axis=0)
 
     def step(self) -> None:
         """One more node or two, on a tensor that is there."""
@@ -77,7 +102,9 @@ class RandomProgram:
         options += ["norm", "gate", "constant", "parts", "nhwc", "valid", "reflect", "softmax"]
         options += ["down", "down", "ceil_pool"] if key.count("s") < 2 else []
         options += ["up", "transposed", "shuffle"] if key.count("u") < 2 else []
+        options += ["requantized"] if self.quantized else []
         options = [o for o in options if not (self.native and o in NOT_NATIVE)]
+        options = [o for o in options if not (self.quantized and o in INEXACT)]
         made = getattr(self, f"_{self.draw(st.sampled_from(options))}")(name, channels, key)
         if made is not None:
             self.tensors.append(made)
@@ -98,13 +125,16 @@ class RandomProgram:
     def _even(self, x, c, key):
         return self.conv(x, c, c, 2, pads=self.draw(st.sampled_from([[0, 0, 1, 1], [1, 0, 0, 1]]))), c, key
 
+    def _requantized(self, x, c, key):
+        return self.bytes(x), c, key
+
     def _pool(self, x, c, key):
-        op = self.draw(st.sampled_from(["MaxPool", "AveragePool"]))
+        op = self.draw(st.sampled_from(["MaxPool"] if self.quantized else ["MaxPool", "AveragePool"]))
         more = {"count_include_pad": self.draw(st.integers(0, 1))} if op == "AveragePool" else {}
         return self.add(op, x, kernel_shape=[3, 3], pads=[1] * 4, **more), c, key
 
     def _act(self, x, c, key):
-        op = self.draw(st.sampled_from(ACTIVATIONS))
+        op = self.draw(st.sampled_from(("Relu", "Clip") if self.quantized else ACTIVATIONS))
         if op == "PRelu":
             return self.add(op, x, self.weight(c, 1, 1)), c, key
         if op == "Clip":
@@ -185,7 +215,7 @@ class RandomProgram:
         return self.conv(x, c, c, kernel, strides=[2, 2], pads=[kernel // 2] * 4), c, key + "s"
 
     def _ceil_pool(self, x, c, key):
-        op = self.draw(st.sampled_from(["MaxPool", "AveragePool"]))
+        op = self.draw(st.sampled_from(["MaxPool"] if self.quantized else ["MaxPool", "AveragePool"]))
         self._mask_of(key, "s")
         return self.add(op, x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), c, key + "s"
 
@@ -193,7 +223,7 @@ class RandomProgram:
         where, mode = self.draw(st.sampled_from([
             ("asymmetric", "nearest"), ("half_pixel", "nearest"), ("half_pixel", "linear"),
             ("pytorch_half_pixel", "linear"), ("asymmetric", "linear"), ("half_pixel", "cubic"),
-        ][: 5 if self.native else 6]))  # fmt: skip
+        ][: 2 if self.quantized else 5 if self.native else 6]))  # fmt: skip
         more = {"nearest_mode": "floor"} if mode == "nearest" else {}
         scales = self.constant(np.array([1, 1, 2, 2], np.float32))
         self._mask_of(key, "u")
@@ -205,6 +235,7 @@ class RandomProgram:
             st.sampled_from([(2, 0, {}), (4, 1, {}), (3, 1, {"output_padding": [1, 1]})])
         )
         groups = self.draw(st.sampled_from([1, 2]))
+        x = self.bytes(x) if self.quantized else x
         inputs = x, self.weight(c, c // groups, kernel, kernel), self.weight(c)
         name = self.add("ConvTranspose", *inputs, strides=[2, 2], pads=[pads] * 4, group=groups, **more)
         self._mask_of(key, "u")
@@ -265,10 +296,11 @@ class RandomProgram:
 
 @pytest.fixture(scope="session")
 def random_program() -> Callable[..., Any]:
-    """`random_program(draw, steps, native=False, masked=True, foreign="")` gives an onnx.ModelProto; see there."""
+    """`random_program(draw, steps, native=False, masked=True, foreign="", quantized=False)` gives an onnx.ModelProto:
+    see there."""
 
-    def make(draw, steps, native=False, masked=True, foreign=""):
-        return RandomProgram(draw, native, foreign).model(steps, masked)
+    def make(draw, steps, native=False, masked=True, foreign="", quantized=False):
+        return RandomProgram(draw, native, foreign, quantized).model(steps, masked)
 
     return make
 

@@ -12,11 +12,14 @@ from foveate.runtime.native.plan import (
     Array,
     Combine,
     Conv,
+    ConvInteger,
     Copy,
+    Format,
     Part,
     Pool,
     Prelu,
     Resize,
+    Round,
     Softmax,
     SpanPlan,
     Window,
@@ -28,14 +31,20 @@ from hypothesis import strategies as st
 LIMIT = 1 << 24  # bytes
 THREE = Window((3, 3), low=(1, 1), high=(1, 1))
 HALF = Window((2, 2), (2, 2))
-ARRAYS = [np.random.default_rng(i).standard_normal(n).astype(np.float32) for i, n in enumerate((216, 6, 36))]
+ARRAYS: list[np.ndarray] = [
+    np.random.default_rng(i).standard_normal(n).astype(np.float32) for i, n in enumerate((216, 6, 36))
+]
+ARRAYS.append(np.random.default_rng(3).integers(-127, 128, 12 * 6 * 9).astype(np.int8))
+ARRAYS.append(np.ones(12, np.float32))
+BYTES, SCALES = Array(3, (12, 6, 3, 3), "int8"), Array(4, (12,))
 WEIGHTS, CHANNELS, DEPTHWISE = Array(0, (6, 4, 3, 3)), Array(1, (6,)), Array(2, (6, 1, 3, 2))
 PLAN = SpanPlan(
-    names=tuple("xmabcdef"),
-    channels=(4, 1, 6, 6, 6, 6, 12, 12),
+    names=tuple("xmabcdefgh"),
+    channels=(4, 1, 6, 6, 6, 6, 12, 12, 12, 12),
     inputs=(0, 1),
     masks=(1,),
-    outputs=(6, 7),
+    outputs=(6, 7, 9),
+    formats=(*[None] * 5, Format(0.05, 128), None, None, Format(0.1, 3), None),
     ops=(
         Conv(0, 2, THREE, 1, WEIGHTS, CHANNELS, (Activate("relu"), Combine("multiply_map", 1))),
         Conv(2, 3, Window((3, 2), low=(1, 0), high=(1, 1)), 6, DEPTHWISE, None, (Prelu(CHANNELS),)),
@@ -51,6 +60,8 @@ PLAN = SpanPlan(
         ),
         Copy((Part(5, 0, 6, 6), Part(2, 0, 6, 0)), 6),
         Pool(6, 7, HALF, "average", True, (Activate("clip", -1, 1),)),
+        ConvInteger(5, 8, THREE, 1, BYTES, SCALES, SCALES, (Round(Format(0.2, 128)), Combine("add", 6))),
+        Copy((Part(8, 0, 12, 0),), 9, (Combine("multiply", 8),)),
     ),
 )
 
@@ -62,7 +73,7 @@ def encoded() -> tuple[np.ndarray, np.ndarray]:
 def run(words: np.ndarray, params: np.ndarray) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     state = StateHandle(
-        PlanHandle(words, params, inputs=2, outputs=2), [(8, 12), (8, 12)], PoolHandle(1), LIMIT
+        PlanHandle(words, params, inputs=2, outputs=3), [(8, 12), (8, 12)], PoolHandle(1), LIMIT
     )
     mask = rng.random((8, 12)) < 0.3
     state.prepare([None, mask])
@@ -71,7 +82,15 @@ def run(words: np.ndarray, params: np.ndarray) -> list[np.ndarray]:
 
 
 def test_the_plan_itself_runs():
-    assert [a.shape for a in run(*encoded())] == [(1, 12, 8, 12), (1, 12, 4, 6)]
+    assert [a.shape for a in run(*encoded())] == [(1, 12, 8, 12), (1, 12, 4, 6), (1, 12, 8, 12)]
+
+
+def declared_inputs(words: np.ndarray) -> int:
+    """How many inputs the words name; 0 where they end before."""
+    place = 2
+    for _ in range(min(int(words[1]), len(words))):
+        place += 4 if place + 1 < len(words) and words[place + 1] == 1 else 2  # bytes have a scale and a zero
+    return int(words[place]) if place < len(words) else 0
 
 
 @settings(max_examples=400, deadline=None)
@@ -88,8 +107,7 @@ def test_a_damaged_plan_is_refused_or_runs(changes, cut):
     for place, value in changes:
         words[place % len(words)] = value
     words = words[: len(words) - cut]
-    inputs = words[2 + words[1] if 0 < words[1] < len(words) - 3 else 0]
-    if inputs != 2:  # the caller's arrays are as many as the plan that it wrote has inputs
+    if declared_inputs(words) != 2:  # the caller's arrays are as many as the plan that it wrote has inputs
         return
     try:
         run(words, params)
@@ -109,23 +127,23 @@ def test_a_damaged_plan_is_refused_or_runs(changes, cut):
 def test_what_is_wrong_is_said(change, words):
     given, params = encoded()
     with pytest.raises(EngineError, match=words):
-        PlanHandle(change(given).astype(np.int64), params, inputs=2, outputs=2)
+        PlanHandle(change(given).astype(np.int64), params, inputs=2, outputs=3)
 
 
 def test_parameters_that_are_missing_are_noticed():
     words, params = encoded()
     with pytest.raises(EngineError, match="parameters"):
-        PlanHandle(words, params[:-4].copy(), inputs=2, outputs=2)
+        PlanHandle(words, params[:-4].copy(), inputs=2, outputs=3)
 
 
 def test_a_state_beyond_its_limit_is_refused():
-    plan = PlanHandle(*encoded(), inputs=2, outputs=2)
+    plan = PlanHandle(*encoded(), inputs=2, outputs=3)
     with pytest.raises(EngineError, match="1000 are allowed"):
         StateHandle(plan, [(8, 12), (8, 12)], PoolHandle(1), 1000)
 
 
 def test_sizes_that_do_not_agree_are_refused():
-    plan = PlanHandle(*encoded(), inputs=2, outputs=2)
+    plan = PlanHandle(*encoded(), inputs=2, outputs=3)
     with pytest.raises(EngineError, match="combines tensors"):
         StateHandle(plan, [(8, 12), (9, 12)], PoolHandle(1))
     with pytest.raises(EngineError, match="combines tensors of 6×12 and 7×12"):  # halved, doubled

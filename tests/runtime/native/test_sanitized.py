@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[3]
 COMPILER = shutil.which("g++")
 TESTS = (
     "tests/pipeline/test_spans.py",
+    "tests/pipeline/test_quantized.py",
+    "tests/runtime/native/test_bytes.py",
     "tests/runtime/native/test_plan.py",
     "tests/runtime/test_rectangles.py",
     "tests/runtime/test_real_bundle.py",
