@@ -56,7 +56,7 @@ def cover_numpy(active: np.ndarray, fixed: float, halo: tuple[int, int, int, int
         return np.empty((0, 4), np.intp)
     active = active[bounds[0] : bounds[2], bounds[1] : bounds[3]]
     whole = boxes = np.array([[0, 0, *active.shape]])
-    if active.size - np.count_nonzero(active) > fixed:  # else no cut can pay for a call
+    if _cost(whole, fixed, halo) > _least(active, fixed, halo):
         step = -(-max(active.shape) // FINEST)
         tiles = any_pool(active, (step, step))
         rim = ((halo[0] + halo[2]) / step, (halo[1] + halo[3]) / step)
@@ -66,6 +66,13 @@ def cover_numpy(active: np.ndarray, fixed: float, halo: tuple[int, int, int, int
         if _cost(boxes, fixed, halo) > _cost(whole, fixed, halo):  # tiles were too coarse
             boxes = whole
     return boxes + bounds[[0, 1, 0, 1]]
+
+
+def _least(active: np.ndarray, fixed: float, halo: tuple[int, int, int, int]) -> float:
+    """What two boxes or more cost at least: they cover these cells and have, in their rims, these rows and columns."""
+    tall, wide = halo[0] + halo[2], halo[1] + halo[3]
+    rows, columns = np.count_nonzero(active.any(1)), np.count_nonzero(active.any(0))
+    return np.count_nonzero(active) + wide * rows + tall * columns + 2 * (fixed + tall * wide)
 
 
 def _cost(boxes: np.ndarray, fixed: float, halo: tuple[int, int, int, int]) -> float:

@@ -145,7 +145,8 @@ def _measured_axes(name: str, probes: Probes) -> Pair | None:
     """Dims that grow in the same proportion as the first input's height and width, between runs at whole cells."""
     runs = [p for p in probes.runs if p.whole and name in p.shapes]
     ranks = {len(p.shapes[name]) for p in runs}
-    if len({(p.sizes.get("height"), p.sizes.get("width")) for p in runs}) < 2 or len(ranks) != 1:
+    sizes = {(p.sizes.get("height"), p.sizes.get("width")) for p in runs}
+    if len(sizes) < 2 or len(ranks) != 1 or any(None in size for size in sizes):
         return None
     found = []
     for symbol in ("height", "width"):

@@ -24,10 +24,12 @@ struct Cost {
   double operator()(const Box& b) const { return fixed + (b.y1 - b.y0 + rim_y) * (b.x1 - b.x0 + rim_x); }
 };
 
-// The cheapest cover of tiles by bounding boxes of dyadic blocks.
+// The cheapest cover of tiles by bounding boxes of dyadic blocks; in the floats and the order of rectangles.py, so that ties
+// fall as they do there.
 class Partition {
  public:
-  Partition(const std::vector<uint8_t>& tiles, int height, int width, const Cost& cost) : cost_(cost) {
+  Partition(const std::vector<uint8_t>& tiles, int height, int width, const Cost& cost)
+      : fixed_(float(cost.fixed)), rim_y_(float(cost.rim_y)), rim_x_(float(cost.rim_x)) {
     for (int count = kFinest, start = 0; count; start += count, count /= 2) starts_.push_back(start);
     for (int y = 0; y < kFinest; y++)
       for (int x = 0; x < kFinest; x++) {
@@ -46,12 +48,16 @@ class Partition {
   enum Cut : uint8_t { kEmpty, kWhole, kRows, kColumns };
   struct Block {
     Box box{};
-    double best = 0;
+    float best = 0;
+    double halves = 0;  // what the cut costs, before it is rounded
     Cut cut = kEmpty;
   };
 
   Block& at(int y, int x) { return blocks_[y * kBlocks + x]; }
-  Block whole(const Box& box) const { return {box, cost_(box), kWhole}; }
+  Block whole(const Box& box) const {
+    const float height = rim_y_ + float(box.y1) - float(box.y0), width = rim_x_ + float(box.x1) - float(box.x0);
+    return {box, height * width + fixed_, 0, kWhole};
+  }
 
   void level(int i, int j) {
     for (int row = 0; row < kFinest >> i; row++)
@@ -68,17 +74,19 @@ class Partition {
   void halve(Block& block, const Block& a, const Block& b, Cut cut) const {
     if (a.cut == kEmpty && b.cut == kEmpty) return;
     if (block.cut == kEmpty) block = whole(a.cut == kEmpty ? b.box : b.cut == kEmpty ? a.box : unite(a.box, b.box));
-    if (a.best + b.best < block.best) block.best = a.best + b.best, block.cut = cut;
+    const double halves = double(a.best) + double(b.best);
+    if (block.cut == kWhole ? a.best + b.best < block.best : halves < block.halves)
+      block.best = a.best + b.best, block.halves = halves, block.cut = cut;
   }
 
   void collect(int i, int row, int j, int column) {
     const Block& block = at(starts_[i] + row, starts_[j] + column);
     if (block.cut == kWhole) boxes.push_back(block.box);
-    if (block.cut == kRows) collect(i - 1, 2 * row, j, column), collect(i - 1, 2 * row + 1, j, column);
-    if (block.cut == kColumns) collect(i, row, j - 1, 2 * column), collect(i, row, j - 1, 2 * column + 1);
+    if (block.cut == kRows) collect(i - 1, 2 * row + 1, j, column), collect(i - 1, 2 * row, j, column);
+    if (block.cut == kColumns) collect(i, row, j - 1, 2 * column + 1), collect(i, row, j - 1, 2 * column);
   }
 
-  Cost cost_;
+  float fixed_, rim_y_, rim_x_;
   std::vector<int> starts_;
   std::vector<Block> blocks_ = std::vector<Block>(kBlocks * kBlocks);
 };
@@ -126,10 +134,22 @@ Box tighten(const uint8_t* active, int64_t pitch, const Box& box) {
 
 std::vector<Box> cover(const uint8_t* active, int64_t pitch, const Box& bounds, double fixed, const int32_t halo[4]) {
   const int height = bounds.y1 - bounds.y0, width = bounds.x1 - bounds.x0;
-  int64_t held = 0;
-  for (int y = bounds.y0; y < bounds.y1; y++)
-    for (int x = bounds.x0; x < bounds.x1; x++) held += active[y * pitch + x] != 0;
-  if (static_cast<int64_t>(height) * width - held <= fixed) return {bounds};  // no cut can pay for a call
+  const Cost exact{fixed, double(halo[0] + halo[2]), double(halo[1] + halo[3])};
+  int64_t held = 0, rows_held = 0, columns_held = 0;
+  std::vector<uint8_t> any(width);
+  for (int y = bounds.y0; y < bounds.y1; y++) {
+    const int64_t before = held;
+    for (int x = 0; x < width; x++) {
+      const uint8_t found = active[y * pitch + bounds.x0 + x] != 0;
+      held += found, any[x] |= found;
+    }
+    rows_held += held > before;
+  }
+  for (uint8_t found : any) columns_held += found;
+  // Boxes that cover it have these cells and, in their rims, these rows and columns at least.
+  const double least = double(held) + exact.rim_x * double(rows_held) + exact.rim_y * double(columns_held) +
+                       2 * (fixed + exact.rim_y * exact.rim_x);
+  if (exact(bounds) <= least) return {bounds};
 
   const int step = (std::max(height, width) + kFinest - 1) / kFinest;
   const int rows = (height + step - 1) / step, columns = (width + step - 1) / step;
@@ -145,7 +165,6 @@ std::vector<Box> cover(const uint8_t* active, int64_t pitch, const Box& bounds, 
     box = tighten(active, pitch,
                   {bounds.y0 + box.y0 * step, bounds.x0 + box.x0 * step, std::min(bounds.y0 + box.y1 * step, bounds.y1),
                    std::min(bounds.x0 + box.x1 * step, bounds.x1)});
-  const Cost exact{fixed, double(halo[0] + halo[2]), double(halo[1] + halo[3])};
   double total = 0;
   for (const Box& box : boxes) total += exact(box);
   if (total > exact(bounds)) return {bounds};  // tiles were too coarse

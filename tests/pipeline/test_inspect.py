@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import onnx
 import pytest
 from foveate.pipeline.inspect import inspect, lines
 from foveate.runtime.errors import BundleError, ProgramError
@@ -67,3 +68,15 @@ def test_neither_program_nor_bundle(tmp_path):
         inspect(tmp_path / "missing.onnx")
     with pytest.raises(BundleError):
         inspect(tmp_path)
+
+
+def test_a_signal_is_no_image(tmp_path):
+    """One free axis that is called height is not enough for a map."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    values = [helper.make_tensor_value_info(n, kind, ["batch", 3, "height"]) for n in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"], name="relu")], "signal", values[:1], values[1:]
+    )
+    program = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(program, tmp_path / "signal.onnx")
+    assert [step["kind"] for step in inspect(tmp_path / "signal.onnx")["steps"]] == ["dense"]

@@ -57,12 +57,9 @@ def test_dear_calls_make_one_rectangle():
 
 
 @given(masks, st.floats(0.01, 300), halos)
-def test_both_planners_find_covers_of_the_same_cost(active, fixed, halo):
-    costs = [
-        cost(plan, fixed, halo)
-        for plan in (cover(active, fixed=fixed, halo=halo), cover_numpy(active, fixed, halo))
-    ]
-    assert costs[0] == pytest.approx(costs[1], rel=0.05)  # ties between cuts may fall either way
+def test_both_planners_find_the_same_cover(active, fixed, halo):
+    native, plain = cover(active, fixed=fixed, halo=halo), cover_numpy(active, fixed, halo)
+    assert sorted(native.tolist()) == sorted(plain.tolist())
 
 
 @given(masks, st.integers(1, 5), st.integers(1, 5))
