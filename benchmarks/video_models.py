@@ -64,19 +64,15 @@ class _Graph:
 
     def save(self, path: Path, channels: Mapping[str, int]) -> None:
         """`channels` of each output."""
-        free = ["batch", None, "height", "width"]
-        made = [["batch", n, None, None] for n in channels.values()]
-        tensor = onnx.TensorProto.FLOAT
-        graph = helper.make_graph(
-            self._nodes,
-            path.stem,
-            [helper.make_tensor_value_info("image", tensor, [free[0], 3, *free[2:]])],
-            [helper.make_tensor_value_info(n, tensor, s) for n, s in zip(channels, made, strict=True)],
-            self._weights,
-        )
+        image = self._value("image", ["batch", 3, "height", "width"])
+        outputs = [self._value(name, ["batch", count, None, None]) for name, count in channels.items()]
+        graph = helper.make_graph(self._nodes, path.stem, [image], outputs, self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
         onnx.checker.check_model(model)
         onnx.save(model, path)
+
+    def _value(self, name: str, shape: list[str | int | None]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
     def _constant(self, value: np.ndarray) -> str:
         name = f"constant{len(self._weights)}"
