@@ -66,7 +66,7 @@ class _Graph:
         """`channels` of each output."""
         image = self._value("image", ["batch", 3, "height", "width"])
         outputs = [self._value(name, ["batch", count, None, None]) for name, count in channels.items()]
-        graph = helper.make_graph(self._nodes, path.stem, [image], outputs, self._weights)
+        graph = helper.make_graph(self._nodes, "network", [image], outputs, self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
         onnx.checker.check_model(model)
         onnx.save(model, path)
