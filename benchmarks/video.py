@@ -40,14 +40,15 @@ import foveate
 
 FOLDER = Path("build/video")
 FRAMES = {"hed": 40, "centerface": 200, "pnet": 200}
-SMALL = StreamPolicy(threshold=8, block=8, vote=4)
+SMALL, LARGE = StreamPolicy(threshold=8, block=8, vote=4), StreamPolicy(threshold=8, block=16, vote=8)
 POLICIES = (
     StreamPolicy(),
     SMALL,
     *(replace(SMALL, layer_threshold=share) for share in (0.02, 0.05, 0.1, 0.2)),
-    *(replace(SMALL, threshold=12, layer_threshold=share) for share in (0.05, 0.1, 0.2)),
-    StreamPolicy(threshold=8, block=16, vote=8),
-    StreamPolicy(threshold=6, block=16, vote=16),
+    *(replace(SMALL, threshold=12, layer_threshold=share) for share in (0.05, 0.1)),
+    LARGE,
+    replace(LARGE, threshold=9),
+    *(replace(LARGE, threshold=12, layer_threshold=share) for share in (0.05, 0.08)),
 )
 EXACT = 1e-4  # of the range, at threshold 0
 NEVER_SLOWER = 0.95
