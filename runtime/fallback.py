@@ -21,13 +21,9 @@ _FLAP = 0.2  # of a dense frame, added to what changing over costs: times are no
 _WEIGHT = 0.25  # of a new measurement
 _CLIP = 2.0  # one frame cannot say more than this factor: a preempted one is no evidence
 _LEAST = 0.02  # of the work: frames of less say nothing about what work costs
-_TRIAL = (
-    2  # selective frames behind each whole one: how much layers hold back is only known from such frames …
-)
-_PATIENCE, _MOST_PATIENCE = (
-    16,
-    256,
-)  # … so after this many dense frames they are tried again; then twice as many
+# Where layers may hold back what is foreseen: selective frames behind each whole one, and again after so many dense
+# frames, then after twice as many.
+_TRIAL, _PATIENCE, _MOST_PATIENCE = 2, 32, 512
 
 
 @dataclass
@@ -50,10 +46,11 @@ class FrameCosts:
 
 
 class Fallback:
-    """Of one stream. Work is a share of a whole frame's multiply-adds."""
+    """Of one stream. Work is a share of a whole frame's multiply-adds. `held_back`: layers may hold back some of what
+    is foreseen; how much is only known from selective frames, so they are tried."""
 
-    def __init__(self, costs: FrameCosts):
-        self._costs = costs
+    def __init__(self, costs: FrameCosts, held_back: bool = False):
+        self._costs, self._tries = costs, _TRIAL if held_back else 0
         self._fixed = 0.0  # ms of a selective frame beyond its work
         self._left = 1.0  # of the foreseen work, once layer thresholds have stopped what they stop
         self._seen = 0  # selective frames
@@ -69,7 +66,7 @@ class Fallback:
             return SPANS
         if costs.denses < 2:  # a second time is a fair one
             return DENSE if self.dense or self._predict(work) > _DOUBT * costs.whole else SPANS
-        if self.dense and (costs.wholes < 2 or self._waited >= self._patience):
+        if self.dense and (costs.wholes < 2 or (self._tries and self._waited >= self._patience)):
             return WHOLE
         loss = self._predict(work) - costs.dense
         self._balance = max(0.0, self._balance + (-loss if self.dense else loss))
@@ -90,7 +87,7 @@ class Fallback:
         if kind == DENSE:
             self._waited += 1
             return
-        self._trial = _TRIAL
+        self._trial = self._tries
         if self._waited >= self._patience:
             self._patience = min(2 * self._patience, _MOST_PATIENCE)
         self._waited = 0

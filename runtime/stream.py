@@ -178,7 +178,8 @@ class Stream:
             self._state = None  # before there is another: not both at once
             self._state = spans.open_state(by_name, self._limit, stream=True)
             self._sizes = sizes
-            self._fallback = Fallback(self._engines.costs.setdefault(sizes, FrameCosts()))
+            costs = self._engines.costs.setdefault(sizes, FrameCosts())
+            self._fallback = Fallback(costs, bool(self.policy.layer_threshold))
         return self._state
 
     def _check_bytes(self, need: int, sizes: tuple[Pair, ...]) -> None:
