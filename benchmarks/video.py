@@ -47,8 +47,8 @@ POLICIES = (
     *(replace(SMALL, layer_threshold=share) for share in (0.02, 0.05, 0.1, 0.2)),
     *(replace(SMALL, threshold=12, layer_threshold=share) for share in (0.05, 0.1)),
     LARGE,
-    replace(LARGE, threshold=9),
-    *(replace(LARGE, threshold=12, layer_threshold=share) for share in (0.05, 0.08)),
+    replace(LARGE, vote=12),
+    *(replace(LARGE, threshold=least, layer_threshold=0.08) for least in (12, 16)),
 )
 EXACT = 1e-4  # of the range, at threshold 0
 NEVER_SLOWER = 0.95
