@@ -20,8 +20,9 @@ class StreamPolicy:
     keep: the same for a block that was computed in the frame before (hysteresis); 0 takes `vote`.
     patience: a block that changed, but not enough, is computed after so many frames in a row; 0 never.
     layer_threshold: a layer passes a position on where any channel moved by more than this share of the layer's
-        range, 3 times its root mean square over the last whole frame; one for all layers, or by tensor name. What is
-        not passed on counts when the position is computed next, so that it cannot add up.
+        range, 3 times its root mean square over the last whole frame; by tensor name, or one for all layers whose
+        output is read by enough work. What is not passed on counts when the position is computed next, so that it
+        cannot add up.
     refresh: every so many frames is computed whole; 0 never.
     drift: so is a frame where the mean of |input − last propagated|, over what would not be computed, is above this.
     cut: and one of which more than this share of the positions changed (a scene cut).

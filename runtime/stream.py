@@ -24,6 +24,7 @@ from .spans import SpanEngine
 from .stream_file import StreamState, read_state, write_state
 
 _RANGE = 3.0  # times a layer's root mean square: about what its values span
+_WORTH = 12  # multiply-adds for each number of a layer's output, from which on looking at it pays
 _MOSTLY = 0.5  # share of the positions from which all of the work is foreseen, without looking
 
 
@@ -209,7 +210,12 @@ class Stream:
                 return 1.0, WHOLE, reason
         foreseen = 1.0
         if not dense or moved < _MOSTLY:
-            foreseen = state.prepare([s.dirty for s in seen]) / max(self.full_work, 1.0)
+            work = state.prepare([s.dirty for s in seen])
+            # What layers hold back is only known afterwards: foreseen is then a number that the work grows with.
+            held_back = self._limits.size > 0
+            foreseen = (
+                max(float(s.dirty.mean()) for s in seen) if held_back else work / max(self.full_work, 1.0)
+            )
         kind = self._fallback.choose(foreseen) if policy.fallback else SPANS
         return foreseen, kind, {SPANS: "", DENSE: "slower", WHOLE: "resumed"}[kind]
 
@@ -219,8 +225,11 @@ class Stream:
         if not shares:
             return
         names = self._engines.spans.names
-        by_name = shares if isinstance(shares, Mapping) else dict.fromkeys(names, shares)
-        self._limits = _RANGE * state.rms() * np.array([by_name.get(n, 0.0) for n in names], np.float32)
+        if isinstance(shares, Mapping):
+            each = np.array([shares.get(name, 0.0) for name in names], np.float32)
+        else:
+            each = np.where(state.uses() >= _WORTH, np.float32(shares), np.float32(0))
+        self._limits = _RANGE * state.rms() * each
         state.limit(self._limits)
 
     def _check_layers(self) -> None:

@@ -117,6 +117,8 @@ int32_t fv_state_limit(FvState* state, const float* limits, char* error, int64_t
   return attempted(error, error_size, [&] { state->state.limit(limits); });
 }
 
+void fv_state_uses(const FvState* state, float* uses) { state->state.uses(uses); }
+
 int32_t fv_state_rms(const FvState* state, FvPool* pool, float* rms, char* error, int64_t error_size) {
   return attempted(error, error_size, [&] { state->state.rms(of(pool), rms); });
 }

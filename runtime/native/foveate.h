@@ -60,12 +60,15 @@ FV_API int32_t fv_state_refer(FvState*, FvPool*, float* const* outputs, char* er
 // everywhere. `work` becomes the multiply-adds that it takes.
 FV_API int32_t fv_state_prepare(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
 
-// The same for a stream, whose reference is what the state holds from the frame before. Not after fv_state_refer.
+// The same for a stream, whose reference is what the state holds from the frame before; 0 where limits leave the work open.
+// Not after fv_state_refer.
 FV_API int32_t fv_state_follow(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
 
 // Of a stream: positions of tensor t that moved by at most limits[t] in every channel stay what they were, and what reads
 // them is not computed again. 0: everything is passed on.
 FV_API int32_t fv_state_limit(FvState*, const float* limits, char* error, int64_t error_size);
+// Multiply-adds that read each number of a tensor, on average.
+FV_API void fv_state_uses(const FvState*, float* uses);
 // The root mean square of each tensor.
 FV_API int32_t fv_state_rms(const FvState*, FvPool*, float* rms, char* error, int64_t error_size);
 // Multiply-adds of the last run.

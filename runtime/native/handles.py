@@ -121,6 +121,12 @@ class StateHandle(_Handle):
         given = np.ascontiguousarray(limits, np.float32).reshape(self._plan.tensors)
         self._call("fv_state_limit", given.ctypes.data)
 
+    def uses(self) -> np.ndarray:
+        """Multiply-adds that read each number of a tensor, on average: float32 [tensors of the plan]."""
+        found = np.empty(self._plan.tensors, np.float32)
+        _library().fv_state_uses(self.pointer, found.ctypes.data)
+        return found
+
     def rms(self) -> np.ndarray:
         """Root mean square of each tensor of the plan: float32."""
         found = np.empty(self._plan.tensors, np.float32)

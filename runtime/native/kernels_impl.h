@@ -126,8 +126,9 @@ bool moved(const float* x, const float* y, float limit, int64_t n) {
     const float change = x[i] - y[i];
     any[0] |= !(change <= limit && change >= -limit);
   }
-  int32_t found = 0;
-  for (int j = 0; j < kWidth; j++) found |= any[j];
+  int64_t halves[kWidth / 2], found = 0;
+  __builtin_memcpy(halves, &any, sizeof any);
+  for (int j = 0; j < kWidth / 2; j++) found |= halves[j];
   return found != 0;
 }
 

@@ -38,6 +38,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_state_follow": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_run": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_limit": (c_int32, [c_void_p, c_void_p, *_ERROR]),
+    "fv_state_uses": (None, [c_void_p, c_void_p]),
     "fv_state_rms": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_work": (c_double, [c_void_p]),
     "fv_state_memory": (c_int64, [c_void_p]),

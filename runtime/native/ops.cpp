@@ -335,7 +335,7 @@ void keep(const Kernels& kernels, const float* from, int64_t n, Buffer& to, int6
 }
 
 void compute(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const Taps& y, const Taps& x,
-             const std::vector<Cell>& cells, Pool::Run& run, float* rows) {
+             const std::vector<Cell>& cells, Pool::Run& run, float* rows, const Settle& settle) {
   const auto count = int64_t(cells.size());
   if (!count) return;
   Work work(op, plan, buffers, y, x, cells.data(), rows);
@@ -343,9 +343,12 @@ void compute(const Op& op, const Plan& plan, std::vector<Buffer>& buffers, const
   const Split split = divide(op, count, plan.kernels.tile[0], alone ? 1 : run.threads() * kUnitsEach);
   run.each(split.chunks * split.parts, [&](int64_t unit) {
     const int64_t chunk = unit / split.parts, part = unit % split.parts;
-    work(count * chunk / split.chunks, count * (chunk + 1) / split.chunks, size_t(split.blocks * part / split.parts),
-         size_t(split.blocks * (part + 1) / split.parts));
+    const int64_t first = count * chunk / split.chunks, last = count * (chunk + 1) / split.chunks;
+    work(first, last, size_t(split.blocks * part / split.parts), size_t(split.blocks * (part + 1) / split.parts));
+    if (rows && split.parts == 1) settle(first, last);  // while it is in the cache
   });
+  if (!rows || split.parts == 1) return;
+  run.each(split.chunks, [&](int64_t i) { settle(count * i / split.chunks, count * (i + 1) / split.chunks); });
 }
 
 }  // namespace foveate

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <string>
 
@@ -200,8 +201,8 @@ Positions State::empty(Size size) {
   return found;
 }
 
-// Which positions of each tensor differ.
-std::vector<Positions> State::spread(const uint8_t* const* dirty) {
+// Which positions of each tensor differ: of the inputs, and of what lies behind them.
+std::vector<Positions> State::spread(const uint8_t* const* dirty, bool behind) {
   const Plan& plan = *plan_;
   std::vector<Positions> differs(buffers_.size());
   for (size_t i = 0; i < plan.inputs.size(); i++) {
@@ -215,15 +216,20 @@ std::vector<Positions> State::spread(const uint8_t* const* dirty) {
       differs[id] = full(size);
     }
   }
-  for (const Op& op : plan.ops) differs[op.out] = dirty_after(op, differs);
+  for (size_t i = 0; behind && i < plan.ops.size(); i++)
+    differs[plan.ops[i].out] = dirty_after(plan.ops[i], differs);
   return differs;
 }
 
 double State::follow(const uint8_t* const* dirty) {
   streams_ = true;
-  differs_ = spread(dirty);
-  read_ = differs_;
   cells_by_map_.clear();
+  bool whole = true;
+  for (size_t i = 0; i < plan_->inputs.size(); i++) whole = whole && !(dirty && dirty[i]);
+  const bool open = !limits_.empty() && !whole;  // how far it spreads is known once it is computed
+  differs_ = spread(dirty, !open);
+  read_ = differs_;
+  if (open) return 0;
   std::map<const Map*, int64_t> counts;
   double work = 0;
   for (const Op& op : plan_->ops) {
@@ -240,6 +246,14 @@ double State::follow(const uint8_t* const* dirty) {
 void State::limit(const float* limits) {
   limits_.assign(limits, limits + buffers_.size());
   if (std::all_of(limits_.begin(), limits_.end(), [](float v) { return !(v > 0); })) limits_.clear();
+}
+
+void State::uses(float* found) const {
+  for (size_t id = 0; id < buffers_.size(); id++) {
+    double work = 0;
+    for (size_t i : readers_[id]) work += plan_->ops[i].work * double(size(plan_->ops[i].out).count());
+    found[id] = float(work / double(std::max<int64_t>(1, buffers_[id].size.count() * buffers_[id].channels)));
+  }
 }
 
 void State::rms(Pool* pool, float* found) const {
@@ -377,10 +391,12 @@ Cells State::cells_of(const Positions& positions, const Buffer& buffer) {
   if (cells) return cells;
   auto found = std::make_shared<std::vector<Cell>>();
   for (int64_t y = 0; y < buffer.size.height; y++) {
-    const uint8_t* row = positions->row(y);
+    const uint8_t *row = positions->row(y), *end = row + buffer.size.width;
     const auto index = static_cast<int32_t>(buffer.index(y, 0));
-    for (int64_t x = 0; x < buffer.size.width; x++)
-      if (row[x]) found->push_back({index + int32_t(x), uint16_t(y), uint16_t(x)});
+    for (const uint8_t* at = row; at < end; at++) {
+      if (!*at && !(at = static_cast<const uint8_t*>(std::memchr(at, 1, size_t(end - at))))) break;
+      found->push_back({index + int32_t(at - row), uint16_t(y), uint16_t(at - row)});
+    }
   }
   kept = positions;
   return cells = found;
@@ -431,11 +447,10 @@ void State::settle(Pool::Run& run, size_t i) {
   const std::vector<Cell>& cells = *cells_[i];
   const auto count = int64_t(cells.size());
   if (int64_t(rows_.size()) < count * out.channels) rows_.resize(size_t(count * out.channels));
-  compute(op, *plan_, buffers_, taps_y_[i], taps_x_[i], cells, run, rows_.data());
   const auto moved = std::make_shared<Map>(out.size, 0);
-  run.each((count + kPiece - 1) / kPiece, [&](int64_t piece) {
+  const auto take_over = [&](int64_t first, int64_t last) {
     Floats room;
-    for (int64_t c = piece * kPiece; c < std::min(count, (piece + 1) * kPiece); c++) {
+    for (int64_t c = first; c < last; c++) {
       const float* row = rows_.data() + c * out.channels;
       const int64_t at = cells[c].index * out.channels;
       const float* kept = numbers(plan_->kernels, out, at, out.channels, room);
@@ -443,7 +458,8 @@ void State::settle(Pool::Run& run, size_t i) {
       keep(plan_->kernels, row, out.channels, out, at);
       moved->row(cells[c].y)[cells[c].x] = 1;
     }
-  });
+  };
+  compute(op, *plan_, buffers_, taps_y_[i], taps_x_[i], cells, run, rows_.data(), take_over);
   differs_[op.out] = moved;
 }
 

@@ -63,13 +63,16 @@ class State {
   double prepare(const uint8_t* const* dirty);
 
   // The same for a stream, whose reference is what the state holds: the inputs differ where they are dirty (null:
-  // everywhere), and what they reach is computed whether this frame reads it or not. Not for a state that has a
-  // reference of its own.
+  // everywhere), and what they reach is computed whether this frame reads it or not. Returns 0 where limits leave open
+  // how much that is. Not for a state that has a reference of its own.
   double follow(const uint8_t* const* dirty);
 
   // Of a stream: a position of a tensor that did not move by more than its limit in any channel stays what it was, and is
   // not passed on. By tensor; 0 passes everything on. Outputs that no op reads are not held back.
   void limit(const float* limits);
+
+  // Multiply-adds that read each number of a tensor, on average.
+  void uses(float* found) const;
 
   // The root mean square of each tensor.
   void rms(Pool* pool, float* found) const;
@@ -99,7 +102,7 @@ class State {
   void share();
   Positions full(Size size);
   Positions empty(Size size);
-  std::vector<Positions> spread(const uint8_t* const* dirty);
+  std::vector<Positions> spread(const uint8_t* const* dirty, bool behind = true);
   bool held_back(const Op& op) const;
   void settle(Pool::Run& run, size_t op);
   Positions dirty_after(const Op& op, const std::vector<Positions>& dirty);
