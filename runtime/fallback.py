@@ -19,6 +19,7 @@ SPANS, DENSE, WHOLE = (
 _DOUBT = 0.4  # of a whole frame's time: from there on, the dense engine's is worth knowing
 _FLAP = 0.2  # of a dense frame, added to what changing over costs: times are noisy
 _WEIGHT = 0.25  # of a new measurement
+_SAMPLES = 4  # dense frames, until their least time but the first counts as known
 _CLIP = 2.0  # one frame cannot say more than this factor: a preempted one is no evidence
 _LEAST = 0.02  # of the work: frames of less say nothing about what work costs
 # Where layers may hold back what is foreseen: selective frames behind each whole one, and again after so many dense
@@ -42,7 +43,10 @@ class FrameCosts:
             self.whole = ms if self.wholes <= 2 else self.whole + _WEIGHT * (ms - self.whole)
         else:
             self.denses += 1
-            self.dense = ms if self.denses <= 2 else self.dense + _WEIGHT * (ms - self.dense)
+            if self.denses > _SAMPLES:
+                self.dense += _WEIGHT * (ms - self.dense)
+            else:
+                self.dense = ms if self.denses <= 2 else min(ms, self.dense)
 
 
 class Fallback:
@@ -64,7 +68,7 @@ class Fallback:
         costs = self._costs
         if self._trial:
             return SPANS
-        if costs.denses < 2:  # a second time is a fair one
+        if costs.denses < _SAMPLES:
             return DENSE if self.dense or self._predict(work) > _DOUBT * costs.whole else SPANS
         if self.dense and (costs.wholes < 2 or (self._tries and self._waited >= self._patience)):
             return WHOLE
