@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..runtime.manifest import Manifest
 from .analyze import Analysis, NodeInfo
 from .analyze.field import HERE
 from .costs import CostModel, group_ms, macs_per_cell
@@ -150,13 +148,3 @@ def _notes(analysis: Analysis, steps: Sequence[PlannedStep]) -> tuple[str, ...]:
     elif not any(s.step.local for s in steps):
         notes.append("no local segment lies behind a mask: every step is dense")
     return tuple(notes)
-
-
-def plan_program(path: str | Path) -> Manifest:
-    """The manifest that a build of this program would have, without files; for `inspect`."""
-    from .assemble import assemble
-    from .build import plan_model
-    from .metadata import read_preprocess
-
-    preprocess = read_preprocess(path)
-    return assemble(plan_model(path, preprocess=preprocess), Path(path).stem, preprocess=preprocess).manifest

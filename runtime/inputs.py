@@ -92,6 +92,18 @@ class ImageReader:
             )
 
 
+def one_frame(batch: Batch) -> Batch:
+    """The batch, which is to hold one image. Raises InputError."""
+    if batch.images != 1:
+        raise InputError(
+            "frame",
+            got=f"{batch.images} images",
+            expected="one",
+            fix="Call the stream with one frame at a time.",
+        )
+    return batch
+
+
 def input_shapes(manifest: Manifest, shapes: Sequence[Any]) -> list[dict[str, tuple[int, ...]]]:
     """Shapes by input name, one dict for each shape given: of the first input, by name, or lists of those; the shape
     that the plan was made at if there are none. Inputs not named follow from the first by their symbolic dims."""

@@ -15,7 +15,7 @@ from .changes import Changes, Seen
 from .engine import Engine
 from .errors import InputError
 from .fallback import DENSE, SPANS, WHOLE, Fallback, FrameCosts
-from .inputs import Batch
+from .inputs import Batch, one_frame
 from .manifest import Pair, StreamPlan, TensorSpec
 from .native.handles import StateHandle
 from .policy import StreamPolicy
@@ -80,14 +80,7 @@ class Stream:
     def __call__(self, frame: Any) -> Result:
         """One frame: what `Model.__call__` takes, with one image. Raises InputError before the state is touched."""
         start = perf_counter()
-        batch = self._read(frame)
-        if batch.images != 1:
-            raise InputError(
-                "frame",
-                got=f"{batch.images} images",
-                expected="one",
-                fix="Call the stream with one frame at a time.",
-            )
+        batch = one_frame(self._read(frame))
         with self._lock:
             inputs = [batch.feeds[name] for name in self._engines.spans.inputs]
             if not self._engines.spans.fits({name: value.shape[2:4] for name, value in batch.feeds.items()}):

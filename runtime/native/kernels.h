@@ -45,9 +45,9 @@ struct Kernels {
   int tile[kMaxLevel + 1];  // positions in a full tile, by level
   void (*conv[kMaxLevel + 1][kMaxTile])(const ConvTile&);  // [level][positions − 1]
 
-  // y[i] += Σ_t in[taps[t] + i] · weights[t·stride + i] for i < n
-  void (*depthwise)(float* y, const float* in, const int64_t* taps, int64_t tap_count, const float* weights,
-                    int64_t stride, int64_t n);
+  // out[n][i] = bias[i] + Σ_t in[n][taps[t] + i] · weights[t·channels + i] for n < count, i < channels
+  void (*depthwise)(float* const* out, const float* const* in, int64_t count, const int64_t* taps, int64_t tap_count,
+                    const float* weights, const float* bias, int64_t channels);
   void (*add)(float* y, const float* x, int64_t n);
   void (*subtract)(float* y, const float* x, int64_t n);
   void (*multiply)(float* y, const float* x, int64_t n);

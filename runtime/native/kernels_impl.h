@@ -9,8 +9,16 @@ typedef float Loose __attribute__((vector_size(kWidth * 4), aligned(4), may_alia
 inline Vector load(const float* from) { return *reinterpret_cast<const Loose*>(from); }
 inline void store(float* to, Vector v) { *reinterpret_cast<Loose*>(to) = v; }
 
+// The first n numbers, in pieces of half a vector, a quarter …
 inline void store_part(float* to, Vector v, int64_t n) {
-  for (int64_t i = 0; i < n; i++) to[i] = v[i];
+  float all[kWidth];
+  store(all, v);
+  const float* from = all;
+  for (int64_t piece = kWidth / 2; piece; piece /= 2) {
+    if (!(n & piece)) continue;
+    __builtin_memcpy(to, from, piece * sizeof(float));
+    to += piece, from += piece;
+  }
 }
 
 template <int N, int V>
@@ -59,24 +67,38 @@ void conv(const ConvTile& tile) {
   store_tile<N, V>(tile.out, sum, tile.channels);
 }
 
-void depthwise(float* y, const float* in, const int64_t* taps, int64_t tap_count, const float* weights, int64_t stride,
-               int64_t n) {
-  int64_t i = 0;
-  for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
-    Vector a = load(y + i), b = load(y + i + kWidth);
+// N positions share the weights that were loaded. The last vector overlaps the one before it where none is left whole.
+template <int N>
+inline void depthwise_tile(float* const* out, const float* const* in, const int64_t* taps, int64_t tap_count,
+                           const float* weights, const float* bias, int64_t channels) {
+  for (int64_t i = 0; i < channels; i += kWidth) {
+    if (i + kWidth > channels) i = channels - kWidth;
+    Vector sum[N];
+    for (int n = 0; n < N; n++) sum[n] = load(bias + i);
     for (int64_t t = 0; t < tap_count; t++) {
-      const float *x = in + taps[t] + i, *w = weights + t * stride + i;
-      a += load(x) * load(w);
-      b += load(x + kWidth) * load(w + kWidth);
+      const Vector weight = load(weights + t * channels + i);
+      const int64_t at = taps[t] + i;
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n++) sum[n] += load(in[n] + at) * weight;
     }
-    store(y + i, a);
-    store(y + i + kWidth, b);
+    for (int n = 0; n < N; n++) store(out[n] + i, sum[n]);
   }
-  for (; i < n; i++) {
-    float sum = y[i];
-    for (int64_t t = 0; t < tap_count; t++) sum += in[taps[t] + i] * weights[t * stride + i];
-    y[i] = sum;
+}
+
+void depthwise(float* const* out, const float* const* in, int64_t count, const int64_t* taps, int64_t tap_count,
+               const float* weights, const float* bias, int64_t channels) {
+  if (channels < kWidth) {
+    for (int64_t n = 0; n < count; n++)
+      for (int64_t i = 0; i < channels; i++) {
+        float sum = bias[i];
+        for (int64_t t = 0; t < tap_count; t++) sum += in[n][taps[t] + i] * weights[t * channels + i];
+        out[n][i] = sum;
+      }
+    return;
   }
+  for (; count >= 6; count -= 6, out += 6, in += 6)
+    depthwise_tile<6>(out, in, taps, tap_count, weights, bias, channels);
+  for (; count; count--, out++, in++) depthwise_tile<1>(out, in, taps, tap_count, weights, bias, channels);
 }
 
 // y[i] = F(y[i], a, b): whole vectors, then the rest through one. (A lambda would not be compiled for the instruction set.)

@@ -12,6 +12,7 @@ constexpr int64_t kChunk = 252;      // positions whose inputs stay in the cache
 constexpr int64_t kHeavy = 1 << 19;  // bytes of weights beyond which they, not the inputs, are what memory is busy with
 constexpr int64_t kRows = 42;        // positions of one block whose floats stay in the nearest cache until they are bytes
 constexpr int64_t kUnitsEach = 4;    // pieces of work for each thread, so that they end together
+constexpr int64_t kDepthwise = 12;   // positions of a depthwise convolution at a time: two tiles
 constexpr double kSmallest = 50000;  // multiply-adds that are worth handing to another thread
 
 // Where floats go: channels from `first` on, of positions from `origin` on. Without rows, into the op's buffer.
@@ -177,16 +178,18 @@ class Work {
 
   void depthwise(int64_t first, int64_t last, const Target& target) const {
     const auto count = int64_t(taps_.size());
-    for (int64_t i = first; i < last; i++) {
-      float* y = out(i, target);
-      if (op_.kind == OpKind::kConvInteger) {
-        k_.depthwise_bytes(y, in_.bytes() + in(cells_[i]), taps_.data(), count, op_.byte_weights.data(),
+    if (op_.kind == OpKind::kConvInteger) {
+      for (int64_t i = first; i < last; i++)
+        k_.depthwise_bytes(out(i, target), in_.bytes() + in(cells_[i]), taps_.data(), count, op_.byte_weights.data(),
                            op_.start.data(), op_.scale.data(), op_.bias.data(), out_.channels);
-        continue;
-      }
-      std::copy(op_.bias.begin(), op_.bias.end(), y);
-      k_.depthwise(y, in_.data() + in(cells_[i]), taps_.data(), count, op_.weights.data(), out_.channels,
-                   out_.channels);
+      return;
+    }
+    const float* ins[kMaxTile];
+    float* outs[kMaxTile];
+    for (int64_t n; first < last; first += n) {
+      n = std::min<int64_t>(kDepthwise, last - first);
+      for (int64_t i = 0; i < n; i++) ins[i] = in_.data() + in(cells_[first + i]), outs[i] = out(first + i, target);
+      k_.depthwise(outs, ins, n, taps_.data(), count, op_.weights.data(), op_.bias.data(), out_.channels);
     }
   }
 
