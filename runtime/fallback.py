@@ -10,11 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SPANS, DENSE, WHOLE = (
-    "spans",
-    "dense",
-    "whole",
-)  # selective; by the dense engine; all positions by native kernels
+# A frame is computed selectively, by the dense engine, or at all positions by the native kernels.
+SPANS, DENSE, WHOLE = "spans", "dense", "whole"
 
 _DOUBT = 0.4  # of a whole frame's time: from there on, the dense engine's is worth knowing
 _FLAP = 0.2  # of a dense frame, added to what changing over costs: times are noisy

@@ -74,7 +74,9 @@ class Stream:
         self._state: StateHandle | None = None
         self._sizes: tuple[Pair, ...] = ()  # that it was opened for
         self._changes: list[Changes] = []  # by input; none before the first frame
-        self._limits = np.empty(0, np.float32)  # of each layer; empty for none
+        self._rms = np.empty(
+            0, np.float32
+        )  # of each layer, at the last whole frame; empty where no layer has a threshold
         self._fallback = Fallback(FrameCosts())
 
     def __call__(self, frame: Any) -> Result:
@@ -115,7 +117,7 @@ class Stream:
                 )
             last = [changes.last for changes in self._changes]
             held = self._state.save()
-            write_state(path, StreamState(self._engines.fingerprint, held, self._limits, last, self.frames))
+            write_state(path, StreamState(self._engines.fingerprint, held, self._rms, last, self.frames))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Goes on with a state that `save` wrote: the next frame is compared with the last one before it was saved. The
@@ -127,9 +129,7 @@ class Stream:
             state = self._state_for(found.last)
             self.full_work = state.prepare([None] * len(found.last))
             state.load(found.held)
-            self._limits = found.limits
-            if self._limits.size:
-                state.limit(self._limits)
+            self._set_limits(state, found.rms)
             self._changes = [Changes(self.policy, value) for value in found.last]
             self.frames, self.changed, self._fallback.dense = found.frames, None, False
 
@@ -155,7 +155,7 @@ class Stream:
             tensors = self._run_rest(feeds, state)
         ms = (perf_counter() - start) * 1e3
         if kind == WHOLE:
-            self._set_limits(state)
+            self._set_limits(state, np.empty(0, np.float32))
         self._fallback.took(kind, ms, foreseen, self.work / max(self.full_work, 1.0))
         self._remember(inputs, seen if kind == SPANS else [])
         self.frames = self.frames + 1 if kind == SPANS else 1
@@ -205,15 +205,15 @@ class Stream:
         if not dense or moved < _MOSTLY:
             work = state.prepare([s.dirty for s in seen])
             # What layers hold back is only known afterwards: foreseen is then a number that the work grows with.
-            held_back = self._limits.size > 0
+            held_back = self._rms.size > 0
             foreseen = (
                 max(float(s.dirty.mean()) for s in seen) if held_back else work / max(self.full_work, 1.0)
             )
         kind = self._fallback.choose(foreseen) if policy.fallback else SPANS
         return foreseen, kind, {SPANS: "", DENSE: "slower", WHOLE: "resumed"}[kind]
 
-    def _set_limits(self, state: StateHandle) -> None:
-        """Layer thresholds in units of each layer, from the values of a whole frame."""
+    def _set_limits(self, state: StateHandle, rms: np.ndarray) -> None:
+        """Layer thresholds in units of each layer. `rms`: of each; where it is empty, of what the state holds."""
         shares = self.policy.layer_threshold
         if not shares:
             return
@@ -222,8 +222,8 @@ class Stream:
             each = np.array([shares.get(name, 0.0) for name in names], np.float32)
         else:
             each = np.where(state.uses() >= _WORTH, np.float32(shares), np.float32(0))
-        self._limits = _RANGE * state.rms() * each
-        state.limit(self._limits)
+        self._rms = rms if rms.size else state.rms()
+        state.limit(_RANGE * self._rms * each)
 
     def _check_layers(self) -> None:
         shares = self.policy.layer_threshold

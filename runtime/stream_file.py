@@ -18,12 +18,12 @@ _FORMAT = "foveate stream 1"
 
 @dataclass(frozen=True)
 class StreamState:
-    """fingerprint: of the its plan and weights. held: what the native state holds, as bytes. limits: of each
+    """fingerprint: of its plan and weights. held: what the native state holds, as bytes. rms: of each
     layer; empty for none. last: by input, what was propagated last. frames: since the state was whole."""
 
     fingerprint: str
     held: np.ndarray
-    limits: np.ndarray
+    rms: np.ndarray
     last: list[np.ndarray]
     frames: int
 
@@ -39,7 +39,7 @@ def write_state(path: str | os.PathLike[str], state: StreamState) -> None:
         }
     )
     with replacing(Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez(file, *state.last, head=np.array(head), held=state.held, limits=state.limits)
+        np.savez(file, *state.last, head=np.array(head), held=state.held, rms=state.rms)
 
 
 def read_state(path: str | os.PathLike[str], fingerprint: str) -> StreamState:
@@ -52,7 +52,7 @@ def read_state(path: str | os.PathLike[str], fingerprint: str) -> StreamState:
             state = StreamState(
                 head["fingerprint"],
                 file["held"],
-                file["limits"],
+                file["rms"],
                 [file[f"arr_{i}"] for i in range(head["inputs"])],
                 int(head["frames"]),
             )

@@ -67,9 +67,8 @@ def run_clip(
     threads, fps = threads or usable_cores(), scenario.fps or data.fps or FPS
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(load(bundle, threads=threads, max_state_bytes=scenario.max_state_bytes))
-        policy = model.stream_policy.but(scenario.options)
-        mode = {} if scenario.mode == "layers" else {"mode": scenario.mode}
-        streams = [model.stream(policy, **mode) for _ in range(scenario.streams)]
+        streams = [model.stream(mode=scenario.mode, **scenario.options) for _ in range(scenario.streams)]
+        policy, by_layers = streams[0].policy, scenario.mode == "layers"
         dense = _dense(bundle, model.manifest, data, threads) if scenario.every else None
         recorder = stack.enter_context(Recorder(out, settings, fps, data.count, scenario.outputs))
         found = measure(
@@ -80,12 +79,12 @@ def run_clip(
             watch=recorder,
             tick=tick,
         )
-    saved = model.manifest.stream.share if model.manifest.stream and not mode else 1.0
+    saved = model.manifest.stream.share if model.manifest.stream and by_layers else 1.0
     result = {
         **_facts(model.manifest, found, dense, saved),
         "name": name or model.manifest.name,
         "paced": _paced(found, fps),
-        "exact": _exact(found) if policy.exact and dense is not None and not mode else None,
+        "exact": _exact(found) if policy.exact and dense is not None and by_layers else None,
         "policy": _changed_fields(policy),
         "mode": scenario.mode,
         "pictures": recorder.pictures,

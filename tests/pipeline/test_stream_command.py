@@ -213,6 +213,16 @@ def test_a_program_without_streams_is_refused_by_the_barriers_name(first, video,
     assert share == 100 if first else 95 < share < 100
 
 
+def test_regions_take_their_own_options(video, tmp_path):
+    net = Net()
+    program = net.save(tmp_path / "map.onnx", net.conv("images", "body", 3, 4), 4)
+    options = ["--mode", "regions", "--margin", 16, "--side", 16, "--audit", 4, "--threads", 1, "--quiet"]
+    assert run("stream", program, video, "--out", tmp_path / "out", *options) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["mode"] == "regions" and report["policy"]["margin"] == 16
+    assert report["whole"]["audit"] > 0
+
+
 def test_frames_are_resized_to_a_multiple_that_the_program_demands(tmp_path, capfd):
     net = Net()
     x = net.conv(net.conv("images", "down", 3, 3, stride=2), "down2", 3, 3, stride=2)

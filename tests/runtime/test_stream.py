@@ -286,6 +286,17 @@ def test_a_saved_stream_goes_on(model: Model, tmp_path: Path):
         assert second.reason == "" and second.full_work == first.full_work
 
 
+def test_a_loaded_state_keeps_the_policy_of_the_stream(model: Model, tmp_path: Path):
+    """Thresholds of the stream that saved it are not taken over: an exact stream stays exact."""
+    loose, exact = model.stream(fallback=False, layer_threshold=10.0), model.stream(fallback=False)
+    first, second = frames(2)
+    loose(first)
+    loose.save(tmp_path / "state.npz")
+    exact.load(tmp_path / "state.npz")
+    assert_same(exact(second), model.dense(second))
+    assert np.abs(loose(second)["map"] - model.dense(second)["map"]).max() > 1e-3
+
+
 def test_a_state_that_does_not_fit_is_refused(model: Model, tiny_video: Path, tmp_path: Path):
     stream, path = model.stream(fallback=False), tmp_path / "state.npz"
     with pytest.raises(InputError, match="without a state"):
