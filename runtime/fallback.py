@@ -19,6 +19,9 @@ _WEIGHT = 0.25  # of a new measurement
 _SAMPLES = 4  # dense frames, until their least time but the first counts as known
 _CLIP = 2.0  # one frame cannot say more than this factor: a preempted one is no evidence
 _LEAST = 0.02  # of the work: frames of less say nothing about what work costs
+# Frames of the dense engine are looked at for changes at gaps of 3 and 4: of so many in a row, these. No cadence of
+# repeated frames, as of 25 in 50, hides behind both.
+_CADENCE, _LOOKS = 7, (0, 3)
 # Where layers may hold back what is foreseen: selective frames behind each whole one, and again after so many dense
 # frames, then after twice as many.
 _TRIAL, _PATIENCE, _MOST_PATIENCE = 2, 32, 512
@@ -58,11 +61,19 @@ class Fallback:
         self._balance = 0.0  # ms that the other engine would have saved
         self._trial = 0  # selective frames to come, whatever is foreseen of them
         self._waited, self._patience = 0, _PATIENCE  # dense frames, and how many until the next trial
+        self._unseen = 0  # dense frames since one was looked at: it speaks for them
         self.dense = False  # the last frame was the dense engine's: there is no state
+
+    @property
+    def looks(self) -> bool:
+        """Whether to ask `choose` about the next frame; it is the dense engine's otherwise."""
+        settled = self.dense and self._costs.denses >= _SAMPLES
+        return not settled or self._waited % _CADENCE in _LOOKS
 
     def choose(self, work: float) -> str:
         """SPANS, DENSE or WHOLE for a frame of this foreseen work."""
-        costs = self._costs
+        costs, alike = self._costs, max(1, self._unseen)
+        self._unseen = 0
         if self._trial:
             return SPANS
         if costs.denses < _SAMPLES:
@@ -70,7 +81,7 @@ class Fallback:
         if self.dense and (costs.wholes < 2 or (self._tries and self._waited >= self._patience)):
             return WHOLE
         loss = self._predict(work) - costs.dense
-        self._balance = max(0.0, self._balance + (-loss if self.dense else loss))
+        self._balance = max(0.0, self._balance + (-loss * alike if self.dense else loss))
         change = self._balance > max(0.0, costs.whole - costs.dense) + _FLAP * costs.dense
         if not change:
             return DENSE if self.dense else SPANS
@@ -87,6 +98,7 @@ class Fallback:
         self._costs.took(kind, ms)
         if kind == DENSE:
             self._waited += 1
+            self._unseen += 1
             return
         self._trial = self._tries
         if self._waited >= self._patience:

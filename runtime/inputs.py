@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,10 @@ class ImageReader:
         self._limit = memory_bytes if memory_bytes is not None else _physical_bytes()
         self._known: dict[tuple, tuple[int, Symbols]] = {}  # shapes that were found good: images, symbols
 
-    def __call__(self, images: Any) -> Batch:
+    def __call__(self, images: Any, unchecked: Collection[str] = ()) -> Batch:
         """`images`: float32 [N, C, H, W], uint8 [H, W, C] or [N, H, W, C], a list of uint8 images, a torch tensor, or
-        a dict of arrays by input name. Raises InputError on anything that the program cannot run on."""
+        a dict of arrays by input name. Raises InputError on anything that the program cannot run on. `unchecked`: inputs
+        whose values the caller looks at anyway, and so calls `check_finite` for."""
         manifest = self._manifest
         given = dict(images) if isinstance(images, Mapping) else {_only_input(manifest).name: images}
         names = {spec.name for spec in manifest.inputs}
@@ -63,7 +64,8 @@ class ImageReader:
             known = self._known[shapes] = self._check_shapes(feeds)
         count, symbols = known
         for spec in manifest.inputs:
-            _check_finite(spec, feeds[spec.name])
+            if spec.name not in unchecked:
+                check_finite(spec.name, feeds[spec.name])
         return Batch(feeds, count, symbols, torch)
 
     def _check_shapes(self, feeds: Mapping[str, np.ndarray]) -> tuple[int, Symbols]:
@@ -238,12 +240,13 @@ def _physical_bytes() -> int:
         return sys.maxsize
 
 
-def _check_finite(spec: TensorSpec, value: np.ndarray) -> None:
+def check_finite(name: str, value: np.ndarray) -> None:
+    """Raises InputError where the value of this input holds NaN or infinity."""
     if not np.issubdtype(value.dtype, np.floating):
         return
     for index, bad in not_finite(value):
         raise InputError(
-            f"image {index} of input {spec.name!r}",
+            f"image {index} of input {name!r}",
             got=f"{bad} values that are NaN or infinite",
             expected="finite values",
             fix="Check how the image was read and normalised.",

@@ -33,7 +33,7 @@ class SpanEngine:
 
     def __init__(self, folder: Path, file: str, pool: PoolHandle, isa: str = "best"):
         """Raises BundleError for a plan that cannot be read, EngineError for one that the kernels refuse."""
-        self._pool = pool
+        self.pool = pool
         plan = _read_plan(folder / file)
         self.names = plan.names
         self.inputs = tuple(plan.names[i] for i in plan.inputs)
@@ -63,7 +63,7 @@ class SpanEngine:
                 fix="Other sizes run densely.",
             )
         return StateHandle(
-            self._plan, [sizes[name] for name in self.inputs], self._pool, limit, stream=stream
+            self._plan, [sizes[name] for name in self.inputs], self.pool, limit, stream=stream
         )
 
 

@@ -15,7 +15,7 @@ from .changes import Changes, Seen
 from .engine import Engine
 from .errors import InputError
 from .fallback import DENSE, SPANS, WHOLE, Fallback, FrameCosts
-from .inputs import Batch, one_frame
+from .inputs import Batch, check_finite, one_frame
 from .manifest import Pair, StreamPlan, TensorSpec
 from .native.handles import StateHandle
 from .policy import StreamPolicy
@@ -59,10 +59,11 @@ class Stream:
         engines: StreamEngines,
         plan: StreamPlan,
         outputs: tuple[TensorSpec, ...],
-        read: Callable[[Any], Batch],
+        read: Callable[..., Batch],
         policy: StreamPolicy,
         limit: int,
     ):
+        """`read`: an ImageReader."""
         self._engines, self._plan, self._outputs, self._read = engines, plan, outputs, read
         self.policy, self._limit = policy, limit
         self._check_layers()
@@ -82,15 +83,17 @@ class Stream:
     def __call__(self, frame: Any) -> Result:
         """One frame: what `Model.__call__` takes, with one image. Raises InputError before the state is touched."""
         start = perf_counter()
-        batch = one_frame(self._read(frame))
+        spans = self._engines.spans
+        batch = one_frame(self._read(frame, spans.inputs))
         with self._lock:
-            inputs = [batch.feeds[name] for name in self._engines.spans.inputs]
-            if not self._engines.spans.fits({name: value.shape[2:4] for name, value in batch.feeds.items()}):
+            inputs = [batch.feeds[name] for name in spans.inputs]
+            seen = self._look(inputs)
+            if not spans.fits({name: value.shape[2:4] for name, value in batch.feeds.items()}):
                 tensors, strategy = self._run_unplanned(batch.feeds), DENSE
             else:
                 state = self._state_for(inputs)
                 try:
-                    tensors, strategy = self._advance(batch.feeds, inputs, state)
+                    tensors, strategy = self._advance(batch.feeds, inputs, seen, state)
                 except BaseException:
                     self.reset()
                     raise
@@ -130,7 +133,7 @@ class Stream:
             self.full_work = state.prepare([None] * len(found.last))
             state.load(found.held)
             self._set_limits(state, found.rms)
-            self._changes = [Changes(self.policy, value) for value in found.last]
+            self._changes = self._follow(found.last)
             self.frames, self.changed, self._fallback.dense = found.frames, None, False
 
     @property
@@ -139,10 +142,29 @@ class Stream:
         kept = sum(changes.last.nbytes for changes in self._changes)
         return kept + (self._state.nbytes if self._state is not None else 0)
 
+    def _look(self, inputs: list[np.ndarray]) -> list[Seen] | None:
+        """What changed: nothing to compare with for a first frame, None where nobody asks. Raises InputError for values
+        that are not finite."""
+        followed = list(zip(self._changes, inputs, strict=False))
+        seen, finite = [], False
+        if followed and all(changes.last.shape == value.shape for changes, value in followed):
+            if not self._fallback.looks:
+                seen, finite = None, all(changes.is_finite(value) for changes, value in followed)
+            else:
+                seen = [changes.look(value) for changes, value in followed]
+                finite = all(s.finite for s in seen)
+        if not finite:
+            for name, value in zip(self._engines.spans.inputs, inputs, strict=True):
+                check_finite(name, value)
+        return seen
+
     def _advance(
-        self, feeds: Mapping[str, np.ndarray], inputs: list[np.ndarray], state: StateHandle
+        self,
+        feeds: Mapping[str, np.ndarray],
+        inputs: list[np.ndarray],
+        seen: list[Seen] | None,
+        state: StateHandle,
     ) -> tuple[dict[str, np.ndarray], str]:
-        seen = [changes.look(inputs[i]) for i, changes in enumerate(self._changes)]
         start = perf_counter()
         foreseen, kind, self.reason = self._choose(state, seen)
         if kind == DENSE:
@@ -157,9 +179,9 @@ class Stream:
         if kind == WHOLE:
             self._set_limits(state, np.empty(0, np.float32))
         self._fallback.took(kind, ms, foreseen, self.work / max(self.full_work, 1.0))
-        self._remember(inputs, seen if kind == SPANS else [])
+        self._remember(inputs, seen if kind == SPANS else None)
         self.frames = self.frames + 1 if kind == SPANS else 1
-        self.changed = seen[0].dirty if kind == SPANS else None
+        self.changed = seen[0].dirty if seen and kind == SPANS else None
         return tensors, DENSE if kind == DENSE else SPANS
 
     def _state_for(self, inputs: list[np.ndarray]) -> StateHandle:
@@ -186,12 +208,14 @@ class Stream:
                 fix="Load with a larger max_state_bytes, or pass smaller frames.",
             )
 
-    def _choose(self, state: StateHandle, seen: list[Seen]) -> tuple[float, str, str]:
+    def _choose(self, state: StateHandle, seen: list[Seen] | None) -> tuple[float, str, str]:
         """Share of the work that is foreseen, how to compute the frame, and why if it is whole. A selective frame is
         prepared."""
-        policy, moved = self.policy, max((s.moved for s in seen), default=1.0)
+        if seen is None:
+            return 1.0, DENSE, "slower"
         if not seen:
             return 1.0, WHOLE, "first"
+        policy, moved = self.policy, max(s.moved for s in seen)
         dense = self._fallback.dense
         if not dense:
             refresh = policy.refresh and self.frames >= policy.refresh
@@ -207,7 +231,9 @@ class Stream:
             # What layers hold back is only known afterwards: foreseen is then a number that the work grows with.
             held_back = self._rms.size > 0
             foreseen = (
-                max(float(s.dirty.mean()) for s in seen) if held_back else work / max(self.full_work, 1.0)
+                max(np.count_nonzero(s.dirty) / s.dirty.size for s in seen)
+                if held_back
+                else work / max(self.full_work, 1.0)
             )
         kind = self._fallback.choose(foreseen) if policy.fallback else SPANS
         return foreseen, kind, {SPANS: "", DENSE: "slower", WHOLE: "resumed"}[kind]
@@ -236,12 +262,16 @@ class Stream:
                 fix="A layer that was fused goes by the name of what it was fused into.",
             )
 
-    def _remember(self, inputs: list[np.ndarray], seen: list[Seen]) -> None:
+    def _follow(self, inputs: list[np.ndarray]) -> list[Changes]:
+        return [Changes(self.policy, value, self._engines.spans.pool) for value in inputs]
+
+    def _remember(self, inputs: list[np.ndarray], seen: list[Seen] | None) -> None:
+        """What was propagated: where it was seen to change, everything for None."""
         if not self._changes:
-            self._changes = [Changes(self.policy, value) for value in inputs]
-            return
-        for i, value in enumerate(inputs):
-            self._changes[i].accept(value, seen[i] if seen else None)
+            self._changes = self._follow(inputs)
+        elif seen is not None or self._fallback.looks:  # or else nothing will be compared with it
+            for i, value in enumerate(inputs):
+                self._changes[i].accept(value, seen[i] if seen is not None else None)
 
     def _run_dense(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         engine = self._engines.program()

@@ -3,7 +3,7 @@
 #include <exception>
 #include <memory>
 
-#include "foveate.h"
+#include "handles.h"
 #include "state.h"
 
 using namespace foveate;
@@ -13,9 +13,6 @@ struct FvPlan {
 };
 struct FvState {
   State state;
-};
-struct FvPool {
-  Pool pool;
 };
 
 namespace {
@@ -47,8 +44,6 @@ std::vector<Size> sizes_of(const FvPlan& plan, const int64_t* sizes) {
   for (size_t i = 0; i < plan.plan->inputs.size(); i++) given.push_back({sizes[2 * i], sizes[2 * i + 1]});
   return given;
 }
-
-Pool* of(FvPool* pool) { return pool ? &pool->pool : nullptr; }
 
 }  // namespace
 

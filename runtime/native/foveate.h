@@ -8,7 +8,7 @@
 #define FV_API extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a signature or the plan's encoding changes: a library of another version is not loaded.
-constexpr int32_t kAbi = 5;
+constexpr int32_t kAbi = 6;
 
 FV_API int32_t fv_abi();
 
@@ -16,14 +16,6 @@ FV_API int32_t fv_abi();
 // rectangles.py. Writes at most `limit`, and returns how many there are; −1 where memory is short.
 FV_API int64_t fv_cover(const uint8_t* active, int64_t height, int64_t width, double fixed, const int32_t halo[4],
                         int64_t* rects, int64_t limit);
-
-// Positions where any channel of two images [channels, area] differs by more than the threshold: 0 or 1 each.
-FV_API void fv_moved(const float* now, const float* last, int64_t channels, int64_t area, float threshold,
-                     uint8_t* moved);
-// last ← now where `dirty` is 1.
-FV_API void fv_accept(const float* now, float* last, int64_t channels, int64_t area, const uint8_t* dirty);
-// How many positions of `moved` [height, width] are 1 in each block: [⌈height ÷ block⌉, ⌈width ÷ block⌉].
-FV_API void fv_count(const uint8_t* moved, int64_t height, int64_t width, int64_t block, int32_t* counts);
 
 // What follows reports failure as text: functions that make something return null, others not 0, and write up to
 // `error_size` bytes to `error`. Each object is used by one thread at a time, but plans, which are never changed.
@@ -42,6 +34,18 @@ FV_API void fv_plan_close(FvPlan*);
 // Threads that share the work of one run at a time, with the caller among them.
 FV_API FvPool* fv_pool_open(int32_t threads);
 FV_API void fv_pool_close(FvPool*);
+
+// Compares two images of [channels, height, width], on the threads of a pool (null: on this one). `moved`: 1 where any
+// channel differs by more than the threshold, 0 elsewhere; `counts`: how many of them lie in each block × block
+// positions, [⌈height ÷ block⌉, ⌈width ÷ block⌉]; null where not wanted. Returns 1 where a value of `now` is NaN or
+// infinite, and then the rest says nothing.
+FV_API int32_t fv_compare(FvPool*, const float* now, const float* last, int64_t channels, int64_t height, int64_t width,
+                          float threshold, int64_t block, uint8_t* moved, int32_t* counts);
+// Makes the positions of each block what `blocks` says of it: 0 or 1.
+FV_API void fv_fill(const uint8_t* blocks, int64_t height, int64_t width, int64_t block, uint8_t* positions);
+// last ← now where `dirty` is 1.
+FV_API void fv_accept(FvPool*, const float* now, float* last, int64_t channels, int64_t height, int64_t width,
+                      const uint8_t* dirty);
 
 // What fv_state_open would take for them, in bytes; −1 on failure.
 FV_API int64_t fv_plan_bytes(const FvPlan*, const int64_t* sizes, char* error, int64_t error_size);

@@ -60,6 +60,9 @@ struct Kernels {
   void (*softmax)(float* y, int64_t channels, int64_t n);  // of n ÷ channels positions
   bool (*moved)(const float* x, const float* y, float limit, int64_t n);  // whether any |x[i] − y[i]| > limit
 
+  // found[i] |= 1 where |now[i] − last[i]| > limit, |= 2 where now[i] is NaN or infinite
+  void (*compare)(int32_t* found, const float* now, const float* last, float limit, int64_t n);
+
   // Byte b stands for scale · (b − zero). Rounding is to the nearest, ties to even, and saturates.
   void (*quantize)(uint8_t* to, const float* x, float scale, int32_t zero, int64_t n);
   void (*dequantize)(float* y, const uint8_t* from, float scale, int32_t zero, int64_t n);

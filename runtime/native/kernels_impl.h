@@ -154,6 +154,13 @@ bool moved(const float* x, const float* y, float limit, int64_t n) {
   return found != 0;
 }
 
+void compare(int32_t* __restrict found, const float* __restrict now, const float* __restrict last, float limit, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    const float change = now[i] - last[i];
+    found[i] |= (change > limit) | (change < -limit) | (now[i] - now[i] != 0) << 1;
+  }
+}
+
 inline Vector filled(float value) { return Vector{} + value; }
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
@@ -301,5 +308,5 @@ void depthwise_bytes(float* __restrict y, const uint8_t* __restrict in, const in
 constexpr Kernels kernels_with(const char* name, const ByteKernels* bytes) {
   return {name,     kWidth,     kLevels, {kTiles[0], kTiles[1], kTiles[2]}, {FV_ROW(1), FV_ROW(2), FV_ROW(4)},
           depthwise, add,       subtract, multiply,  maximum, scale, add_scaled, affine, prelu, activate, softmax, moved,
-          quantize, dequantize, round, add_bytes, depthwise_bytes, bytes};
+          compare, quantize, dequantize, round, add_bytes, depthwise_bytes, bytes};
 }

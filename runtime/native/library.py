@@ -11,7 +11,7 @@ from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-ABI = 5  # of foveate.h
+ABI = 6  # of foveate.h
 ISAS = ("best", "portable", "avx2", "avx512", "avx512_vnni")
 SWITCH = "FOVEATE_NATIVE"  # in the environment: "0" runs without the library, a path takes another one
 _LOG = logging.getLogger("foveate")
@@ -20,14 +20,14 @@ _ERROR = [c_char_p, c_int64]
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_abi": (c_int32, []),
     "fv_cover": (c_int64, [c_void_p, c_int64, c_int64, c_double, c_void_p, c_void_p, c_int64]),
-    "fv_moved": (None, [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p]),
-    "fv_accept": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
-    "fv_count": (None, [c_void_p, c_int64, c_int64, c_int64, c_void_p]),
     "fv_isa": (c_char_p, [c_int32]),
     "fv_plan_open": (c_void_p, [c_void_p, c_int64, c_void_p, c_int64, c_int32, *_ERROR]),
     "fv_plan_close": (None, [c_void_p]),
     "fv_pool_open": (c_void_p, [c_int32]),
     "fv_pool_close": (None, [c_void_p]),
+    "fv_compare": (c_int32, [c_void_p, *[c_void_p] * 2, *[c_int64] * 3, c_float, c_int64, *[c_void_p] * 2]),
+    "fv_fill": (None, [c_void_p, c_int64, c_int64, c_int64, c_void_p]),
+    "fv_accept": (None, [c_void_p, *[c_void_p] * 2, *[c_int64] * 3, c_void_p]),
     "fv_plan_bytes": (c_int64, [c_void_p, c_void_p, *_ERROR]),
     "fv_state_open": (c_void_p, [c_void_p, c_void_p, c_int64, *_ERROR]),
     "fv_state_close": (None, [c_void_p]),

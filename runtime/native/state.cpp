@@ -191,13 +191,13 @@ int64_t State::bytes() const {
 
 Positions State::full(Size size) {
   Positions& found = full_[{size.height, size.width}];
-  if (!found) found = std::make_shared<Map>(size, 1);
+  if (!found) found = std::make_shared<Map>(size, true);
   return found;
 }
 
 Positions State::empty(Size size) {
   Positions& found = empty_[{size.height, size.width}];
-  if (!found) found = std::make_shared<Map>(size, 0);
+  if (!found) found = std::make_shared<Map>(size);
   return found;
 }
 
@@ -208,13 +208,7 @@ std::vector<Positions> State::spread(const uint8_t* const* dirty, bool behind) {
   for (size_t i = 0; i < plan.inputs.size(); i++) {
     const int id = plan.inputs[i];
     const Size size = buffers_[id].size;
-    if (dirty && dirty[i]) {
-      auto map = std::make_shared<Map>(size);
-      for (int64_t j = 0; j < size.count(); j++) map->cells[j] = dirty[i][j] != 0;
-      differs[id] = map;
-    } else {
-      differs[id] = full(size);
-    }
+    differs[id] = dirty && dirty[i] ? std::make_shared<const Map>(size, dirty[i]) : full(size);
   }
   for (size_t i = 0; behind && i < plan.ops.size(); i++)
     differs[plan.ops[i].out] = dirty_after(plan.ops[i], differs);
@@ -234,10 +228,7 @@ double State::follow(const uint8_t* const* dirty) {
   double work = 0;
   for (const Op& op : plan_->ops) {
     const auto [count, first] = counts.try_emplace(differs_[op.out].get());
-    if (first) {
-      const auto& cells = differs_[op.out]->cells;
-      count->second = std::count(cells.begin(), cells.end(), uint8_t(1));
-    }
+    if (first) count->second = differs_[op.out]->count();
     work += op.work * double(count->second);
   }
   return work;
@@ -389,14 +380,13 @@ bool State::masks(const Step& step) const {
 Cells State::cells_of(const Positions& positions, const Buffer& buffer) {
   auto& [kept, cells] = cells_by_map_[positions.get()];
   if (cells) return cells;
-  auto found = std::make_shared<std::vector<Cell>>();
+  auto found = std::make_shared<std::vector<Cell>>(positions->count());
+  Cell* to = found->data();
   for (int64_t y = 0; y < buffer.size.height; y++) {
-    const uint8_t *row = positions->row(y), *end = row + buffer.size.width;
     const auto index = static_cast<int32_t>(buffer.index(y, 0));
-    for (const uint8_t* at = row; at < end; at++) {
-      if (!*at && !(at = static_cast<const uint8_t*>(std::memchr(at, 1, size_t(end - at))))) break;
-      found->push_back({index + int32_t(at - row), uint16_t(y), uint16_t(at - row)});
-    }
+    positions->each_run(y, [&](int64_t begin, int64_t end) {
+      for (int64_t x = begin; x < end; x++) *to++ = {index + int32_t(x), uint16_t(y), uint16_t(x)};
+    });
   }
   kept = positions;
   return cells = found;
@@ -447,17 +437,22 @@ void State::settle(Pool::Run& run, size_t i) {
   const std::vector<Cell>& cells = *cells_[i];
   const auto count = int64_t(cells.size());
   if (int64_t(rows_.size()) < count * out.channels) rows_.resize(size_t(count * out.channels));
-  const auto moved = std::make_shared<Map>(out.size, 0);
+  const auto moved = std::make_shared<Map>(out.size);
   const auto take_over = [&](int64_t first, int64_t last) {
     Floats room;
+    uint64_t* word = nullptr;  // of the map, and its bits so far: other threads may set others of them
+    uint64_t bits = 0;
     for (int64_t c = first; c < last; c++) {
       const float* row = rows_.data() + c * out.channels;
       const int64_t at = cells[c].index * out.channels;
       const float* kept = numbers(plan_->kernels, out, at, out.channels, room);
       if (!plan_->kernels.moved(row, kept, limits_[op.out], out.channels)) continue;
       keep(plan_->kernels, row, out.channels, out, at);
-      moved->row(cells[c].y)[cells[c].x] = 1;
+      uint64_t* its = moved->row(cells[c].y) + cells[c].x / 64;
+      if (word && word != its) __atomic_fetch_or(word, bits, __ATOMIC_RELAXED), bits = 0;
+      word = its, bits |= UINT64_C(1) << cells[c].x % 64;
     }
+    if (word) __atomic_fetch_or(word, bits, __ATOMIC_RELAXED);
   };
   compute(op, *plan_, buffers_, taps_y_[i], taps_x_[i], cells, run, rows_.data(), take_over);
   differs_[op.out] = moved;
@@ -470,22 +465,13 @@ void State::read_input(Pool::Run& run, int tensor, const float* from) {
   if (!read) return;
   const int64_t area = buffer.size.count(), channels = buffer.channels;
   run.each(buffer.size.height, [&](int64_t y) {
-    const uint8_t* wanted = read->row(y);
-    for (int64_t x = 0; x < buffer.size.width;) {
-      if (!wanted[x]) {
-        x++;
-        continue;
-      }
-      int64_t end = x;
-      while (end < buffer.size.width && wanted[end]) end++;
+    read->each_run(y, [&](int64_t x, int64_t end) {
       float* to = buffer.data() + buffer.index(y, x) * channels;
-      if (!from) {
+      if (!from)
         std::fill_n(to, (end - x) * channels, 0.f);
-      } else {
+      else
         transpose(to, channels, from + y * buffer.size.width + x, area, end - x, channels);
-      }
-      x = end;
-    }
+    });
   });
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from foveate.runtime import StreamPolicy, changes
-from foveate.runtime.changes import Changes, changed_positions, count_in_blocks
+from foveate.runtime.changes import Changes, compare
+from foveate.runtime.native.handles import PoolHandle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
     shape=st.tuples(st.integers(1, 4), st.integers(1, 70), st.integers(1, 90)),
     threshold=st.sampled_from([0.0, 0.3, 2.0]),
     block=st.integers(1, 9),
+    threads=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-def test_native_and_numpy_agree(shape, threshold, block, seed):
+def test_native_and_numpy_agree(shape, threshold, block, threads, seed):
     rng = np.random.default_rng(seed)
     last = rng.standard_normal((1, *shape)).astype(np.float32)
     now = np.where(rng.random(last.shape) < 0.3, rng.standard_normal(last.shape), last).astype(np.float32)
@@ -27,14 +29,29 @@ def test_native_and_numpy_agree(shape, threshold, block, seed):
         with pytest.MonkeyPatch.context() as patch:
             if not native:
                 patch.setattr(changes, "library", lambda: None)
-            moved = changed_positions(now, last, threshold)
-            followed = Changes(policy, last)
+            pool = PoolHandle(threads) if native else None
+            moved, counts, finite = compare(now, last, threshold, block, pool)
+            assert finite
+            followed = Changes(policy, last, pool)
             seen = followed.look(now)
             followed.accept(now, seen)
-            found.append((moved, count_in_blocks(moved, block), seen.dirty, followed.last))
+            found.append((moved, counts, seen.dirty, followed.last))
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(found[0][0], (np.abs(now - last) > threshold)[0].any(axis=0))
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_seen_wherever_it_is(monkeypatch: pytest.MonkeyPatch, native: bool, bad: float):
+    if not native:
+        monkeypatch.setattr(changes, "library", lambda: None)
+    for at in [(0, 0, 0), (1, 16, 36), (2, 33, 5)]:
+        image = np.zeros((1, 3, 34, 37), np.float32)
+        followed = Changes(StreamPolicy(), image)
+        assert followed.look(image).finite and followed.is_finite(image)
+        image[(0, *at)] = bad
+        assert not followed.look(image).finite and not followed.is_finite(image)
 
 
 def images(*pixels: tuple[int, int]) -> np.ndarray:

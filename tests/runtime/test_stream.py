@@ -202,6 +202,7 @@ def test_either_engine_may_compute_a_frame(model: Model, monkeypatch: pytest.Mon
     """Whichever does, its answer is the dense one. When it should is the law of test_fallback.py."""
     order = [SPANS, DENSE, DENSE, WHOLE, SPANS, DENSE, WHOLE, WHOLE, SPANS, SPANS]
     monkeypatch.setattr(Fallback, "choose", lambda self, work: order[stream_frames])
+    monkeypatch.setattr(Fallback, "looks", True)
     stream, reasons = model.stream(), []
     for i, frame in enumerate(frames(len(order) + 1)):
         stream_frames = i - 1
@@ -211,6 +212,23 @@ def test_either_engine_may_compute_a_frame(model: Model, monkeypatch: pytest.Mon
         reasons.append(stream.reason)
     named = {SPANS: "", DENSE: "slower", WHOLE: "resumed"}
     assert reasons == ["first", *(named[kind] for kind in order)]
+
+
+def test_dense_frames_that_nobody_looks_at(model: Model, monkeypatch: pytest.MonkeyPatch):
+    """They are refused where they are not finite, and what was not compared is not missed later."""
+    order = [DENSE, None, None, DENSE, None, WHOLE, SPANS, SPANS]  # None: not looked at
+    monkeypatch.setattr(Fallback, "choose", lambda self, work: order[at])
+    monkeypatch.setattr(Fallback, "looks", property(lambda self: order[at] is not None))
+    at, clip = 0, frames(len(order) + 1)
+    stream = model.stream()
+    stream(clip[0])
+    for at, frame in enumerate(clip[1:]):
+        bad = frame.copy()
+        bad[0, 1, 5, 7] = np.nan
+        with pytest.raises(InputError, match="NaN"):
+            stream(bad)
+        assert_same(stream(frame), model.dense(frame))
+    assert stream.reason == "" and stream.changed is not None
 
 
 def test_layers_pass_on_what_moved(model: Model):
