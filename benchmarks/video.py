@@ -49,6 +49,7 @@ POLICIES = (
     LARGE,
     replace(LARGE, vote=12),
     *(replace(LARGE, threshold=least, layer_threshold=0.08) for least in (12, 16)),
+    replace(LARGE, threshold=16, layer_threshold=0.12),
 )
 EXACT = 1e-4  # of the range, at threshold 0
 NEVER_SLOWER = 0.95

@@ -14,8 +14,8 @@ from .policy import StreamPolicy
 @dataclass(frozen=True)
 class Seen:
     """What `Changes.look` found. dirty: bool [height, width], to compute; moved: share of the positions that changed;
-    drift: mean |input − last propagated| over the others, 0 unless the policy asks; finite: whether the input is, or else
-    the rest says nothing. `blocks` and `waits` are those of `Changes`, once this is accepted."""
+    drift: mean |input − last propagated| over the others, 0 unless the policy asks; finite: whether the input is: the
+    rest says nothing otherwise. `blocks` and `waits` are those of `Changes`, once this is accepted."""
 
     dirty: np.ndarray
     moved: float
@@ -44,17 +44,21 @@ class Changes:
         policy = self._policy
         moved, counts, finite = compare(value, self.last, policy.threshold, policy.block, self._pool)
         dirty, blocks, waits = moved, None, None
-        if policy.block > 1:
+        if counts is not None:
             blocks, waits = self._vote(counts)
             dirty = _fill(blocks, policy.block, moved.shape)
         drift = 0.0
         if policy.drift < np.inf and not dirty.all():
             drift = float(np.abs(value - self.last)[0][:, ~dirty].mean())
-        return Seen(dirty, float(counts.sum()) / moved.size, drift, finite, blocks, waits)
+        return Seen(dirty, np.count_nonzero(moved) / moved.size, drift, finite, blocks, waits)
 
     def is_finite(self, value: np.ndarray) -> bool:
         """What `look` says of it, without the rest."""
-        return compare(value, value, 0, self._policy.block, self._pool)[2]
+        native = library()
+        if native is None:
+            return bool(np.isfinite(value).all())
+        value = np.ascontiguousarray(value)
+        return bool(native.fv_finite(_pointer(self._pool), value.ctypes.data, value.size))
 
     def accept(self, value: np.ndarray, seen: Seen | None) -> None:
         """`value` was propagated where it is dirty; everywhere for None."""
@@ -89,27 +93,30 @@ def _votes(policy: StreamPolicy, size: tuple[int, ...]) -> tuple[np.ndarray, np.
 
 def compare(
     now: np.ndarray, last: np.ndarray, threshold: float, block: int, pool: PoolHandle | None = None
-) -> tuple[np.ndarray, np.ndarray, bool]:
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Where any channel of [1, channels, height, width] moved by more than `threshold`, bool [height, width]; how many
-    positions of each block × block did, int32, also of those cut by the border; and whether `now` is finite."""
+    positions of each block × block did, int32, also of those cut by the border, None for blocks of 1; and whether `now`
+    is finite."""
     native = library()
     if native is None:
-        moved = (np.abs(now - last) > threshold)[0].any(axis=0)
-        rows = np.add.reduceat(moved.astype(np.int32), np.arange(0, moved.shape[0], block), axis=0)
-        counts = np.add.reduceat(rows, np.arange(0, moved.shape[1], block), axis=1)
-        return moved, counts, bool(np.isfinite(now).all())
+        with np.errstate(invalid="ignore"):
+            moved = (np.abs(now - last) > threshold)[0].any(axis=0)
+        counts = moved.astype(np.int32)
+        for axis in (0, 1):
+            counts = np.add.reduceat(counts, np.arange(0, moved.shape[axis], block), axis=axis)
+        return moved, counts if block > 1 else None, bool(np.isfinite(now).all())
     now, last = np.ascontiguousarray(now), np.ascontiguousarray(last)
     moved = np.empty(now.shape[2:], bool)
-    counts = np.empty([-(-n // block) for n in moved.shape], np.int32)
+    counts = np.empty([-(-n // block) for n in moved.shape], np.int32) if block > 1 else None
     not_finite = native.fv_compare(
-        pool.pointer if pool else None,
+        _pointer(pool),
         now.ctypes.data,
         last.ctypes.data,
         *now.shape[1:],
         threshold,
         block,
         moved.ctypes.data,
-        counts.ctypes.data,
+        None if counts is None else counts.ctypes.data,
     )
     return moved, counts, not not_finite
 
@@ -130,13 +137,12 @@ def _copy_where(value: np.ndarray, last: np.ndarray, dirty: np.ndarray, pool: Po
         np.copyto(last, value, where=dirty)
         return
     value, dirty = np.ascontiguousarray(value), np.ascontiguousarray(dirty)
-    native.fv_accept(
-        pool.pointer if pool else None,
-        value.ctypes.data,
-        last.ctypes.data,
-        *value.shape[1:],
-        dirty.ctypes.data,
-    )
+    pixels = value.ctypes.data, last.ctypes.data
+    native.fv_accept(_pointer(pool), *pixels, *value.shape[1:], dirty.ctypes.data)
+
+
+def _pointer(pool: PoolHandle | None) -> int | None:
+    return None if pool is None else pool.pointer
 
 
 def _lengths(positions: int, block: int) -> np.ndarray:

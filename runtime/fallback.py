@@ -15,7 +15,8 @@ SPANS, DENSE, WHOLE = "spans", "dense", "whole"
 
 _DOUBT = 0.4  # of a whole frame's time: from there on, the dense engine's is worth knowing
 _FLAP = 0.2  # of a dense frame, added to what changing over costs: times are noisy
-_WEIGHT = 0.25  # of a new measurement
+_WEIGHT = 0.25  # of a new measurement …
+_UPWARD = 0.05  # … of a dense frame that took longer: other work of the machine only ever adds to times
 _SAMPLES = 4  # dense frames, until their least time but the first counts as known
 _CLIP = 2.0  # one frame cannot say more than this factor: a preempted one is no evidence
 _LEAST = 0.02  # of the work: frames of less say nothing about what work costs
@@ -23,8 +24,8 @@ _LEAST = 0.02  # of the work: frames of less say nothing about what work costs
 # repeated frames, as of 25 in 50, hides behind both.
 _CADENCE, _LOOKS = 7, (0, 3)
 # Where layers may hold back what is foreseen: selective frames behind each whole one, and again after so many dense
-# frames, then after twice as many.
-_TRIAL, _PATIENCE, _MOST_PATIENCE = 2, 32, 512
+# frames, then after twice as many. A trial waits until it takes no more than a share of the time.
+_TRIAL, _PATIENCE, _MOST_PATIENCE, _TRIAL_SHARE = 2, 32, 512, 0.015
 
 
 @dataclass
@@ -44,7 +45,7 @@ class FrameCosts:
         else:
             self.denses += 1
             if self.denses > _SAMPLES:
-                self.dense += _WEIGHT * (ms - self.dense)
+                self.dense += (_WEIGHT if ms < self.dense else _UPWARD) * (ms - self.dense)
             else:
                 self.dense = ms if self.denses <= 2 else min(ms, self.dense)
 
@@ -78,7 +79,7 @@ class Fallback:
             return SPANS
         if costs.denses < _SAMPLES:
             return DENSE if self.dense or self._predict(work) > _DOUBT * costs.whole else SPANS
-        if self.dense and (costs.wholes < 2 or (self._tries and self._waited >= self._patience)):
+        if self.dense and (costs.wholes < 2 or self._trial_due()):
             return WHOLE
         loss = self._predict(work) - costs.dense
         self._balance = max(0.0, self._balance + (-loss * alike if self.dense else loss))
@@ -101,7 +102,7 @@ class Fallback:
             self._unseen += 1
             return
         self._trial = self._tries
-        if self._waited >= self._patience:
+        if self._trial_due():
             self._patience = min(2 * self._patience, _MOST_PATIENCE)
         self._waited = 0
 
@@ -110,14 +111,21 @@ class Fallback:
         self._seen += 1
         if self._seen > _TRIAL:
             ms = min(ms, _CLIP * self._predict(foreseen))
-        weight = max(_WEIGHT, 1 / self._seen)
+        if foreseen > 0:
+            self._left += max(_WEIGHT, 1 / self._seen) * (work / foreseen - self._left)
         if work > _LEAST:
             self._costs.whole = min(self._costs.whole, ms / work)
-        self._fixed += weight * (ms - self._costs.whole * work - self._fixed)
-        if foreseen > 0:
-            self._left += weight * (work / foreseen - self._left)
+        if self._seen > 1:  # the first touches memory for the first time
+            weight = max(_WEIGHT, 1 / (self._seen - 1))
+            self._fixed += weight * (ms - self._costs.whole * work - self._fixed)
         if ms < self._costs.dense:
             self._patience = _PATIENCE
+
+    def _trial_due(self) -> bool:
+        costs = self._costs
+        trial = costs.whole + self._tries * self._predict(1.0) - (1 + self._tries) * costs.dense
+        waited = self._tries > 0 and self._waited >= self._patience
+        return waited and trial <= _TRIAL_SHARE * self._waited * costs.dense
 
     def _predict(self, work: float) -> float:
         return self._fixed + self._costs.whole * self._left * work

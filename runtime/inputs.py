@@ -42,8 +42,8 @@ class ImageReader:
 
     def __call__(self, images: Any, unchecked: Collection[str] = ()) -> Batch:
         """`images`: float32 [N, C, H, W], uint8 [H, W, C] or [N, H, W, C], a list of uint8 images, a torch tensor, or
-        a dict of arrays by input name. Raises InputError on anything that the program cannot run on. `unchecked`: inputs
-        whose values the caller looks at anyway, and so calls `check_finite` for."""
+        a dict of arrays by input name. Raises InputError on anything that the program cannot run on. `unchecked`:
+        inputs whose values the caller looks at anyway, and so calls `check_finite` for."""
         manifest = self._manifest
         given = dict(images) if isinstance(images, Mapping) else {_only_input(manifest).name: images}
         names = {spec.name for spec in manifest.inputs}

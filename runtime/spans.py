@@ -62,9 +62,7 @@ class SpanEngine:
                 expected=f"multiples of {', '.join('×'.join(map(str, m)) for m in self._multiples)}",
                 fix="Other sizes run densely.",
             )
-        return StateHandle(
-            self._plan, [sizes[name] for name in self.inputs], self.pool, limit, stream=stream
-        )
+        return StateHandle(self._plan, [sizes[name] for name in self.inputs], self.pool, limit, stream=stream)
 
 
 @dataclass

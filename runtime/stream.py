@@ -24,7 +24,9 @@ from .spans import SpanEngine
 from .stream_file import StreamState, read_state, write_state
 
 _RANGE = 3.0  # times a layer's root mean square: about what its values span
-_WORTH = 12  # multiply-adds for each number of a layer's output, from which on looking at it pays
+# Multiply-adds that read each number of a layer's output, from which on looking at it pays. What is held back where
+# little is saved only adds errors: of 12 to 170, 40 to 70 gave the fastest streams at equal error (CenterFace).
+_WORTH = 40
 _MOSTLY = 0.5  # share of the positions from which all of the work is foreseen, without looking
 
 

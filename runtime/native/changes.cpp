@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <vector>
 
 #include "handles.h"
 #include "kernels.h"
@@ -11,36 +10,52 @@ namespace {
 
 using namespace foveate;
 
-constexpr int64_t kBand = 16;  // rows that a thread takes at a time, where blocks do not say
+constexpr int64_t kBand = 16;        // rows that a thread takes at a time, at least
+constexpr int64_t kPiece = 1 << 16;  // numbers
+
+// Of bytes that are 0 or 1, eight at a time.
+int32_t sum(const uint8_t* bytes, int64_t n) {
+  int32_t found = 0;
+  for (; n >= 8; n -= 8, bytes += 8) {
+    uint64_t eight;
+    std::memcpy(&eight, bytes, 8);
+    found += int32_t(eight * 0x0101010101010101 >> 56);
+  }
+  for (; n; n--) found += *bytes++;
+  return found;
+}
 
 }  // namespace
 
 int32_t fv_compare(FvPool* pool, const float* now, const float* last, int64_t channels, int64_t height, int64_t width,
                    float threshold, int64_t block, uint8_t* moved, int32_t* counts) {
   const Kernels& kernels = *kernels_for(Isa::kBest);
-  const int64_t band = counts ? block : kBand, columns = (width + block - 1) / block;
-  std::atomic<bool> not_finite{false};
+  const int64_t area = height * width, columns = (width + block - 1) / block;
+  const int64_t band = (kBand + block - 1) / block * block;  // whole blocks
+  std::atomic<bool> finite{true};
   Pool::Run run(of(pool));
   run.each((height + band - 1) / band, [&](int64_t unit) {
-    static thread_local std::vector<int32_t> found;
-    found.resize(size_t(width));
-    int32_t* sums = counts ? counts + unit * columns : nullptr;
-    if (sums) std::fill_n(sums, columns, 0);
-    int32_t all = 0;
-    for (int64_t y = unit * band; y < std::min(height, (unit + 1) * band); y++) {
-      std::fill(found.begin(), found.end(), 0);
-      for (int64_t c = 0; c < channels; c++) {
-        const int64_t at = (c * height + y) * width;
-        kernels.compare(found.data(), now + at, last + at, threshold, width);
-      }
-      for (int64_t x = 0; x < width; x++) all |= found[x];
-      for (int64_t x = 0; moved && x < width; x++) moved[y * width + x] = uint8_t(found[x] & 1);
-      for (int64_t b = 0; sums && b < columns; b++)
-        for (int64_t x = b * block; x < std::min(width, (b + 1) * block); x++) sums[b] += found[x] & 1;
-    }
-    if (all & 2) not_finite.store(true, std::memory_order_relaxed);
+    const int64_t begin = unit * band, end = std::min(height, begin + band), at = begin * width;
+    if (!kernels.compare(moved + at, now + at, last + at, channels, area, threshold, (end - begin) * width))
+      finite.store(false, std::memory_order_relaxed);
+    if (block == 1) return;
+    std::fill(counts + begin / block * columns, counts + (end + block - 1) / block * columns, 0);
+    for (int64_t y = begin; y < end; y++)
+      for (int64_t b = 0; b < columns; b++)
+        counts[y / block * columns + b] += sum(moved + y * width + b * block, std::min(block, width - b * block));
   });
-  return not_finite.load();
+  return !finite.load();
+}
+
+int32_t fv_finite(FvPool* pool, const float* values, int64_t count) {
+  const Kernels& kernels = *kernels_for(Isa::kBest);
+  std::atomic<bool> finite{true};
+  Pool::Run run(of(pool));
+  run.each((count + kPiece - 1) / kPiece, [&](int64_t unit) {
+    const int64_t first = unit * kPiece;
+    if (!kernels.finite(values + first, std::min(kPiece, count - first))) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite.load();
 }
 
 void fv_fill(const uint8_t* blocks, int64_t height, int64_t width, int64_t block, uint8_t* positions) {

@@ -37,10 +37,12 @@ FV_API void fv_pool_close(FvPool*);
 
 // Compares two images of [channels, height, width], on the threads of a pool (null: on this one). `moved`: 1 where any
 // channel differs by more than the threshold, 0 elsewhere; `counts`: how many of them lie in each block × block
-// positions, [⌈height ÷ block⌉, ⌈width ÷ block⌉]; null where not wanted. Returns 1 where a value of `now` is NaN or
-// infinite, and then the rest says nothing.
+// positions, [⌈height ÷ block⌉, ⌈width ÷ block⌉]; not for blocks of 1, where `moved` says it. Returns 1 where a value of
+// `now` is NaN or infinite, and then the rest says nothing.
 FV_API int32_t fv_compare(FvPool*, const float* now, const float* last, int64_t channels, int64_t height, int64_t width,
                           float threshold, int64_t block, uint8_t* moved, int32_t* counts);
+// Whether none is NaN or infinite.
+FV_API int32_t fv_finite(FvPool*, const float* values, int64_t count);
 // Makes the positions of each block what `blocks` says of it: 0 or 1.
 FV_API void fv_fill(const uint8_t* blocks, int64_t height, int64_t width, int64_t block, uint8_t* positions);
 // last ← now where `dirty` is 1.

@@ -60,8 +60,11 @@ struct Kernels {
   void (*softmax)(float* y, int64_t channels, int64_t n);  // of n ÷ channels positions
   bool (*moved)(const float* x, const float* y, float limit, int64_t n);  // whether any |x[i] − y[i]| > limit
 
-  // found[i] |= 1 where |now[i] − last[i]| > limit, |= 2 where now[i] is NaN or infinite
-  void (*compare)(int32_t* found, const float* now, const float* last, float limit, int64_t n);
+  // moved[i] = whether |now[c·area + i] − last[c·area + i]| > limit for any of the channels. False where a number of `now`
+  // is NaN or infinite.
+  bool (*compare)(uint8_t* moved, const float* now, const float* last, int64_t channels, int64_t area, float limit,
+                  int64_t n);
+  bool (*finite)(const float* x, int64_t n);  // whether all numbers are
 
   // Byte b stands for scale · (b − zero). Rounding is to the nearest, ties to even, and saturates.
   void (*quantize)(uint8_t* to, const float* x, float scale, int32_t zero, int64_t n);

@@ -137,28 +137,62 @@ void prelu(float* __restrict y, const float* __restrict slope, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] = y[i] > 0 ? y[i] : y[i] * slope[i];
 }
 
-bool moved(const float* x, const float* y, float limit, int64_t n) {
-  Integers any = {};
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    const Vector change = load(x + i) - load(y + i);
-    any |= ~((change <= limit) & (change >= -limit));  // NaN has moved, too
-  }
-  for (; i < n; i++) {
-    const float change = x[i] - y[i];
-    any[0] |= !(change <= limit && change >= -limit);
-  }
+typedef uint8_t Flags __attribute__((vector_size(kWidth)));
+
+inline bool any(Integers flags) {
   int64_t halves[kWidth / 2], found = 0;
-  __builtin_memcpy(halves, &any, sizeof any);
+  __builtin_memcpy(halves, &flags, sizeof flags);
   for (int j = 0; j < kWidth / 2; j++) found |= halves[j];
   return found != 0;
 }
 
-void compare(int32_t* __restrict found, const float* __restrict now, const float* __restrict last, float limit, int64_t n) {
-  for (int64_t i = 0; i < n; i++) {
-    const float change = now[i] - last[i];
-    found[i] |= (change > limit) | (change < -limit) | (now[i] - now[i] != 0) << 1;
+bool moved(const float* x, const float* y, float limit, int64_t n) {
+  Integers found = {};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Vector change = load(x + i) - load(y + i);
+    found |= ~((change <= limit) & (change >= -limit));  // NaN has moved, too
   }
+  for (; i < n; i++) {
+    const float change = x[i] - y[i];
+    found[0] |= !(change <= limit && change >= -limit);
+  }
+  return any(found);
+}
+
+bool finite(const float* x, int64_t n) {
+  Integers bad = {};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const Vector v = load(x + i);
+    bad |= v - v != 0.f;  // NaN is not equal to anything
+  }
+  for (; i < n; i++) bad[0] |= x[i] - x[i] != 0.f;
+  return !any(bad);
+}
+
+bool compare(uint8_t* moved, const float* now, const float* last, int64_t channels, int64_t area, float limit, int64_t n) {
+  Integers bad = {};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    Integers found = {};
+    for (int64_t c = 0; c < channels; c++) {
+      const Vector v = load(now + c * area + i), change = v - load(last + c * area + i);
+      found |= (change > limit) | (change < -limit);
+      bad |= v - v != 0.f;
+    }
+    const Flags flags = __builtin_convertvector(found & 1, Flags);
+    __builtin_memcpy(moved + i, &flags, kWidth);
+  }
+  for (; i < n; i++) {
+    moved[i] = 0;
+    for (int64_t c = 0; c < channels; c++) {
+      const float v = now[c * area + i], change = v - last[c * area + i];
+      moved[i] |= change > limit || change < -limit;
+      bad[0] |= v - v != 0.f;
+    }
+  }
+  return !any(bad);
 }
 
 inline Vector filled(float value) { return Vector{} + value; }
@@ -308,5 +342,5 @@ void depthwise_bytes(float* __restrict y, const uint8_t* __restrict in, const in
 constexpr Kernels kernels_with(const char* name, const ByteKernels* bytes) {
   return {name,     kWidth,     kLevels, {kTiles[0], kTiles[1], kTiles[2]}, {FV_ROW(1), FV_ROW(2), FV_ROW(4)},
           depthwise, add,       subtract, multiply,  maximum, scale, add_scaled, affine, prelu, activate, softmax, moved,
-          compare, quantize, dequantize, round, add_bytes, depthwise_bytes, bytes};
+          compare, finite, quantize, dequantize, round, add_bytes, depthwise_bytes, bytes};
 }

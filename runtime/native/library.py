@@ -26,6 +26,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_pool_open": (c_void_p, [c_int32]),
     "fv_pool_close": (None, [c_void_p]),
     "fv_compare": (c_int32, [c_void_p, *[c_void_p] * 2, *[c_int64] * 3, c_float, c_int64, *[c_void_p] * 2]),
+    "fv_finite": (c_int32, [c_void_p, c_void_p, c_int64]),
     "fv_fill": (None, [c_void_p, c_int64, c_int64, c_int64, c_void_p]),
     "fv_accept": (None, [c_void_p, *[c_void_p] * 2, *[c_int64] * 3, c_void_p]),
     "fv_plan_bytes": (c_int64, [c_void_p, c_void_p, *_ERROR]),

@@ -37,6 +37,7 @@ def test_native_and_numpy_agree(shape, threshold, block, threads, seed):
             followed.accept(now, seen)
             found.append((moved, counts, seen.dirty, followed.last))
     for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(found[0][0], (np.abs(now - last) > threshold)[0].any(axis=0))
 

@@ -217,17 +217,18 @@ def test_either_engine_may_compute_a_frame(model: Model, monkeypatch: pytest.Mon
 def test_dense_frames_that_nobody_looks_at(model: Model, monkeypatch: pytest.MonkeyPatch):
     """They are refused where they are not finite, and what was not compared is not missed later."""
     order = [DENSE, None, None, DENSE, None, WHOLE, SPANS, SPANS]  # None: not looked at
-    monkeypatch.setattr(Fallback, "choose", lambda self, work: order[at])
-    monkeypatch.setattr(Fallback, "looks", property(lambda self: order[at] is not None))
-    at, clip = 0, frames(len(order) + 1)
+    monkeypatch.setattr(Fallback, "choose", lambda self, work: plan[0])
+    monkeypatch.setattr(Fallback, "looks", property(lambda self: plan[0] is not None))
+    plan, clip = list(order), frames(len(order) + 1)
     stream = model.stream()
     stream(clip[0])
-    for at, frame in enumerate(clip[1:]):
+    for frame in clip[1:]:
         bad = frame.copy()
         bad[0, 1, 5, 7] = np.nan
         with pytest.raises(InputError, match="NaN"):
             stream(bad)
         assert_same(stream(frame), model.dense(frame))
+        del plan[0]
     assert stream.reason == "" and stream.changed is not None
 
 
