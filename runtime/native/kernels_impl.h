@@ -22,12 +22,7 @@ inline void store_part(float* to, Vector v, int64_t n) {
 }
 
 template <int N, int V>
-inline void store_tile(float* const* out, const Vector (&value)[N][V], int64_t channels) {
-  if (channels == V * kWidth) {
-    for (int n = 0; n < N; n++)
-      for (int v = 0; v < V; v++) store(out[n] + v * kWidth, value[n][v]);
-    return;
-  }
+__attribute__((noinline)) void store_partial(float* const* out, const Vector (&value)[N][V], int64_t channels) {
   for (int n = 0; n < N; n++)
     for (int v = 0; v < V; v++) {
       const int64_t left = channels - v * kWidth;
@@ -38,6 +33,24 @@ inline void store_tile(float* const* out, const Vector (&value)[N][V], int64_t c
     }
 }
 
+// Unrolled, as all that touches a tile: it stays in registers if no loop finds a vector of it by a number.
+template <int N, int V>
+__attribute__((always_inline)) inline void store_tile(float* const* out, const Vector (&value)[N][V], int64_t channels) {
+  if (channels == V * kWidth) {
+#pragma GCC unroll 16
+    for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) store(out[n] + v * kWidth, value[n][v]);
+    return;
+  }
+  Vector all[N][V];
+#pragma GCC unroll 16
+  for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) all[n][v] = value[n][v];
+  store_partial<N, V>(out, all, channels);
+}
+
 constexpr int kLine = 16;   // floats in a line of the cache
 constexpr int kAhead = 24;  // channels that weights are fetched ahead: 0.73 to 0.95 of the time without
 
@@ -46,8 +59,12 @@ template <int N, int V>
 void conv(const ConvTile& tile) {
   const float* w = tile.weights;
   Vector sum[N][V];
-  for (int v = 0; v < V; v++)
-    for (int n = 0; n < N; n++) sum[n][v] = load(tile.bias + v * kWidth);
+#pragma GCC unroll 4
+  for (int v = 0; v < V; v++) {
+    const Vector bias = load(tile.bias + v * kWidth);
+#pragma GCC unroll 16
+    for (int n = 0; n < N; n++) sum[n][v] = bias;
+  }
   for (int64_t t = 0; t < tile.tap_count; t++) {
     const float* in[N];
     for (int n = 0; n < N; n++) in[n] = tile.in[n] + tile.taps[t];

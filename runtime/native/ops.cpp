@@ -13,6 +13,7 @@ constexpr int64_t kHeavy = 1 << 19;  // bytes of weights beyond which they, not 
 constexpr int64_t kRows = 42;        // positions of one block whose floats stay in the nearest cache until they are bytes
 constexpr int64_t kUnitsEach = 4;    // pieces of work for each thread, so that they end together
 constexpr int64_t kDepthwise = 12;   // positions of a depthwise convolution at a time: two tiles
+constexpr int64_t kLine = 64;        // bytes of the cache
 constexpr double kSmallest = 50000;  // multiply-adds that are worth handing to another thread
 
 // Where floats go: channels from `first` on, of positions from `origin` on. Without rows, into the op's buffer.
@@ -139,6 +140,15 @@ class Work {
           [&](int64_t n) { k_.bytes->conv[block.level][n - 1](tile); });
   }
 
+  // Asks for channels of the op's buffer that are soon written, or compared.
+  void fetch(int64_t first, int64_t last, int64_t from, int64_t count) const {
+    const int64_t size = out_.format.size();
+    for (int64_t i = first; i < last; i++) {
+      const uint8_t* at = out_.bytes() + (cells_[i].index * out_.channels + from) * size;
+      for (int64_t byte = 0; byte < count * size; byte += kLine) __builtin_prefetch(at + byte, 1);
+    }
+  }
+
   // Sets the addresses of a tile and calls run(its positions), for tiles of at most that many.
   template <class T, class F>
   void tiles(const Block& block, int64_t first, int64_t last, const Target& target, const T* data, const T** ins,
@@ -150,6 +160,7 @@ class Work {
         ins[i] = data + in(cells_[first + i]);
         outs[i] = out(first + i, target, block.first);
       }
+      fetch(first + n, std::min(first + 2 * n, last), block.first, block.channels);
       run(n);
       first += n;
     }
