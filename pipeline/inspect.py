@@ -14,6 +14,9 @@ from ..runtime.dims import resolve_shape, symbols_at
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
 from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region
+from ..runtime.native.plan import SpanPlan
+from ..runtime.spans import read_plan
+from .stream_bytes import stream_bytes
 
 Facts = dict[str, Any]
 
@@ -25,24 +28,29 @@ def inspect(path: str | Path) -> Facts:
     """
     path = Path(path)
     if path.is_dir():
-        return describe(open_bundle(path, verify=False).manifest, "bundle", path)
-    return describe(_planned(path), "program", path)
+        manifest = open_bundle(path, verify=False).manifest
+        stream = read_plan(path / manifest.stream.spans) if manifest.stream else None
+        return describe(manifest, "bundle", path, stream)
+    return _planned(path)
 
 
-def _planned(program: Path) -> Manifest:
+def _planned(program: Path) -> Facts:
     """What `build` would write, without its files."""
     from .assemble import assemble
     from .build import plan_model
     from .metadata import read_preprocess
+    from .spans import no_place
 
     preprocess = read_preprocess(program)
     planned = plan_model(program, preprocess=preprocess)
     facts = {"backend": "ort", "active_fraction": None, "labels": (), "created_by": ""}
-    return assemble(planned, program.stem, preprocess=preprocess, **facts).manifest
+    made = assemble(planned, program.stem, preprocess=preprocess, **facts)
+    stream = made.plans[made.manifest.stream.spans](no_place) if made.manifest.stream else None
+    return describe(made.manifest, "program", program, stream)
 
 
-def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
-    """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image."""
+def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None) -> Facts:
+    """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image. `stream`: the plan of streams."""
     sizes = _Sizes(manifest)
     steps = [_region(s, sizes) if isinstance(s, Region) else _dense(s) for s in manifest.steps]
     total = sum(step["macs"] for step in steps)
@@ -65,6 +73,7 @@ def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
         "macs": total,
         "dense_share": dense / total if total else None,
         "stream": dataclasses.asdict(manifest.stream) if manifest.stream else None,
+        "stream_bytes": stream_bytes(manifest, stream) if stream else None,
         "stream_refused": manifest.stream_refused,
         "crops": dataclasses.asdict(manifest.crops) if manifest.crops else None,
         "crops_refused": manifest.crops_refused,
@@ -150,6 +159,8 @@ def _stream(facts: Facts) -> str:
         return f"none: {facts['stream_refused']}"
     share, ends = facts["stream"]["share"], facts["stream"]["ends"]
     text = f"saves at most {share:.1%} of the work"
+    if facts["stream_bytes"] is not None:
+        text += f", keeps {facts['stream_bytes'] / 2**20:.1f} MiB a stream"
     return f"{text}; {1 - share:.1%} lie behind: {'; '.join(ends)}" if ends else text
 
 
