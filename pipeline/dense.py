@@ -141,7 +141,7 @@ def _without_weights(path: Path):
 
 
 def _freeze_weights(model) -> bool:
-    """Whether weights were inputs, which onnxruntime may not fold or pack: such a baseline would take twice the time."""
+    """Whether weights were inputs, which onnxruntime cannot fold or pack: that may take twice the time."""
     from .normalize.weights_as_inputs import weights_as_inputs
 
     before = len(model.graph.input)

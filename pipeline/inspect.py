@@ -50,7 +50,7 @@ def _planned(program: Path) -> Facts:
 
 
 def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None) -> Facts:
-    """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image. `stream`: the plan of streams."""
+    """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image. `stream`: its plan."""
     sizes = _Sizes(manifest)
     steps = [_region(s, sizes) if isinstance(s, Region) else _dense(s) for s in manifest.steps]
     total = sum(step["macs"] for step in steps)

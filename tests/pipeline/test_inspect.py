@@ -97,9 +97,11 @@ def test_the_memory_of_a_stream_is_said(make_program, tmp_path):
     frame = np.zeros(next(iter(facts["sample"].values())), np.float32)
     with load(bundle, max_state_bytes=facts["stream_bytes"]) as model:
         model.stream()(frame)
-    with load(bundle, max_state_bytes=facts["stream_bytes"] - 1) as model:
-        with pytest.raises(InputError, match="max_state_bytes"):
-            model.stream()(frame)
+    with (
+        load(bundle, max_state_bytes=facts["stream_bytes"] - 1) as model,
+        pytest.raises(InputError, match="max_state_bytes"),
+    ):
+        model.stream()(frame)
 
 
 def test_without_native_kernels_it_is_not_known(make_program, monkeypatch):
