@@ -13,12 +13,13 @@ from ..runtime.bundle import open_bundle
 from ..runtime.dims import resolve_shape, symbols_at
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
-from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region
+from ..runtime.manifest import DenseSegment, ExitChain, LocalSegment, Manifest, Pair, Region, Step
 from ..runtime.native.plan import SpanPlan
 from ..runtime.spans import read_plan
 from .stream_bytes import stream_bytes
 
 Facts = dict[str, Any]
+_SHOWN = 8  # numbers of a choice
 
 
 def inspect(path: str | Path) -> Facts:
@@ -52,7 +53,7 @@ def _planned(program: Path) -> Facts:
 def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None) -> Facts:
     """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image. `stream`: its plan."""
     sizes = _Sizes(manifest)
-    steps = [_region(s, sizes) if isinstance(s, Region) else _dense(s) for s in manifest.steps]
+    steps = [_step(step, sizes) for step in manifest.steps]
     total = sum(step["macs"] for step in steps)
     dense = sum(step["macs"] for step in steps if step["kind"] == "dense")
     return {
@@ -81,6 +82,25 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "notes": list(manifest.notes),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "created_by": manifest.created_by,
+    }
+
+
+def _step(step: Step, sizes: _Sizes) -> Facts:
+    if isinstance(step, Region):
+        return _region(step, sizes)
+    return _exits(step) if isinstance(step, ExitChain) else _dense(step)
+
+
+def _exits(chain: ExitChain) -> Facts:
+    stages = [{"exit": stage.exit, "macs": stage.macs} for stage in chain.stages]
+    return {
+        "kind": "exits",
+        "name": chain.name,
+        "depth": chain.depth,
+        "first": chain.first,
+        "macs": sum(stage.macs for stage in chain.stages),
+        "stages": stages,
+        "reason": f"images leave behind {', '.join(str(n) for n in chain.exits)} layers",
     }
 
 
@@ -182,10 +202,14 @@ def _numbers(values: list[float] | tuple[float, ...]) -> str:
     return ", ".join(f"{v:.4g}" for v in values)
 
 
+def _choice(values: list[float]) -> str:
+    return _numbers(values) if len(values) <= _SHOWN else f"{len(values)} numbers"
+
+
 def _decision_lines(facts: Facts) -> list[str]:
     shown = [f"decision   {d['name']} ({d['kind']}): {d['keep']}" for d in facts["decisions"]]
     shown += [
-        f"choice     {c['name']} = {_numbers(np.atleast_1d(c['value']).tolist())}" for c in facts["choices"]
+        f"choice     {c['name']} = {_choice(np.atleast_1d(c['value']).tolist())}" for c in facts["choices"]
     ]
     if facts["active_fraction"] is not None:
         shown.append(f"active     {facts['active_fraction']:.1%} in the mean over the calibration images")
@@ -198,6 +222,8 @@ def _step_lines(facts: Facts) -> list[str]:
     shown = ["", f"{'step':<28} {'strategy':<9} {'MMACs':>9} {'share':>6}  cells, halo, reason   (at {at})"]
     for step in facts["steps"]:
         shown.append(_row(step["name"], step["kind"], step["macs"], total, _reason(step)))
+        for stage in step.get("stages", ()):
+            shown.append(_row(f"  to {stage['exit']} layers", "exit", stage["macs"], total, ""))
         for segment in step.get("segments", ()):
             (top, left), (bottom, right) = segment["halo"]
             grid = f"{segment['cells'][0]}×{segment['cells'][1]} cells, halo {top},{left}…{bottom},{right}"
