@@ -178,7 +178,7 @@ def choose(
 def _all_layers(data: ExitData) -> Gate:
     weight, bias = np.zeros((len(data.exits), data.features.shape[1])), np.zeros(len(data.exits))
     bias[-1] = 1.0
-    return Gate(0.0, weight.astype(np.float32), bias.astype(np.float32), data.exits)
+    return Gate(None, weight.astype(np.float32), bias.astype(np.float32), data.exits)
 
 
 def _run_exits(

@@ -20,9 +20,9 @@ _STEPS, _CLOSE = 200, 1e-5  # of L-BFGS, at most, and the gradient at which it e
 
 @dataclass(frozen=True)
 class Gate:
-    """weight [K, D] and bias [K] for a price of `beta` in quality for each layer."""
+    """weight [K, D] and bias [K] for a price of `beta` in quality for each layer; None: all images take all layers."""
 
-    beta: float
+    beta: float | None
     weight: np.ndarray
     bias: np.ndarray
     exits: tuple[int, ...]
@@ -73,7 +73,7 @@ class Operating:
     """Where a gate stands on data: mean depth and quality, and what the same mean depth gives without a gate. `fixed`:
     every image at one depth, between two exits by interpolation; `random`: depths as the gate's, dealt at random."""
 
-    beta: float
+    beta: float | None
     depth: float
     quality: float
     fixed: float
