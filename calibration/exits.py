@@ -250,13 +250,9 @@ def rows(found: ExitTradeoff) -> Iterator[tuple[str, ...]]:
     """The trials as a table, by work; the chosen one has a mark."""
     for trial in sorted(found.trials, key=lambda t: -t.work):
         point, mark = trial.point, " *" if trial == found.chosen else ""
-        numbers = (point.quality, point.fixed, point.random)
-        yield (
-            f"{point.beta:g}{mark}",
-            f"{point.depth:.2f}",
-            f"{trial.work:.1%}",
-            *(f"{n:.4f}" for n in numbers),
-        )
+        price = "all layers" if point.beta is None else f"{point.beta:g}"
+        numbers = (f"{n:.4f}" for n in (point.quality, point.fixed, point.random))
+        yield f"{price}{mark}", f"{point.depth:.2f}", f"{trial.work:.1%}", *numbers
 
 
 def draw(axes: Any, result: dict[str, Any]) -> None:
