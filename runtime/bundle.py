@@ -73,6 +73,7 @@ def _named_files(manifest: Manifest) -> set[str]:
     files |= {step.spans for step in manifest.steps if isinstance(step, Region) and step.spans}
     if manifest.stream:
         files |= {name for name in (manifest.stream.spans, manifest.stream.rest) if name}
+        files |= {tail.file for tail in manifest.stream.tails}
     return files | {step.fallback if isinstance(step, Region) else step.file for step in manifest.steps}
 
 
