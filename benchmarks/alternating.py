@@ -3,11 +3,11 @@
     python benchmarks/alternating.py centerface        # or pnet; some five minutes on two cores
     python benchmarks/alternating.py pnet --phase 5    # changes too quickly to gain much
 
-Phases of `--phase` frames take turns: a held frame over which a small box moves ("still"), people before a static camera
-("crowd", vtest.avi) and a moving camera ("moving", bikes.mp4), cut to one size. In one process, in turns on each frame:
-`dense` is the program in stock ONNX Runtime, its session tuned; `stream` chooses for each group of layers; `whole frames`
-for whole frames alone; `kernels` never takes the dense engine. Blocks of 8 × 8 are computed where at least 4 positions
-moved by more than 8 of 255, without layer thresholds.
+Phases of `--phase` frames take turns: a held frame over which a small box moves ("still"), people before a static
+camera ("crowd", vtest.avi) and a moving camera ("moving", bikes.mp4), cut to one size. In one process, in turns on each
+frame: `dense` is the program in stock ONNX Runtime, its session tuned; `stream` chooses for each group of layers; `whole
+frames` for whole frames alone; `kernels` never takes the dense engine. Blocks of 8 × 8 are computed where at least 4
+positions moved by more than 8 of 255, without layer thresholds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from foveate.pipeline.files import write_text
 from foveate.pipeline.interleave import Times
 from foveate.runtime import StreamPolicy
 from foveate.runtime.bundle import open_bundle
+from foveate.runtime.engine import OrtConfig
+from foveate.runtime.native.library import native_isa
 from foveate.runtime.preprocess import preprocess
 from video_models import MODELS, program
 from video_run import Run
@@ -71,16 +73,16 @@ def without_tails(bundle: Path, folder: Path) -> Path:
     return folder
 
 
-def measure(name: str, count: int, phase: int, threads: int) -> dict:
+def measure(name: str, count: int, phase: int, config: OrtConfig) -> dict:
     model, path = MODELS[name], program(name, FOLDER)
     shown = clip(count + 1, phase, model.multiple)
     phases, inputs = [p for p, _ in shown[1:]], [preprocess(image, model.preprocess) for _, image in shown]
     bundle = build(path, FOLDER / name, preprocess=model.preprocess)
-    dense = tune(path, threads, inputs[0])
+    dense = tune(path, config.threads, inputs[0])
     unit = model.preprocess.scale / model.preprocess.std[0]
     policy = StreamPolicy(threshold=8 * unit, block=8, vote=4)
     plain = without_tails(bundle, FOLDER / f"{name}_plain")
-    with foveate.load(bundle, threads=threads) as loaded, foveate.load(plain, threads=threads) as other:
+    with foveate.load(bundle, backend=config) as loaded, foveate.load(plain, backend=config) as other:
         streams = {
             "stream": loaded.stream(policy=policy),
             "whole frames": other.stream(policy=policy),
@@ -97,7 +99,8 @@ def measure(name: str, count: int, phase: int, threads: int) -> dict:
         "dense": dense.settings.words(),
         "dense_ms": times.ms("dense"),
         "rows": rows,
-        "environment": describe(threads, {}, "ort"),
+        "isa": native_isa(config.isa),
+        "environment": describe(config.threads, {}, "ort"),
     }
 
 
@@ -144,7 +147,9 @@ def verdicts(facts: dict) -> list[tuple[bool, str]]:
     ours, fixed = speed["stream"], max(1.0, speed["kernels"])
     found = [(ours >= NEVER_SLOWER, f"{ours:.2f}× of dense, at least {NEVER_SLOWER}")]
     if facts["phase"] >= LONG:
-        found.append((ours > fixed, f"{ours:.2f}×, where the better of the two fixed choices has {fixed:.2f}×"))
+        found.append(
+            (ours > fixed, f"{ours:.2f}×, where the better of the two fixed choices has {fixed:.2f}×")
+        )
     return found
 
 
@@ -154,8 +159,11 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=180)
     parser.add_argument("--phase", type=int, default=LONG)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--isa", default="best", help="of the kernels: how they would do on another processor"
+    )
     args = parser.parse_args()
-    facts = measure(args.model, args.frames, args.phase, args.threads)
+    facts = measure(args.model, args.frames, args.phase, OrtConfig(threads=args.threads, isa=args.isa))
     print(table(facts))
     reached = verdicts(facts)
     print("\n".join(f"{'✓' if good else '✗'} {text}" for good, text in reached))

@@ -71,7 +71,9 @@ class _Assembler:
         crops, crops_refused = plan_crops(analysis)
         crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
         if stream:
-            crossing.update(dict.fromkeys((*stream.outputs, *(t for tail in stream.tails for t in tail.inputs))))
+            crossing.update(
+                dict.fromkeys((*stream.outputs, *(t for tail in stream.tails for t in tail.inputs)))
+            )
         own = {*analysis.program.inputs, *analysis.program.outputs}
         specs = [self.spec(t) for t in dict.fromkeys((*crossing, *analysis.program.outputs))]
         manifest = Manifest(

@@ -65,9 +65,7 @@ class Wants:
         return kept[::-1], tuple(sorted(begin))
 
 
-def _cut(
-    analysis: Analysis, wants: Wants, plan: SpanPlan, ops: int, local: Collection[str]
-) -> Cut | None:
+def _cut(analysis: Analysis, wants: Wants, plan: SpanPlan, ops: int, local: Collection[str]) -> Cut | None:
     """The cut there; None where it is not narrow, or where the engine would do again what the kernels have done."""
     formats = plan.formats or [None] * len(plan.names)
     made = {plan.names[op.target] for op in plan.ops[:ops] if formats[op.target] is None}

@@ -71,12 +71,15 @@ class FrameCosts:
         return len(self.shares)
 
     def behind(self, level: int) -> float:
-        """Ms of the dense engine for what lies behind the first `level` groups: measured, or by its share of the work."""
+        """Ms of the dense engine for what lies behind the first `level` groups: by its share of the work, until enough
+        frames were measured. A few alone may have met other work of the machine, and would never be put right."""
         own = self.dense[level]
-        if own.count > _HINTS or level in (0, self.top):
+        if level in (0, self.top):
             return own.ms
         rest = self.dense[-1].ms
-        return rest + (self.dense[0].ms - rest) * sum(self.shares[level:])
+        guess = rest + (self.dense[0].ms - rest) * sum(self.shares[level:])
+        known = min(1.0, max(0, own.count - _HINTS) / (_SAMPLES - _HINTS))
+        return guess + known * (own.ms - guess)
 
     def own(self, group: int) -> float:
         """Ms that the dense engine takes for a group."""
@@ -114,9 +117,14 @@ class Fallback:
     def __init__(self, costs: FrameCosts, held_back: bool = False):
         self._costs, self._tries = costs, _TRIAL if held_back else 0
         self._groups = [_Group() for _ in costs.shares]
-        self._best = [0.0] * (costs.top + 1)  # ms of the frames so far, at best, that ends at each level; less the least
+        self._best: list[
+            float
+        ] = []  # ms of the frames so far at best, by the level at the end; less the least
         self._trial = 0  # selective frames to come, whatever is foreseen of them
-        self._waited, self._patience = 0, _PATIENCE  # frames with the dense engine; how many until the next trial
+        self._waited, self._patience = (
+            0,
+            _PATIENCE,
+        )  # frames with the dense engine; how many until the next trial
         self._unseen = 0  # dense frames since one was looked at: it speaks for them
         self.level = costs.top  # of the last frame: the groups before it have their state
 
@@ -172,11 +180,11 @@ class Fallback:
             max(0.0, whole.ms - costs.own(g)) + _FLAP * costs.own(g) for g, whole in enumerate(costs.whole)
         ]
         place = [total / 2 for total in accumulate(change, initial=0.0)]  # half of it on the way back
-        spent = [best + ms for best, ms in zip(self._best, times, strict=True)]
-        levels = range(len(spent))
+        levels, here = range(len(place)), place[self.level]
+        before = self._best or [abs(there - here) for there in place]
+        spent = [best + ms for best, ms in zip(before, times, strict=True)]
         best = [min(spent[a] + abs(place[a] - place[b]) for a in levels) for b in levels]
         self._best = [ms - min(best) for ms in best]
-        here = place[self.level]
         return min(levels, key=lambda level: (spent[level] + abs(place[level] - here), level != self.level))
 
     def _predict(self, level: int, foreseen: Sequence[float]) -> float:

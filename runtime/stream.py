@@ -46,8 +46,8 @@ class StreamEngines:
 
 @dataclass(frozen=True)
 class _Course:
-    """How a frame is computed: the first `level` groups by the kernels, of these the first `current` selectively. `why`:
-    the stream's reason; `foreseen`: share of the work, by group."""
+    """How a frame is computed: the first `level` groups by the kernels, of these the first `current` selectively.
+    `why`: the stream's reason; `foreseen`: share of the work, by group."""
 
     level: int
     current: int

@@ -95,14 +95,17 @@ def test_any_graph_at_any_levels(random_program: Callable, tmp_path_factory, dat
         patched.setattr(tails, "_MOST_HANDED", 1e9)
         bundle = build(folder / "program.onnx", folder / "bundle", sample=(1, 4, *size))
         patched.setattr(Fallback, "looks", True)
-        patched.setattr(Fallback, "choose", lambda self, foreseen: min(level, len(foreseen)))
+        patched.setattr(Fallback, "choose", lambda self, foreseen: min(levels.pop(), len(foreseen)))
         with load(bundle, threads=1) as model:
             if model.manifest.stream is None:
                 return
             kinds = {spec.name: spec.dtype for spec in (*model.manifest.tensors, *model.manifest.inputs)}
-            assert {kinds.get(t, "float32") for c in model.manifest.stream.tails for t in c.inputs} <= {"float32"}
+            assert {kinds.get(t, "float32") for c in model.manifest.stream.tails for t in c.inputs} <= {
+                "float32"
+            }
             stream, frame = model.stream(), rng.standard_normal((1, 4, *size)).astype(np.float32)
-            for level in data.draw(st.lists(st.integers(0, 3), min_size=2, max_size=8)):
+            levels = data.draw(st.lists(st.integers(0, 3), min_size=2, max_size=8))
+            for _ in range(len(levels) + 1):
                 frame = frame.copy()
                 frame[..., rng.integers(size[0]) :, rng.integers(size[1]) :] += 1
                 found, wanted = stream(frame), model.dense(frame)

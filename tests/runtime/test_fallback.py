@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 
 class Machine:
-    """What frames cost: `whole` and `dense` ms of each group of layers by either engine, `fixed` of each selective group
-    beyond its work. The groups share the kernels' work evenly."""
+    """What frames cost: `whole` and `dense` ms of each group of layers by either engine, `fixed` of each selective
+    group beyond its work. The groups share the kernels' work evenly."""
 
     def __init__(self, whole: Sequence[float], dense: Sequence[float], fixed: float = 0.0):
         self.whole, self.dense, self.fixed, self.top = whole, dense, fixed, len(whole)
@@ -135,9 +135,7 @@ def test_a_tail_that_takes_longer_than_was_estimated_is_left_again():
         lambda groups: st.tuples(
             st.lists(
                 st.tuples(
-                    st.lists(
-                        st.sampled_from([0.0, 0.03, 0.3, 0.8, 1.0]), min_size=groups, max_size=groups
-                    ),
+                    st.lists(st.sampled_from([0.0, 0.03, 0.3, 0.8, 1.0]), min_size=groups, max_size=groups),
                     st.integers(1, 30),
                 ),
                 min_size=1,

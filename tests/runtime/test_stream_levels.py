@@ -54,7 +54,11 @@ def deep_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nodes,
         "deep",
         [value(name, "batch", 3, "height", "width") for name in ("left", "right")],
-        [value("middle", "batch", 48, None, None), value("map", "batch", 4, None, None), value("scores", "batch", 5)],
+        [
+            value("middle", "batch", 48, None, None),
+            value("map", "batch", 4, None, None),
+            value("scores", "batch", 5),
+        ],
         [onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
     )
     folder = tmp_path_factory.mktemp("deep")
