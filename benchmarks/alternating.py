@@ -1,13 +1,16 @@
 """A clip that alternates between still and moving: which engine computes what, and what choosing costs.
 
-    python benchmarks/alternating.py centerface        # or pnet; some five minutes on two cores
+    python benchmarks/alternating.py centerface        # or pnet; less than a minute on two cores
     python benchmarks/alternating.py pnet --phase 5    # changes too quickly to gain much
 
 Phases of `--phase` frames take turns: a held frame over which a small box moves ("still"), people before a static
-camera ("crowd", vtest.avi) and a moving camera ("moving", bikes.mp4), cut to one size. In one process, in turns on each
-frame: `dense` is the program in stock ONNX Runtime, its session tuned; `stream` chooses for each group of layers; `whole
-frames` for whole frames alone; `kernels` never takes the dense engine. Blocks of 8 × 8 are computed where at least 4
-positions moved by more than 8 of 255, without layer thresholds.
+camera ("crowd", vtest.avi) and a moving camera ("moving", bikes.mp4, mirrored at its edges to the size of vtest). In
+one process, in turns on each frame: `dense` is the program in stock ONNX Runtime, its session tuned; `stream` chooses
+for each group of layers; `whole frames` for whole frames alone; `kernels` never takes the dense engine. Blocks of 8 × 8
+are computed where at least 4 positions moved by more than 8 of 255, without layer thresholds.
+
+Dense and `kernels` are the two fixed choices. Where phases are long, the stream should be faster than either, or, where
+one of them is the best in every phase, lose no more to it than learning takes.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ LONG = 30  # frames: phases in which changing over pays
 def clip(count: int, phase: int, multiple: int) -> list[tuple[str, np.ndarray]]:
     """`count` frames, each with the name of its phase: uint8 [height, width, 3]."""
     crowd, moving = (list(frames(fetch(CLIPS[name]), 50, count, multiple)) for name in ("vtest", "bikes"))
-    height, width = (min(crowd[0].shape[i], moving[0].shape[i]) for i in (0, 1))
+    height, width = crowd[0].shape[:2]
 
     def still() -> Iterator[np.ndarray]:
         for step in itertools.count():
@@ -59,7 +62,12 @@ def clip(count: int, phase: int, multiple: int) -> list[tuple[str, np.ndarray]]:
 
     sources = {"still": still(), "crowd": itertools.cycle(crowd), "moving": itertools.cycle(moving)}
     names = [PHASES[i // phase % len(PHASES)] for i in range(count)]
-    return [(name, np.ascontiguousarray(next(sources[name])[:height, :width])) for name in names]
+    return [(name, _enlarged(next(sources[name]), height, width)) for name in names]
+
+
+def _enlarged(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    more = [(0, max(0, size - have)) for size, have in zip((height, width), image.shape[:2], strict=True)]
+    return np.ascontiguousarray(np.pad(image, (*more, (0, 0)), mode="symmetric")[:height, :width])
 
 
 def without_tails(bundle: Path, folder: Path) -> Path:
@@ -143,20 +151,23 @@ def table(facts: dict) -> str:
 
 def verdicts(facts: dict) -> list[tuple[bool, str]]:
     """Each goal: whether it was reached, and in what words."""
-    speed = {row["contender"]: row["speedup"] for row in facts["rows"]}
-    ours, fixed = speed["stream"], max(1.0, speed["kernels"])
+    rows = {row["contender"]: row for row in facts["rows"]}
+    ours, fixed = rows["stream"]["speedup"], max(1.0, rows["kernels"]["speedup"])
     found = [(ours >= NEVER_SLOWER, f"{ours:.2f}× of dense, at least {NEVER_SLOWER}")]
     if facts["phase"] >= LONG:
-        found.append(
-            (ours > fixed, f"{ours:.2f}×, where the better of the two fixed choices has {fixed:.2f}×")
+        wins = [speedup > 1 for speedup in rows["kernels"]["by_phase"].values()]
+        goal = NEVER_SLOWER * fixed if all(wins) or not any(wins) else fixed
+        words = (
+            f"{ours:.2f}×, where the better of the two fixed choices has {fixed:.2f}×: at least {goal:.2f}×"
         )
+        found.append((ours >= goal, words))
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", choices=list(MODELS))
-    parser.add_argument("--frames", type=int, default=180)
+    parser.add_argument("--frames", type=int, default=360)
     parser.add_argument("--phase", type=int, default=LONG)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

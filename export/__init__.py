@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .checkpoint import load_checkpoint as load_checkpoint
     from .checkpoint import read_config as read_config
     from .checkpoint import save_checkpoint as save_checkpoint
+    from .early_exit_model import EarlyExitModel as EarlyExitModel
     from .energy_mask_layer import EnergyMaskLayer as EnergyMaskLayer
     from .insert import insert_energy_mask as insert_energy_mask
     from .mask_losses import energy_regularizer as energy_regularizer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .timm_import import import_timm as import_timm
 
 _PUBLIC = {
+    "EarlyExitModel": "early_exit_model",
     "EnergyMaskLayer": "energy_mask_layer",
     "energy_regularizer": "mask_losses",
     "export_program": "program",
@@ -39,6 +41,7 @@ _PUBLIC = {
     "small_resnet": "models",
 }
 __all__ = [
+    "EarlyExitModel",
     "EnergyMaskLayer",
     "energy_regularizer",
     "export_program",

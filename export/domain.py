@@ -31,7 +31,7 @@ class DomainOp:
 
     `function(nodes)` gives its body; it may suit those nodes alone, if they are all of a file. `choices` maps an
     input's index to the choice's name, `kind` is the manifest's `Decision.kind`, and `translate` turns a call of
-    `torch_op` into one node when torch exports.
+    `torch_op` into one node when torch exports. Choices are scalars or, with `lists`, have one axis.
     """
 
     schema: onnx.defs.OpSchema
@@ -41,6 +41,7 @@ class DomainOp:
     torch_op: str
     translate: Callable[..., Any]
     choices: dict[int, str] = field(default_factory=dict)
+    lists: bool = False
 
     @property
     def name(self) -> str:
@@ -90,7 +91,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     """For torch.onnx.export(dynamo=True, custom_translation_table=…). Needs torch."""
     import torch
 
-    from . import energy_mask  # noqa: F401  (defines the torch op)
+    from . import early_exit, energy_mask  # noqa: F401  (they define the torch ops)
 
     table = {}
     for op in domain_ops().values():

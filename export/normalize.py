@@ -101,15 +101,16 @@ def own_parameters(model: onnx.ModelProto, decided: Decided) -> None:
             tensor.CopyFrom(value)
             tensor.name = f"{node.name}.{name}"
             if index in op.choices:
-                _check_choice(node, name, tensor)
+                _check_choice(node, op, name, tensor)
+                shape = (-1,) if op.lists else ()
                 tensor.CopyFrom(
-                    numpy_helper.from_array(numpy_helper.to_array(value).reshape(()), tensor.name)
+                    numpy_helper.from_array(numpy_helper.to_array(value).reshape(shape), tensor.name)
                 )
             _put_initializer(model.graph, tensor)
             node.input[index] = tensor.name
             if index in op.choices and tensor.name not in inputs:
                 model.graph.input.append(
-                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, [])
+                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
                 )
                 inputs.add(tensor.name)
     _drop_unused(model.graph, set(constants))
@@ -180,13 +181,14 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def _check_choice(node: onnx.NodeProto, name: str, value: onnx.TensorProto) -> None:
-    if value.data_type != onnx.TensorProto.FLOAT or numpy_helper.to_array(value).size != 1:
+def _check_choice(node: onnx.NodeProto, op: DomainOp, name: str, value: onnx.TensorProto) -> None:
+    fits = len(value.dims) == 1 if op.lists else numpy_helper.to_array(value).size == 1
+    if value.data_type != onnx.TensorProto.FLOAT or not fits:
         raise ProgramError(
             f"choice {name!r} of node {node.name!r}",
             got=f"{onnx.TensorProto.DataType.Name(value.data_type)} {list(value.dims)}",
-            expected="a float32 scalar",
-            fix="give the node a scalar initializer",
+            expected="float32 with one axis" if op.lists else "a float32 scalar",
+            fix="give the node such an initializer",
         )
 
 

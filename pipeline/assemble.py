@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -11,6 +11,8 @@ import onnx
 from ..runtime.manifest import (
     Choice,
     DenseSegment,
+    ExitChain,
+    ExitStage,
     GridTensor,
     LocalSegment,
     Manifest,
@@ -22,11 +24,12 @@ from ..runtime.manifest import (
     TensorSpec,
 )
 from ..runtime.native.plan import SpanPlan
-from .analyze import Analysis
+from .analyze import Analysis, NodeInfo
 from .crops import plan_crops
+from .exits import ExitParts, borders, split_exits
 from .extract import describe, extract
 from .lean import lean
-from .partition import first_few
+from .partition import PartitionStep, first_few
 from .plan import Plan, PlannedSegment, PlannedStep
 from .spans import Place, Unsupported, lower, lower_from_inputs, no_place
 from .symbols import fit_shape, unfounded_sizes
@@ -61,11 +64,12 @@ class _Assembler:
             WHOLE: self._whole,
         }
         self.plans: dict[str, Callable[[Place], SpanPlan]] = {}
+        self.notes: list[str] = []
         self._dense = self._regions = 0
 
     def run(self, facts: dict) -> Assembly:
         analysis = self.analysis
-        steps = tuple(self._region(s) if s.step.local else self._dense_segment(s) for s in self.plan.steps)
+        steps = tuple(step for planned in self.plan.steps for step in self._steps(planned))
         sample = analysis.probes.sample
         stream, refused = self._stream()
         crops, crops_refused = plan_crops(analysis)
@@ -95,7 +99,7 @@ class _Assembler:
             crops=crops,
             crops_refused=crops_refused,
             barriers=analysis.barriers,
-            notes=self.plan.notes,
+            notes=(*self.plan.notes, *self.notes),
             **facts,
         )
         return Assembly(manifest, self.models, self.plans)
@@ -134,11 +138,61 @@ class _Assembler:
         program.graph.output.extend(describe(self.spec(t)) for t in decided if t not in given)
         return lean(program)
 
-    def _dense_segment(self, planned: PlannedStep) -> DenseSegment:
-        step, name = planned.step, f"dense{self._dense}"
+    def _steps(self, planned: PlannedStep) -> Iterator[Step]:
+        """Of a planned step: itself, or an encoder with exits in its parts."""
+        step = planned.step
+        if step.local:
+            yield self._region(planned)
+            return
+        parts = split_exits(self.analysis, step)
+        made = self._exits(parts, step) if isinstance(parts, ExitParts) else parts
+        if isinstance(made, str):
+            self.notes.append(f"all layers are computed for every image: {made}")
+        if isinstance(made, list):
+            yield from made
+        else:
+            yield self._dense_segment(step.nodes, step.inputs, step.outputs, step.reason)
+
+    def _exits(self, parts: ExitParts, step: PartitionStep) -> list[Step] | str:
+        """The steps of an encoder with exits, or why its batches cannot be divided."""
+        program = self.analysis.program
+        sources = {n.name: program.sources(program.by_name[n.name]) for n in step.nodes}
+        each = [parts.stem, *(stage.nodes for stage in parts.stages), parts.head]
+        given = [parts.depth, parts.scores, parts.first.answer, parts.chosen]
+        answers = [stage.answer for stage in parts.stages]
+        stem, *stages, head = borders(each, sources, {*step.outputs, *given, *answers})
+        batch = self.spec(program.inputs[0]).shape[0]
+        crossing = dict.fromkeys(t for border in stages for side in border for t in side)
+        other = [t for t in crossing if self.spec(t).shape[:1] != (batch,)]
+        if other or (batch != 1 and isinstance(batch, int)):
+            return (
+                f"the first axis of {other[0] if other else program.inputs[0]} is not the batch, or is fixed"
+            )
+        made = []
+        for part, (read, gives) in zip(parts.stages, stages, strict=True):
+            gives = (part.answer, *(t for t in gives if t != part.answer))
+            file = self._add(f"exits{part.exit}", [n.name for n in part.nodes], read, gives)
+            made.append(ExitStage(part.exit, file, read, gives, sum(n.macs for n in part.nodes)))
+        chain = ExitChain(
+            "exits",
+            parts.depth,
+            parts.scores,
+            parts.first.exit,
+            parts.first.answer,
+            parts.chosen,
+            tuple(made),
+        )
+        before = self._dense_segment(parts.stem, *stem, "before the first exit")
+        behind = [self._dense_segment(parts.head, *head, "behind the exits")] if parts.head else []
+        return [before, chain, *behind]
+
+    def _dense_segment(
+        self, nodes: Sequence[NodeInfo], inputs: tuple[str, ...], outputs: tuple[str, ...], reason: str
+    ) -> DenseSegment:
+        name = f"dense{self._dense}"
         self._dense += 1
-        file = self._add(name, [n.name for n in step.nodes], step.inputs, step.outputs)
-        return DenseSegment(name, file, step.inputs, step.outputs, step.reason, step.macs)
+        file = self._add(name, [n.name for n in nodes], inputs, outputs)
+        return DenseSegment(name, file, inputs, outputs, reason, sum(n.macs for n in nodes))
 
     def _region(self, planned: PlannedStep) -> Region:
         step, name = planned.step, f"region{self._regions}"
@@ -244,6 +298,8 @@ def _crossing(step: Step) -> list[str]:
     names = [*step.inputs, *step.outputs]
     if isinstance(step, Region):
         names += [t.name for s in step.segments for t in (*s.inputs, *s.outputs)]
+    if isinstance(step, ExitChain):
+        names += [t for stage in step.stages for t in (*stage.inputs, *stage.outputs)]
     return names
 
 

@@ -13,9 +13,13 @@ from ..runtime.bundle import open_bundle
 from ..runtime.dims import resolve_shape, symbols_at
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
-from ..runtime.manifest import DenseSegment, LocalSegment, Manifest, Pair, Region
+from ..runtime.manifest import DenseSegment, ExitChain, LocalSegment, Manifest, Pair, Region, Step
+from ..runtime.native.plan import SpanPlan
+from ..runtime.spans import read_plan
+from .stream_bytes import stream_bytes
 
 Facts = dict[str, Any]
+_SHOWN = 8  # numbers of a choice
 
 
 def inspect(path: str | Path) -> Facts:
@@ -25,26 +29,31 @@ def inspect(path: str | Path) -> Facts:
     """
     path = Path(path)
     if path.is_dir():
-        return describe(open_bundle(path, verify=False).manifest, "bundle", path)
-    return describe(_planned(path), "program", path)
+        manifest = open_bundle(path, verify=False).manifest
+        stream = read_plan(path / manifest.stream.spans) if manifest.stream else None
+        return describe(manifest, "bundle", path, stream)
+    return _planned(path)
 
 
-def _planned(program: Path) -> Manifest:
+def _planned(program: Path) -> Facts:
     """What `build` would write, without its files."""
     from .assemble import assemble
     from .build import plan_model
     from .metadata import read_preprocess
+    from .spans import no_place
 
     preprocess = read_preprocess(program)
     planned = plan_model(program, preprocess=preprocess)
     facts = {"backend": "ort", "active_fraction": None, "labels": (), "created_by": ""}
-    return assemble(planned, program.stem, preprocess=preprocess, **facts).manifest
+    made = assemble(planned, program.stem, preprocess=preprocess, **facts)
+    stream = made.plans[made.manifest.stream.spans](no_place) if made.manifest.stream else None
+    return describe(made.manifest, "program", program, stream)
 
 
-def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
-    """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image."""
+def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None) -> Facts:
+    """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image. `stream`: its plan."""
     sizes = _Sizes(manifest)
-    steps = [_region(s, sizes) if isinstance(s, Region) else _dense(s) for s in manifest.steps]
+    steps = [_step(step, sizes) for step in manifest.steps]
     total = sum(step["macs"] for step in steps)
     dense = sum(step["macs"] for step in steps if step["kind"] == "dense")
     return {
@@ -65,6 +74,7 @@ def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
         "macs": total,
         "dense_share": dense / total if total else None,
         "stream": dataclasses.asdict(manifest.stream) if manifest.stream else None,
+        "stream_bytes": stream_bytes(manifest, stream) if stream else None,
         "stream_refused": manifest.stream_refused,
         "crops": dataclasses.asdict(manifest.crops) if manifest.crops else None,
         "crops_refused": manifest.crops_refused,
@@ -72,6 +82,25 @@ def describe(manifest: Manifest, kind: str, path: Path) -> Facts:
         "notes": list(manifest.notes),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "created_by": manifest.created_by,
+    }
+
+
+def _step(step: Step, sizes: _Sizes) -> Facts:
+    if isinstance(step, Region):
+        return _region(step, sizes)
+    return _exits(step) if isinstance(step, ExitChain) else _dense(step)
+
+
+def _exits(chain: ExitChain) -> Facts:
+    stages = [{"exit": stage.exit, "macs": stage.macs} for stage in chain.stages]
+    return {
+        "kind": "exits",
+        "name": chain.name,
+        "depth": chain.depth,
+        "first": chain.first,
+        "macs": sum(stage.macs for stage in chain.stages),
+        "stages": stages,
+        "reason": f"images leave behind {', '.join(str(n) for n in chain.exits)} layers",
     }
 
 
@@ -150,6 +179,8 @@ def _stream(facts: Facts) -> str:
         return f"none: {facts['stream_refused']}"
     share, ends = facts["stream"]["share"], facts["stream"]["ends"]
     text = f"saves at most {share:.1%} of the work"
+    if facts["stream_bytes"] is not None:
+        text += f", keeps {facts['stream_bytes'] / 2**20:.1f} MiB a stream"
     return f"{text}; {1 - share:.1%} lie behind: {'; '.join(ends)}" if ends else text
 
 
@@ -171,10 +202,14 @@ def _numbers(values: list[float] | tuple[float, ...]) -> str:
     return ", ".join(f"{v:.4g}" for v in values)
 
 
+def _choice(values: list[float]) -> str:
+    return _numbers(values) if len(values) <= _SHOWN else f"{len(values)} numbers"
+
+
 def _decision_lines(facts: Facts) -> list[str]:
     shown = [f"decision   {d['name']} ({d['kind']}): {d['keep']}" for d in facts["decisions"]]
     shown += [
-        f"choice     {c['name']} = {_numbers(np.atleast_1d(c['value']).tolist())}" for c in facts["choices"]
+        f"choice     {c['name']} = {_choice(np.atleast_1d(c['value']).tolist())}" for c in facts["choices"]
     ]
     if facts["active_fraction"] is not None:
         shown.append(f"active     {facts['active_fraction']:.1%} in the mean over the calibration images")
@@ -187,6 +222,8 @@ def _step_lines(facts: Facts) -> list[str]:
     shown = ["", f"{'step':<28} {'strategy':<9} {'MMACs':>9} {'share':>6}  cells, halo, reason   (at {at})"]
     for step in facts["steps"]:
         shown.append(_row(step["name"], step["kind"], step["macs"], total, _reason(step)))
+        for stage in step.get("stages", ()):
+            shown.append(_row(f"  to {stage['exit']} layers", "exit", stage["macs"], total, ""))
         for segment in step.get("segments", ()):
             (top, left), (bottom, right) = segment["halo"]
             grid = f"{segment['cells'][0]}×{segment['cells'][1]} cells, halo {top},{left}…{bottom},{right}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime import Result
-from ..runtime.manifest import DenseSegment, Manifest, Region
+from ..runtime.manifest import DenseSegment, ExitChain, Manifest, Region
 
 WHOLE = "whole program"  # one engine ran all of it
 PARTS = ("plan", "gather", "compute", "scatter", "restore", "fallback")  # the runtime's phases of regions
@@ -64,4 +64,6 @@ def _places(manifest: Manifest) -> Mapping[str, str]:
                 place = "tail"
             made = [d.name for d in manifest.decisions if d.keep in step.outputs]
             places[step.name] = f"{place} and {', '.join(made)}" if made else place
+        elif isinstance(step, ExitChain):
+            places.update((f"{step.name}.{stage.exit}", f"layers to {stage.exit}") for stage in step.stages)
     return places

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BundleError
-from .manifest import FileEntry, LocalSegment, Manifest, Region
+from .manifest import ExitChain, FileEntry, LocalSegment, Manifest, Region, Step
 
 STRATEGIES = ("rects", "dense")  # of local segments, that this runtime runs
 
@@ -64,6 +64,13 @@ def _read_manifest(folder: Path) -> Manifest:
         raise _broken(str(path), got=f"{error}", expected="a manifest that this runtime reads") from error
 
 
+def dense_files(step: Step) -> list[str]:
+    """The engines that run a step on whole maps."""
+    if isinstance(step, ExitChain):
+        return [stage.file for stage in step.stages]
+    return [step.fallback if isinstance(step, Region) else step.file]
+
+
 def _local_segments(manifest: Manifest) -> list[LocalSegment]:
     return [s for step in manifest.steps if isinstance(step, Region) for s in step.segments]
 
@@ -74,7 +81,9 @@ def _named_files(manifest: Manifest) -> set[str]:
     if manifest.stream:
         files |= {name for name in (manifest.stream.spans, manifest.stream.rest) if name}
         files |= {tail.file for tail in manifest.stream.tails}
-    return files | {step.fallback if isinstance(step, Region) else step.file for step in manifest.steps}
+    for step in manifest.steps:
+        files |= set(dense_files(step))
+    return files
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry | None, verify: bool) -> None:

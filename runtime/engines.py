@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from .bundle import Bundle
 from .engine import Config, Engine, OrtConfig, Ports, open_engine
 from .errors import InternalError
-from .manifest import DenseSegment, Manifest, StreamPlan, TensorSpec
+from .manifest import DenseSegment, ExitChain, Manifest, StreamPlan, TensorSpec
 from .native.handles import PoolHandle
 from .spans import WEIGHTS, SpanEngine, native_regions
 from .stream import StreamEngines
@@ -110,6 +110,9 @@ def _ports(manifest: Manifest) -> dict[str, Ports]:
     specs = _specs(manifest)
     ports: dict[str, Ports] = {}
     for step in manifest.steps:
+        if isinstance(step, ExitChain):
+            ports.update((stage.file, _picked(specs, stage.inputs, stage.outputs)) for stage in step.stages)
+            continue
         file = step.file if isinstance(step, DenseSegment) else step.fallback
         ports[file] = _picked(specs, step.inputs, step.outputs)
         for segment in () if isinstance(step, DenseSegment) else step.segments:

@@ -16,10 +16,11 @@ from .decisions import check_decision
 from .dims import Symbols, count_bytes
 from .engines import Engines
 from .errors import EngineError
+from .exits import run_exits
 from .geometry import support
 from .grid import RegionGrid, grid_of
 from .guard import Guard
-from .manifest import DenseSegment, Manifest, Region
+from .manifest import DenseSegment, ExitChain, ExitStage, Manifest, Region
 from .result import Timing, detach, new_timing
 from .selective import SelectiveExecutor, choice_feeds, plan_region
 from .spans import SpanReference
@@ -48,6 +49,7 @@ class Request:
     leases: list[tuple[Cached, Any]] = field(default_factory=list)  # with the scratch borrowed from each
     checked: bool = True  # decisions that are not finite are refused
     fed: frozenset[int] = frozenset()  # ids of the caller's arrays
+    depth: np.ndarray | None = None  # layers that each image took, of programs with exits
 
     def __post_init__(self) -> None:
         self.fed = frozenset(id(value) for value in self.tensors.values())
@@ -85,6 +87,8 @@ class Executor:
             for step, drops in zip(self.manifest.steps, self._drops, strict=True):
                 if isinstance(step, DenseSegment):
                     self._run_dense(step, request)
+                elif isinstance(step, ExitChain):
+                    self._run_exits(step, request)
                 else:
                     self._run_region(step, request)
                 for name in drops:
@@ -107,6 +111,26 @@ class Executor:
         spent = (perf_counter() - start) * 1e3
         request.timing["dense"] += spent
         request.segments[step.name] = spent
+
+    def _run_exits(self, chain: ExitChain, request: Request) -> None:
+        start = perf_counter()
+        spent = 0.0
+
+        def run(stage: ExitStage, tensors: Tensors) -> Tensors:
+            nonlocal spent
+            began = perf_counter()
+            engine = self.engines[stage.file]
+            feeds = {**choice_feeds(engine, request.choices), **tensors}
+            made = dict(zip(engine.outputs, engine.run(feeds), strict=True))
+            ms = (perf_counter() - began) * 1e3
+            request.segments[f"{chain.name}.{stage.exit}"] = ms
+            spent += ms
+            return made
+
+        request.tensors[chain.chosen] = run_exits(chain, request.tensors, run)
+        request.depth = request.tensors[chain.depth]
+        request.timing["dense"] += spent
+        request.timing["gather"] += (perf_counter() - start) * 1e3 - spent
 
     def _run_region(self, region: Region, request: Request) -> None:
         images = [self._image(region, request, index) for index in range(request.batch)]

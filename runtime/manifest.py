@@ -153,7 +153,48 @@ class Region:
     kind: str = "region"
 
 
-Step = DenseSegment | Region
+@dataclass(frozen=True)
+class ExitStage:
+    """Layers between two exits, run on the images that are still there. The first axis of all inputs and outputs is the
+    batch. The first output is what images leave with that take `exit` layers."""
+
+    exit: int
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: float = 0.0
+
+
+@dataclass(frozen=True)
+class ExitChain:
+    """An early-exit encoder. `depth` [N] says how many layers each image takes: `first`, and it has `shallow`, or the
+    exit of a stage. `scores` [N, K] are the gate's; "" where there is none. `chosen` is what images left with."""
+
+    name: str
+    depth: str
+    scores: str
+    first: int
+    shallow: str
+    chosen: str
+    stages: tuple[ExitStage, ...]
+    kind: str = "exits"
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        return (self.first, *(stage.exit for stage in self.stages))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        made = {name for stage in self.stages for name in stage.outputs}
+        read = [name for stage in self.stages for name in stage.inputs if name not in made]
+        return tuple(dict.fromkeys([self.depth, *filter(None, [self.scores]), self.shallow, *read]))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.chosen,)
+
+
+Step = DenseSegment | Region | ExitChain
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from .engines import Engines, decision_tensors
 from .errors import EngineError, InputError, did_you_mean
 from .executor import Executor, Request
 from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
-from .manifest import Manifest, Region
+from .manifest import ExitChain, Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
 from .policy import StreamPolicy
@@ -353,11 +353,13 @@ class Model:
                 for name, d in decisions.items()
             }
         request.timing["total"] = (perf_counter() - start) * 1e3
-        return Result(outputs, decisions, request.timing, request.strategies, request.segments)
+        return Result(outputs, decisions, request.timing, request.strategies, request.segments, request.depth)
 
     def _prefers_whole_program(self, executor: Executor) -> bool:
         """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
         strategy = self._options.strategy
+        if strategy != "dense" and any(isinstance(step, ExitChain) for step in self.manifest.steps):
+            return False
         guard = executor.guard
         if strategy in SELECTIVE or (strategy == "auto" and not (guard.all_demoted or guard.resting)):
             return False

@@ -44,7 +44,8 @@ class Result(Mapping[str, Any]):
     """A mapping from output name to array (numpy, or torch where a torch tensor went in), owned by the caller.
 
     `strategies`: region name → "spans", "rects" or "dense" for each image. `timing`: milliseconds by phase; `segments`:
-    those of phase `dense` by segment, empty where the whole program ran in one engine.
+    those of phase `dense` by segment, empty where the whole program ran in one engine. `depth`: int64 [N], the layers
+    that each image took; None for programs without exits, and where all layers ran.
     """
 
     outputs: dict[str, Any]
@@ -52,6 +53,7 @@ class Result(Mapping[str, Any]):
     timing: Timing = field(default_factory=dict)
     strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     segments: dict[str, float] = field(default_factory=dict)
+    depth: np.ndarray | None = None
 
     def __getitem__(self, name: str) -> Any:
         try:

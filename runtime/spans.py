@@ -34,7 +34,7 @@ class SpanEngine:
     def __init__(self, folder: Path, file: str, pool: PoolHandle, isa: str = "best"):
         """Raises BundleError for a plan that cannot be read, EngineError for one that the kernels refuse."""
         self.pool = pool
-        plan = _read_plan(folder / file)
+        plan = read_plan(folder / file)
         self.names = plan.names
         self.inputs = tuple(plan.names[i] for i in plan.inputs)
         self.outputs = tuple(plan.names[i] for i in plan.outputs)
@@ -101,7 +101,8 @@ class SpanReference:
         tensors.update(scratch.arrays)
 
 
-def _read_plan(path: Path) -> SpanPlan:
+def read_plan(path: Path) -> SpanPlan:
+    """A plan of a bundle. Raises BundleError."""
     try:
         return SpanPlan.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
@@ -52,7 +52,7 @@ class _Course:
     level: int
     current: int
     why: str
-    foreseen: list[float]
+    foreseen: Sequence[float]
 
 
 class Stream:

@@ -115,8 +115,10 @@ class Walk:
         return self.graph.depends.get(name) != DATA
 
     def _inherit_axes(self, node: onnx.NodeProto) -> None:
-        """Mask tensors and decisions keep the layout of what they read, unless they transpose it."""
-        data = next(n for n in self.graph.data_inputs(node) if n in self.axes)
+        """Mask tensors and decisions keep the layout of the map that they read, unless they transpose it."""
+        data = next((n for n in self.graph.data_inputs(node) if n in self.axes), None)
+        if data is None:
+            return  # of tokens, or of features that were pooled
         h, w = self.axes[data]
         if node.op_type == "Transpose":
             perm = list(next(a.ints for a in node.attribute if a.name == "perm"))

@@ -6,7 +6,11 @@ import onnx
 
 from ..graph import DOMAIN, op_key
 
-_DECISION_OUTPUTS = {"EnergyMask": ("keep", "logits", "energy")}
+_DECISION_OUTPUTS = {
+    "EnergyMask": ("keep", "logits", "energy"),
+    "ExitGate": ("depth", "scores"),
+    "ExitSelect": ("chosen",),
+}
 
 
 def name_everything(model: onnx.ModelProto) -> None:

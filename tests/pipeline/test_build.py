@@ -17,7 +17,7 @@ from foveate.pipeline.check import max_error, open_session
 from foveate.pipeline.costs import CostModel
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.errors import BundleError, EngineError, InputError, ProgramError
-from foveate.runtime.manifest import Manifest, Preprocess, Region
+from foveate.runtime.manifest import DenseSegment, ExitChain, Manifest, Preprocess, Region
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +34,7 @@ def chain(bundle: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """All steps, densely, one after another."""
     manifest, known = manifest_of(bundle), {"images": images}
     for step in manifest.steps:
+        assert not isinstance(step, ExitChain)
         file = step.fallback if isinstance(step, Region) else step.file
         known |= open_session(str(bundle / file))(step.outputs, {t: known[t] for t in step.inputs})
     return known
@@ -137,7 +138,7 @@ def test_an_analysis_that_were_wrong_would_be_found_out(build_tiny_bundle, monke
     monkeypatch.setattr(geometry, "_halo", lambda *_: (0, 0))
     bundle = build_tiny_bundle()
     manifest = manifest_of(bundle)
-    reasons = " ".join(step.reason for step in manifest.steps if step.kind == "dense")
+    reasons = " ".join(step.reason for step in manifest.steps if isinstance(step, DenseSegment))
     assert "on a window" in reasons and not any(s.halo_low != (0, 0) for s in segments_of(manifest))
 
 

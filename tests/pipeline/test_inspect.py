@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 from foveate.pipeline.inspect import inspect, lines
@@ -80,3 +81,30 @@ def test_a_signal_is_no_image(tmp_path):
     program = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(program, tmp_path / "signal.onnx")
     assert [step["kind"] for step in inspect(tmp_path / "signal.onnx")["steps"]] == ["dense"]
+
+
+def test_the_memory_of_a_stream_is_said(make_program, tmp_path):
+    """It is what the runtime holds against max_state_bytes."""
+    from foveate.pipeline.build import build
+    from foveate.runtime import load
+    from foveate.runtime.errors import InputError
+
+    program = make_program(masks=0)
+    bundle = build(program, tmp_path / "bundle")
+    facts = inspect(bundle)
+    assert facts["stream_bytes"] == inspect(program)["stream_bytes"] > 2**20
+    assert any(f"keeps {facts['stream_bytes'] / 2**20:.1f} MiB a stream" in line for line in lines(facts))
+    frame = np.zeros(next(iter(facts["sample"].values())), np.float32)
+    with load(bundle, max_state_bytes=facts["stream_bytes"]) as model:
+        model.stream()(frame)
+    with (
+        load(bundle, max_state_bytes=facts["stream_bytes"] - 1) as model,
+        pytest.raises(InputError, match="max_state_bytes"),
+    ):
+        model.stream()(frame)
+
+
+def test_without_native_kernels_it_is_not_known(make_program, monkeypatch):
+    monkeypatch.setattr("foveate.pipeline.stream_bytes.library", lambda: None)
+    facts = inspect(make_program(masks=0))
+    assert facts["stream_bytes"] is None and not any(" a stream" in line for line in lines(facts))

@@ -80,12 +80,14 @@ def test_where_no_place_is_narrow_there_is_no_cut(tmp_path: Path, name: str):
     max_examples=25,
     deadline=None,
     phases=[Phase.reuse, Phase.generate],  # a program is built for each example: shrinking would take minutes
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
 def test_any_graph_at_any_levels(random_program: Callable, tmp_path_factory, data):
-    """Also such that no place in it is narrow. No bytes cross: engines take floats alone."""
+    """Also such that no place in it is narrow. No bytes cross: engines take floats alone. Where there are bytes,
+    onnxruntime's rewriting moves values to the next one."""
     steps, quantized = data.draw(st.integers(3, 8)), data.draw(st.booleans())
+    tolerance = 0.05 if quantized else 1e-4
     program = random_program(data.draw, steps, masked=False, quantized=quantized)
     folder = tmp_path_factory.mktemp("random")
     size = data.draw(st.tuples(st.integers(11, 30), st.integers(11, 30)))
@@ -110,4 +112,6 @@ def test_any_graph_at_any_levels(random_program: Callable, tmp_path_factory, dat
                 frame[..., rng.integers(size[0]) :, rng.integers(size[1]) :] += 1
                 found, wanted = stream(frame), model.dense(frame)
                 for name, value in wanted.items():
-                    assert np.abs(found[name] - value).max() <= 1e-4 * max(np.abs(value).max(), 1e-2), name
+                    assert np.abs(found[name] - value).max() <= tolerance * max(np.abs(value).max(), 1e-2), (
+                        name
+                    )

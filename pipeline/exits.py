@@ -1,0 +1,130 @@
+"""Cutting an early-exit encoder into stem, stages and head: what an image leaves early is then not computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from .analyze import Analysis, NodeInfo
+from .partition import PartitionStep
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The nodes between two exits. `answer`: what images take that leave behind them, `exit` layers deep."""
+
+    exit: int
+    answer: str
+    nodes: tuple[NodeInfo, ...]
+
+
+@dataclass(frozen=True)
+class ExitParts:
+    """A step in three parts. `first`: the stage of no nodes, whose answer the stem has made. `scores`: the gate's, ""
+    where the depth comes from elsewhere."""
+
+    stem: tuple[NodeInfo, ...]
+    first: Stage
+    stages: tuple[Stage, ...]
+    head: tuple[NodeInfo, ...]
+    depth: str
+    scores: str
+    chosen: str
+
+
+def split_exits(analysis: Analysis, step: PartitionStep) -> ExitParts | str | None:
+    """The parts of a step that holds a chain of ExitSelect nodes, None for one without; or why it cannot be cut."""
+    selects = [n for n in step.nodes if n.op == "ExitSelect"]
+    if not selects:
+        return None
+    chain = _chain([analysis.program.by_name[n.name] for n in selects])
+    if chain is None:
+        return "its ExitSelect nodes are not one chain of rising exits over one depth"
+    gate = next((n for n in step.nodes if chain[0].input[0] in n.outputs), None)
+    exits = [_attribute(node, "exit", 1) for node in chain]
+    answers = [*(node.input[1] for node in chain), chain[-1].input[2]]
+    scores, last = "", exits[-1] + 1
+    if gate is not None and gate.op == "ExitGate":
+        scores, last = gate.outputs[1], _attribute(analysis.program.by_name[gate.name], "exits", [last])[-1]
+    parts = _Parts(analysis, step)
+    chosen = chain[0].output[0]
+    head = parts.behind(chosen)
+    made = {o for n in head for o in n.outputs}
+    read = {s for n in head for s in parts.sources[n.name]} | set(step.outputs)
+    needed = [chain[0].input[0], *filter(None, [scores]), answers[0], *sorted(read - made - {chosen})]
+    stem = parts.before(needed)
+    if any(n.op == "ExitSelect" for n in stem):
+        return "what lies behind the exits is read beside what they give"
+    known, stages = {n.name for n in stem}, []
+    for exit, answer in zip([*exits[1:], last], answers[1:], strict=True):
+        nodes = [n for n in parts.before([answer]) if n.name not in known]
+        if not nodes:
+            return f"{answer}, behind {exit} layers, is needed by images that leave before"
+        known |= {n.name for n in nodes}
+        stages.append(Stage(exit, answer, tuple(nodes)))
+    first = Stage(exits[0], answers[0], ())
+    return ExitParts(tuple(stem), first, tuple(stages), tuple(head), chain[0].input[0], scores, chosen)
+
+
+def borders(
+    parts: Sequence[Sequence[NodeInfo]], sources: Mapping[str, Iterable[str]], outputs: Iterable[str]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Of each part of a step, in order, what it reads from outside and what it makes that is read outside. `sources`:
+    the data that a node reads."""
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    wanted = set(outputs)
+    for nodes in reversed(parts):
+        made = {o: None for n in nodes for o in n.outputs}
+        read = {s: None for n in nodes for s in sources[n.name] if s not in made}
+        found.append((tuple(read), tuple(t for t in made if t in wanted)))
+        wanted |= set(read)
+    return found[::-1]
+
+
+class _Parts:
+    def __init__(self, analysis: Analysis, step: PartitionStep):
+        self._nodes = step.nodes
+        self._made_by = {o: n for n in step.nodes for o in n.outputs}
+        program = analysis.program
+        self.sources = {n.name: program.sources(program.by_name[n.name]) for n in step.nodes}
+
+    def before(self, tensors: Iterable[str]) -> list[NodeInfo]:
+        """The step's nodes that these depend on, in order."""
+        open_, names = list(tensors), set()
+        while open_:
+            node = self._made_by.get(open_.pop())
+            if node is not None and node.name not in names:
+                names.add(node.name)
+                open_ += self.sources[node.name]
+        return [n for n in self._nodes if n.name in names]
+
+    def behind(self, tensor: str) -> list[NodeInfo]:
+        """The step's nodes that depend on it, in order."""
+        reached, found = {tensor}, []
+        for node in self._nodes:
+            if reached & set(self.sources[node.name]):
+                reached.update(node.outputs)
+                found.append(node)
+        return found
+
+
+def _chain(selects: list[onnx.NodeProto]) -> list[onnx.NodeProto] | None:
+    """From the first exit to the last; None where they are no such chain."""
+    by_output = {node.output[0]: node for node in selects}
+    inner = {node.input[2] for node in selects}
+    outer = [node for node in selects if node.output[0] not in inner]
+    if len(outer) != 1:
+        return None
+    chain = outer
+    while (deeper := by_output.get(chain[-1].input[2])) is not None:
+        chain.append(deeper)
+    exits = [_attribute(node, "exit", 1) for node in chain]
+    one_depth = len({node.input[0] for node in chain}) == 1
+    return chain if len(chain) == len(selects) and one_depth and exits == sorted(set(exits)) else None
+
+
+def _attribute(node: onnx.NodeProto, name: str, default):
+    found = next((a for a in node.attribute if a.name == name), None)
+    return default if found is None else onnx.helper.get_attribute_value(found)

@@ -1,0 +1,90 @@
+"""A small encoder with exits, as ONNX, for tests that need no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from foveate.export.program import load_program, save_program
+
+CHANNELS, EXITS = 6, (1, 2, 4)
+
+
+def exit_program(
+    path: Path,
+    *,
+    exits: Sequence[int] = EXITS,
+    mask: bool = False,
+    peek: bool = False,
+    batch: str | int = "batch",
+) -> Path:
+    """Patches of 8 × 8 as tokens, layers that mix them all, and a linear head; the gate reads the mean token.
+
+    mask: an EnergyMask over the image's features, ahead of all. peek: an output that reads the last layer directly."""
+    rng = np.random.default_rng(0)
+    size = f"{batch}, 3, height, width"
+    head = [
+        "f = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (images, w_features)",
+        "r = Relu (f)",
+    ]
+    if mask:
+        head += [
+            "keep, logits, energy = ai.foveate.EnergyMask <patch = 4> (r, mask_w, mask_b, thr, temp, lam, gam)",
+            "m = Mul (r, keep)",
+            "r1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (m, w_more)",
+            "r2 = Relu (r1)",
+            "masked = Mul (r2, keep)",
+        ]
+    source = "masked" if mask else "r"
+    body = [
+        f"p = Conv <kernel_shape = [8, 8], strides = [8, 8]> ({source}, w_patch)",
+        "q = Reshape (p, flat)",
+        "t0 = Transpose <perm = [0, 2, 1]> (q)",
+        "where = Sin (t0)",
+        "pooled = ReduceMean <keepdims = 0> (t0, middle)",
+        f"depth, scores = ai.foveate.ExitGate <exits = [{', '.join(map(str, exits))}]> (pooled, gw, gb, go)",
+    ]
+    for n in range(1, exits[-1] + 1):
+        body += [
+            f"a{n} = Add (t{n - 1}, where)",
+            f"b{n} = MatMul (a{n}, w{n})",
+            f"c{n} = Tanh (b{n})",
+            f"d{n} = ReduceMean <keepdims = 1> (c{n}, middle)",
+            f"e{n} = Add (c{n}, d{n})",
+            f"t{n} = Add (t{n - 1}, e{n})",
+        ]
+    deep = f"t{exits[-1]}"
+    for exit in reversed(exits[:-1]):
+        body.append(f"s{exit} = ai.foveate.ExitSelect <exit = {exit}> (depth, t{exit}, {deep})")
+        deep = f"s{exit}"
+    body.append(f"classes = MatMul ({deep}, w_head)")
+    outputs = f"float[{batch}, n, 4] classes, int64[{batch}] depth"
+    if peek:
+        body.append(f"last = Identity (t{exits[-1]})")
+        outputs += f", float[{batch}, n, {CHANNELS}] last"
+    text = "\n  ".join([*head, *body])
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 18, "ai.foveate": 1]>\n'
+        f"exits (float[{size}] images) => ({outputs}) {{\n  {text}\n}}"
+    )
+    weights = {
+        "w_features": rng.standard_normal((8, 3, 3, 3)) / 5,
+        "w_patch": rng.standard_normal((CHANNELS, 8, 8, 8)) / 20,
+        # Scores of −k · x₁ − k² / 3: the mean token's x₁ is negative, and images of more contrast go deeper.
+        "gw": np.outer(np.arange(len(exits)), -np.eye(CHANNELS)[1]).ravel(),
+        "gb": -(np.arange(len(exits)) ** 2) / 3,
+        "go": np.zeros(len(exits)),
+        "w_head": rng.standard_normal((CHANNELS, 4)),
+        **{f"w{n}": rng.standard_normal((CHANNELS, CHANNELS)) for n in range(1, exits[-1] + 1)},
+    }
+    if mask:
+        weights |= {"mask_w": rng.standard_normal((1, 128, 1, 1)), "mask_b": np.zeros(1)}
+        weights |= {"w_more": rng.standard_normal((8, 8, 3, 3)) / 8}
+        weights |= {"thr": np.array(0.5), "temp": np.array(1.0), "lam": np.array(0.1), "gam": np.array(0.1)}
+    arrays = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    arrays |= {"flat": np.array([0, 0, -1]), "middle": np.array([1])}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
+    onnx.save(model, path)
+    return save_program(load_program(path), path)

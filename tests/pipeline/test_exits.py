@@ -1,0 +1,139 @@
+"""Encoders with exits: cut at them, run from exit to exit, and the same answer as the whole program's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foveate.pipeline.build import build
+from foveate.pipeline.inspect import inspect, lines
+from foveate.runtime import Model, load
+from foveate.runtime.errors import DecisionError, InputError
+from foveate.runtime.manifest import ExitChain, Manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .early_exits import EXITS, exit_program
+
+SAMPLE = (2, 3, 32, 48)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("exits")
+    with load(
+        build(exit_program(folder / "exits.onnx"), folder / "bundle", sample=SAMPLE), threads=1
+    ) as opened:
+        yield opened
+
+
+def chain_of(manifest: Manifest) -> ExitChain | None:
+    return next((step for step in manifest.steps if isinstance(step, ExitChain)), None)
+
+
+def images(batch: int, size: tuple[int, int] = (32, 48), seed: int = 0) -> np.ndarray:
+    """Noise, of a contrast between 0.1 and 10."""
+    rng = np.random.default_rng(seed)
+    contrast = 10 ** rng.uniform(-1, 1, (batch, 1, 1, 1))
+    return (contrast * rng.standard_normal((batch, 3, *size))).astype(np.float32)
+
+
+def assert_dense(model: Model, batch: np.ndarray) -> np.ndarray:
+    """The depths."""
+    found, wanted = model(batch), model.dense(batch)
+    np.testing.assert_array_equal(found["depth"], wanted["depth"])
+    np.testing.assert_allclose(found["classes"], wanted["classes"], rtol=1e-5, atol=1e-5)
+    assert found.depth is not None
+    np.testing.assert_array_equal(found.depth, found["depth"])
+    return found.depth
+
+
+def test_a_program_is_cut_at_its_exits(model: Model):
+    manifest = model.manifest
+    assert [step.kind for step in manifest.steps] == ["dense", "exits", "dense"]
+    chain = chain_of(manifest)
+    assert chain is not None and chain.exits == EXITS
+    assert chain.stages[1].macs == pytest.approx(2 * chain.stages[0].macs)
+    assert manifest.notes == ()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 9),
+    size=st.tuples(st.sampled_from([8, 16, 40]), st.sampled_from([8, 32])),
+    offset=st.sampled_from([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 99), (5, 5, 0), (0, 2, 2)]),
+    seed=st.integers(0, 99),
+)
+def test_any_batch_has_the_dense_answer(model: Model, batch, size, offset, seed):
+    model.set_choices({"gate0.offset": [float(v) for v in offset]})
+    assert_dense(model, images(batch, size, seed))
+
+
+def test_images_leave_early(model: Model):
+    """A stage runs on the images that are still there, and not at all where there are none."""
+    model.set_choices({"gate0.offset": [0.0, 0.0, 0.0]})
+    assert set(assert_dense(model, images(32))) == set(EXITS)
+    for at, depth in enumerate(EXITS):
+        model.set_choices({"gate0.offset": [1e6 if i == at else 0.0 for i in range(len(EXITS))]})
+        result = model(images(3))
+        assert result.depth is not None and result.depth.tolist() == [depth] * 3
+        ran = [name for name in result.segments if name.startswith("exits.")]
+        assert ran == [f"exits.{exit}" for exit in EXITS[1:] if exit <= depth]
+
+
+def test_one_image_has_the_answer_that_it_has_in_a_batch(model: Model):
+    model.set_choices({"gate0.offset": [0.0, 0.0, 0.0]})
+    batch = images(8, seed=3)
+    together = model(batch)
+    for i in range(len(batch)):
+        alone = model(batch[i : i + 1])
+        np.testing.assert_allclose(alone["classes"][0], together["classes"][i], rtol=1e-5, atol=1e-5)
+        assert alone["depth"][0] == together["depth"][i]
+
+
+def test_scores_that_are_not_finite_are_refused(model: Model):
+    huge = images(3)
+    huge[1] *= 3e38 / np.abs(huge[1]).max()
+    with pytest.raises(DecisionError, match="image 1"):
+        model(huge)
+
+
+def test_a_gate_of_another_size_is_refused(model: Model):
+    with pytest.raises(InputError, match="3 finite numbers"):
+        model.set_choices({"gate0.offset": [1.0, 2.0]})
+
+
+def test_behind_a_masked_backbone(tmp_path: Path):
+    """The mask's region runs selectively, and what follows it from exit to exit."""
+    bundle = build(exit_program(tmp_path / "both.onnx", mask=True), tmp_path / "bundle", sample=SAMPLE)
+    with load(bundle, threads=1, strategy="spans") as model:
+        assert [step.kind for step in model.manifest.steps] == ["dense", "region", "dense", "exits", "dense"]
+        batch = images(12)
+        assert len(set(assert_dense(model, batch))) > 1
+        assert set(model(batch).strategies["region0"]) == {"spans"}
+
+
+def test_layers_that_something_else_reads_are_all_computed(tmp_path: Path):
+    bundle = build(exit_program(tmp_path / "peek.onnx", peek=True), tmp_path / "bundle", sample=SAMPLE)
+    with load(bundle, threads=1) as model:
+        assert chain_of(model.manifest) is None
+        assert any("all layers are computed" in note for note in model.manifest.notes)
+        batch = images(4)
+        np.testing.assert_allclose(model(batch)["classes"], model.dense(batch)["classes"], rtol=1e-5)
+
+
+def test_a_single_image_may_be_all_that_a_program_takes(tmp_path: Path):
+    bundle = build(exit_program(tmp_path / "one.onnx", batch=1), tmp_path / "bundle", sample=(1, *SAMPLE[1:]))
+    with load(bundle, threads=1) as model:
+        assert chain_of(model.manifest) is not None
+        assert_dense(model, images(1))
+
+
+def test_inspect_shows_exits_and_what_they_cost(model: Model):
+    facts = inspect(model.path)
+    step = next(s for s in facts["steps"] if s["kind"] == "exits")
+    assert [stage["exit"] for stage in step["stages"]] == list(EXITS[1:])
+    shown = "\n".join(lines(facts))
+    assert "images leave behind 1, 2, 4 layers" in shown and "to 4 layers" in shown
+    assert "gate0.weight = 18 numbers" in shown
