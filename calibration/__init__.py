@@ -1,6 +1,21 @@
-"""calibration: data -> choices. Now: the thresholds of energy masks, and how active they leave the images."""
+"""calibration: data -> choices. Now: the thresholds of energy masks, the policies of streams, and
+the gates of early exits."""
 
 from .choices import Activity, Choices, read_choices
+from .exit_data import ExitData, collect_exits
+from .gate import Gate, Operating, operating_point, trade_off, train_gate
 from .thresholds import calibrate
 
-__all__ = ["Activity", "Choices", "calibrate", "read_choices"]
+__all__ = [
+    "Activity",
+    "Choices",
+    "ExitData",
+    "Gate",
+    "Operating",
+    "calibrate",
+    "collect_exits",
+    "operating_point",
+    "read_choices",
+    "trade_off",
+    "train_gate",
+]

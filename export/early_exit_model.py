@@ -110,6 +110,16 @@ class EarlyExitModel(nn.Module):
             tokens = layer(tokens, *context)
         return self.encoder.head(tokens, context)  # type: ignore[operator]
 
+    def every_exit(self, images: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """What the gate reads [B, D], and the answer at each exit."""
+        tokens, context = self.encoder.stem(images)  # type: ignore[operator]
+        features, answers = self.encoder.pooled(tokens, context), []  # type: ignore[operator]
+        for number, layer in enumerate(self.encoder.layers, 1):  # type: ignore[arg-type]
+            tokens = layer(tokens, *context)
+            if number in self.gate.exits:
+                answers.append(self.encoder.head(tokens, context))  # type: ignore[operator]
+        return features, answers
+
 
 def check_exits(exits: Sequence[int]) -> list[int]:
     """Raises InputError unless they rise from 1 or more."""

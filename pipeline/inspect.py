@@ -167,6 +167,10 @@ def lines(facts: Facts) -> list[str]:
     shown += _decision_lines(facts)
     shown += _step_lines(facts)
     shown.append(f"stream     {_stream(facts)}")
+    if facts["stream_bytes"] is not None:
+        shown.append(
+            f"memory     {facts['stream_bytes'] / 2**20:.1f} MiB for each stream of the sample's size"
+        )
     cell = "×".join(str(n) for n in facts["crops"]["image"]["positions"]) if facts["crops"] else ""
     shown.append(f"regions    {f'cut along cells of {cell}' if cell else 'none: ' + facts['crops_refused']}")
     shown += [f"barrier    {text}" for text in facts["barriers"]]
@@ -179,8 +183,6 @@ def _stream(facts: Facts) -> str:
         return f"none: {facts['stream_refused']}"
     share, ends = facts["stream"]["share"], facts["stream"]["ends"]
     text = f"saves at most {share:.1%} of the work"
-    if facts["stream_bytes"] is not None:
-        text += f", keeps {facts['stream_bytes'] / 2**20:.1f} MiB a stream"
     return f"{text}; {1 - share:.1%} lie behind: {'; '.join(ends)}" if ends else text
 
 

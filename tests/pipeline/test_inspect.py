@@ -93,7 +93,9 @@ def test_the_memory_of_a_stream_is_said(make_program, tmp_path):
     bundle = build(program, tmp_path / "bundle")
     facts = inspect(bundle)
     assert facts["stream_bytes"] == inspect(program)["stream_bytes"] > 2**20
-    assert any(f"keeps {facts['stream_bytes'] / 2**20:.1f} MiB a stream" in line for line in lines(facts))
+    assert any(
+        line.startswith(f"memory     {facts['stream_bytes'] / 2**20:.1f} MiB") for line in lines(facts)
+    )
     frame = np.zeros(next(iter(facts["sample"].values())), np.float32)
     with load(bundle, max_state_bytes=facts["stream_bytes"]) as model:
         model.stream()(frame)
@@ -107,4 +109,4 @@ def test_the_memory_of_a_stream_is_said(make_program, tmp_path):
 def test_without_native_kernels_it_is_not_known(make_program, monkeypatch):
     monkeypatch.setattr("foveate.pipeline.stream_bytes.library", lambda: None)
     facts = inspect(make_program(masks=0))
-    assert facts["stream_bytes"] is None and not any(" a stream" in line for line in lines(facts))
+    assert facts["stream_bytes"] is None and not any(line.startswith("memory") for line in lines(facts))

@@ -1,0 +1,230 @@
+"""A vision transformer with exits: what leaving early saves, against the full-depth program as one dense engine.
+
+    python benchmarks/exits.py                 # timm's ViT-S/16 at 224 × 224; some minutes on two cores
+
+Random weights: nothing here speaks of accuracy. Depths are forced by the gate's offset, or, for the mixed batch, follow
+from its scores. `dense` is the program in stock ONNX Runtime, its session tuned: it computes all layers and selects.
+`skipped` is the time of the stages that did not run, as they take in a run through all layers of the same bundle, and
+`realized` how much of it was saved; `overhead` is what a run through all layers takes longer than dense, as a share:
+gate, selection and the seams between engines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from foveate.export import EarlyExitModel, export_program, import_timm
+from foveate.export.early_exit_model import forcing
+from foveate.pipeline.build import build
+from foveate.pipeline.dense import tune
+from foveate.pipeline.environment import describe
+from foveate.pipeline.files import write_text
+from foveate.pipeline.interleave import interleave
+from foveate.runtime import Model
+from torch import Tensor, nn
+
+import foveate
+
+EXITS = (4, 6, 8, 10, 12)
+REALIZED, OVERHEAD = 0.95, 0.01
+BATCH = 8
+OFFSET = "gate.offset"
+
+
+class Transformer(nn.Module):
+    """timm's vision transformer as an encoder of stem, layers and head."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.vit: nn.Module = import_timm().create_model(name, pretrained=False)
+        self.layers = nn.ModuleList(self.vit.blocks)  # type: ignore[arg-type]
+
+    def stem(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        vit = self.vit
+        return vit.norm_pre(vit._pos_embed(vit.patch_embed(images))), ()  # type: ignore[operator]
+
+    def pooled(self, tokens: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        return tokens.mean(1)
+
+    def head(self, tokens: Tensor, context: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        return {"logits": self.vit.forward_head(self.vit.norm(tokens))}  # type: ignore[operator]
+
+
+def prepare(out: Path, name: str) -> Path:
+    """The program, its gate at random but for a bias that spreads depths."""
+    program = out / "program.onnx"
+    if not program.exists():
+        torch.manual_seed(0)
+        encoder = Transformer(name)
+        model = EarlyExitModel(encoder, EXITS, encoder.vit.embed_dim).eval()  # type: ignore[arg-type]
+        with torch.no_grad():
+            model.gate.weight.normal_()
+            model.gate.bias.zero_()
+        export_program(model, torch.randn(1, 3, 224, 224), program, dynamic=("batch",))
+    return program
+
+
+def measure(out: Path, name: str, threads: int, rounds: int) -> dict:
+    program = prepare(out, name)
+    bundle = build(program, out / "bundle")
+    rng = np.random.default_rng(0)
+    contrast = 10 ** rng.uniform(-1, 1, (BATCH, 1, 1, 1))
+    images = (contrast * rng.standard_normal((BATCH, 3, 224, 224))).astype(np.float32)
+    with foveate.load(bundle, threads=threads) as model:
+        rows = _forced(model, program, images[:1], threads, rounds)
+        mixed = _mixed(model, program, images, threads, rounds)
+    return {
+        "model": name,
+        "exits": EXITS,
+        "rows": rows,
+        "mixed": mixed,
+        "environment": describe(threads, {}, "ort"),
+    }
+
+
+def _forced(model: Model, program: Path, image: np.ndarray, threads: int, rounds: int) -> list[dict]:
+    """Batch 1, every exit."""
+    dense = tune(program, threads, image)
+    stages: dict[str, list[float]] = {}
+
+    def run(depth: int, x: np.ndarray) -> None:
+        model.set_choices({OFFSET: forcing(EXITS, depth)})
+        result = model(x)
+        if depth == EXITS[-1]:
+            for stage, ms in result.segments.items():
+                stages.setdefault(stage, []).append(ms)
+
+    contenders: dict[str, Callable] = {"dense": dense, **{str(k): partial(run, k) for k in EXITS}}
+    times = interleave(contenders, [image], rounds)
+    ms = {stage: float(np.median(found)) for stage, found in stages.items()}
+    full, rows = times.ms("dense"), []
+    for depth in EXITS:
+        skipped = sum(ms[f"exits.{k}"] for k in EXITS[1:] if k > depth)
+        ratio = times.ratio("dense", str(depth))
+        rows.append(
+            {
+                "depth": depth,
+                "ms": times.ms(str(depth)),
+                "dense_ms": full,
+                "speedup": ratio.value,
+                "speedup_interval": [ratio.low, ratio.high],
+                "skipped_ms": skipped,
+                "realized": (full - times.ms(str(depth))) / skipped if skipped else None,
+            }
+        )
+    return rows
+
+
+def _mixed(model: Model, program: Path, images: np.ndarray, threads: int, rounds: int) -> dict:
+    """A batch whose images leave at all exits in turn: an image at a time the ideal, all together, and dense."""
+    depths = [EXITS[i % len(EXITS)] for i in range(len(images))]
+    dense, gate = tune(program, threads, images), model.choices["gate.weight"]
+    model.set_choices({OFFSET: [0.0] * len(EXITS)})
+    features = _features(model, images)
+    wanted = np.zeros((len(images), len(EXITS)))
+    wanted[np.arange(len(images)), [EXITS.index(d) for d in depths]] = 100.0
+    weight = np.linalg.lstsq(features, wanted, rcond=None)[0].T  # sends each image where it shall go
+    model.set_choices({"gate.weight": weight.ravel().tolist()})
+    assert model(images)["depth"].tolist() == depths
+
+    def each(x: np.ndarray) -> None:
+        for i in range(len(x)):
+            model(x[i : i + 1])
+
+    times = interleave({"dense": dense, "batch": model, "each": each}, [images], rounds)
+    model.set_choices({"gate.weight": gate})
+    return {
+        "depths": depths,
+        "dense_ms": times.ms("dense"),
+        "batch_ms": times.ms("batch"),
+        "each_ms": times.ms("each"),
+        "speedup": times.ratio("dense", "batch").value,
+        "of_each": times.ratio("each", "batch").value,
+    }
+
+
+def _features(model: Model, images: np.ndarray) -> np.ndarray:
+    """What the gate reads, [N, D], out of its scores: they are linear in it."""
+    width = len(model.choices["gate.weight"]) // len(EXITS)
+    found = []
+    for first in range(0, width, len(EXITS)):
+        weight = np.zeros((len(EXITS), width), np.float32)
+        for row in range(min(len(EXITS), width - first)):
+            weight[row, first + row] = 1.0
+        model.set_choices({"gate.weight": weight.ravel().tolist()})
+        found.append(_scores(model, images)[:, : min(len(EXITS), width - first)])
+    return np.concatenate(found, axis=1)
+
+
+def _scores(model: Model, images: np.ndarray) -> np.ndarray:
+    """The gate's, straight from the stem's engine."""
+    from foveate.runtime.manifest import DenseSegment, ExitChain
+    from foveate.runtime.selective import choice_feeds
+
+    executor = model.executor
+    stem, chain = executor.manifest.steps[:2]
+    assert isinstance(stem, DenseSegment) and isinstance(chain, ExitChain)
+    engine = executor.engines[stem.file]
+    choices = {name: np.asarray(value, np.float32) for name, value in model.choices.items()}
+    feeds = {**choice_feeds(engine, choices), model.manifest.inputs[0].name: images}
+    return dict(zip(engine.outputs, engine.run(feeds), strict=True))[chain.scores]
+
+
+def table(facts: dict) -> str:
+    lines = ["depth       ms    dense  speedup                 skipped  realized   (ms)"]
+    for row in facts["rows"]:
+        low, high = row["speedup_interval"]
+        realized = "" if row["realized"] is None else f"{row['realized']:8.2f}"
+        speed = f"{row['speedup']:6.2f}× [{low:4.2f}, {high:4.2f}]"
+        lines.append(
+            f"{row['depth']:5} {row['ms']:8.1f} {row['dense_ms']:8.1f} {speed:23} {row['skipped_ms']:8.1f} {realized}"
+        )
+    mixed = facts["mixed"]
+    lines.append(
+        f"batch of {len(mixed['depths'])}, depths {', '.join(map(str, mixed['depths']))}: "
+        f"{mixed['batch_ms']:.1f} ms, dense {mixed['dense_ms']:.1f} ({mixed['speedup']:.2f}×), "
+        f"image by image {mixed['each_ms']:.1f} ({mixed['of_each']:.2f}×)"
+    )
+    return "\n".join(lines)
+
+
+def verdicts(facts: dict) -> list[tuple[bool, str]]:
+    rows, mixed = facts["rows"], facts["mixed"]
+    least = min(row["realized"] for row in rows if row["realized"] is not None)
+    overhead = rows[-1]["ms"] / rows[-1]["dense_ms"] - 1
+    return [
+        (least >= REALIZED, f"{least:.2f} of the skipped time realized at the least, the goal is {REALIZED}"),
+        (
+            mixed["of_each"] >= REALIZED,
+            f"mixed batch: {mixed['of_each']:.2f} of image by image, the goal is {REALIZED}",
+        ),
+        (overhead <= OVERHEAD, f"overhead at full depth {overhead:.1%}, at most {OVERHEAD:.0%}"),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="vit_small_patch16_224")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--out", type=Path, default=Path("build/exits"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    facts = measure(args.out, args.model, args.threads, args.rounds)
+    print(table(facts))
+    write_text(args.out / "exits.json", json.dumps(facts, indent=1))
+    found = verdicts(facts)
+    for good, words in found:
+        print("✓" if good else "✗", words)
+    return 0 if all(good for good, _ in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
