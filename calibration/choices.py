@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Choices:
     program_sha256: str
     data: str
     images: int
-    choices: dict[str, float]
+    choices: Mapping[str, float | list[float]]
     activity: dict[str, Activity]
     active_fraction: float | None
     notes: list[str] = field(default_factory=list)

@@ -15,14 +15,14 @@ from ..runtime.errors import InputError
 from .exit_data import ExitData
 
 _DECAY = 1e-3  # of the weights on standardised features: few images and hundreds of channels
-_STEPS = 200  # of L-BFGS, at most
+_STEPS, _CLOSE = 200, 1e-5  # of L-BFGS, at most, and the gradient at which it ends
 
 
 @dataclass(frozen=True)
 class Gate:
-    """weight [K, D] and bias [K] for a price of `beta` in quality for each layer."""
+    """weight [K, D] and bias [K] for a price of `beta` in quality for each layer; None: all images take all layers."""
 
-    beta: float
+    beta: float | None
     weight: np.ndarray
     bias: np.ndarray
     exits: tuple[int, ...]
@@ -48,8 +48,11 @@ def train_gate(data: ExitData, beta: float) -> Gate:
     mean, spread = data.features.mean(axis=0), data.features.std(axis=0) + 1e-6
     features = torch.tensor((data.features - mean) / spread, dtype=torch.float64)
     layer = torch.nn.Linear(features.shape[1], len(data.exits), dtype=torch.float64)
-    torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.LBFGS(
+        layer.parameters(), max_iter=_STEPS, tolerance_grad=_CLOSE, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
@@ -70,7 +73,7 @@ class Operating:
     """Where a gate stands on data: mean depth and quality, and what the same mean depth gives without a gate. `fixed`:
     every image at one depth, between two exits by interpolation; `random`: depths as the gate's, dealt at random."""
 
-    beta: float
+    beta: float | None
     depth: float
     quality: float
     fixed: float

@@ -158,7 +158,7 @@ class _Assembler:
         program = self.analysis.program
         sources = {n.name: program.sources(program.by_name[n.name]) for n in step.nodes}
         each = [parts.stem, *(stage.nodes for stage in parts.stages), parts.head]
-        given = [parts.depth, parts.scores, parts.first.answer, parts.chosen]
+        given = [parts.depth, parts.scores, parts.features, parts.first.answer, parts.chosen]
         answers = [stage.answer for stage in parts.stages]
         stem, *stages, head = borders(each, sources, {*step.outputs, *given, *answers})
         batch = self.spec(program.inputs[0]).shape[0]
@@ -175,8 +175,10 @@ class _Assembler:
             made.append(ExitStage(part.exit, file, read, gives, sum(n.macs for n in part.nodes)))
         chain = ExitChain(
             "exits",
+            parts.gate,
             parts.depth,
             parts.scores,
+            parts.features,
             parts.first.exit,
             parts.first.answer,
             parts.chosen,

@@ -22,15 +22,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class ExitParts:
-    """A step in three parts. `first`: the stage of no nodes, whose answer the stem has made. `scores`: the gate's, ""
-    where the depth comes from elsewhere."""
+    """A step in three parts. `first`: the stage of no nodes, whose answer the stem has made. `gate`, `scores`,
+    `features`: the ExitGate's name, and what it gives and reads; "" where the depth comes from elsewhere."""
 
     stem: tuple[NodeInfo, ...]
     first: Stage
     stages: tuple[Stage, ...]
     head: tuple[NodeInfo, ...]
+    gate: str
     depth: str
     scores: str
+    features: str
     chosen: str
 
 
@@ -45,15 +47,22 @@ def split_exits(analysis: Analysis, step: PartitionStep) -> ExitParts | str | No
     gate = next((n for n in step.nodes if chain[0].input[0] in n.outputs), None)
     exits = [_attribute(node, "exit", 1) for node in chain]
     answers = [*(node.input[1] for node in chain), chain[-1].input[2]]
-    scores, last = "", exits[-1] + 1
+    name, scores, features, last = "", "", "", exits[-1] + 1
     if gate is not None and gate.op == "ExitGate":
-        scores, last = gate.outputs[1], _attribute(analysis.program.by_name[gate.name], "exits", [last])[-1]
+        node = analysis.program.by_name[gate.name]
+        name, scores, features = gate.name, gate.outputs[1], node.input[0]
+        last = _attribute(node, "exits", [last])[-1]
     parts = _Parts(analysis, step)
     chosen = chain[0].output[0]
     head = parts.behind(chosen)
     made = {o for n in head for o in n.outputs}
     read = {s for n in head for s in parts.sources[n.name]} | set(step.outputs)
-    needed = [chain[0].input[0], *filter(None, [scores]), answers[0], *sorted(read - made - {chosen})]
+    needed = [
+        chain[0].input[0],
+        *filter(None, [scores, features]),
+        answers[0],
+        *sorted(read - made - {chosen}),
+    ]
     stem = parts.before(needed)
     if any(n.op == "ExitSelect" for n in stem):
         return "what lies behind the exits is read beside what they give"
@@ -65,7 +74,8 @@ def split_exits(analysis: Analysis, step: PartitionStep) -> ExitParts | str | No
         known |= {n.name for n in nodes}
         stages.append(Stage(exit, answer, tuple(nodes)))
     first = Stage(exits[0], answers[0], ())
-    return ExitParts(tuple(stem), first, tuple(stages), tuple(head), chain[0].input[0], scores, chosen)
+    parts_of = tuple(stem), first, tuple(stages), tuple(head)
+    return ExitParts(*parts_of, name, chain[0].input[0], scores, features, chosen)
 
 
 def borders(

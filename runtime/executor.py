@@ -50,6 +50,7 @@ class Request:
     checked: bool = True  # decisions that are not finite are refused
     fed: frozenset[int] = frozenset()  # ids of the caller's arrays
     depth: np.ndarray | None = None  # layers that each image took, of programs with exits
+    features: np.ndarray | None = None  # that the gate read
 
     def __post_init__(self) -> None:
         self.fed = frozenset(id(value) for value in self.tensors.values())
@@ -129,6 +130,7 @@ class Executor:
 
         request.tensors[chain.chosen] = run_exits(chain, request.tensors, run)
         request.depth = request.tensors[chain.depth]
+        request.features = request.tensors.get(chain.features)
         request.timing["dense"] += spent
         request.timing["gather"] += (perf_counter() - start) * 1e3 - spent
 

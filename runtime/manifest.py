@@ -168,11 +168,14 @@ class ExitStage:
 @dataclass(frozen=True)
 class ExitChain:
     """An early-exit encoder. `depth` [N] says how many layers each image takes: `first`, and it has `shallow`, or the
-    exit of a stage. `scores` [N, K] are the gate's; "" where there is none. `chosen` is what images left with."""
+    exit of a stage. `gate` is the name of what decides, `scores` [N, K] are its scores, `features` [N, D] what it
+    reads; "" where there is none. `chosen` is what images left with."""
 
     name: str
+    gate: str
     depth: str
     scores: str
+    features: str
     first: int
     shallow: str
     chosen: str
@@ -187,7 +190,9 @@ class ExitChain:
     def inputs(self) -> tuple[str, ...]:
         made = {name for stage in self.stages for name in stage.outputs}
         read = [name for stage in self.stages for name in stage.inputs if name not in made]
-        return tuple(dict.fromkeys([self.depth, *filter(None, [self.scores]), self.shallow, *read]))
+        return tuple(
+            dict.fromkeys([self.depth, *filter(None, [self.scores, self.features]), self.shallow, *read])
+        )
 
     @property
     def outputs(self) -> tuple[str, ...]:

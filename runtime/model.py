@@ -353,7 +353,15 @@ class Model:
                 for name, d in decisions.items()
             }
         request.timing["total"] = (perf_counter() - start) * 1e3
-        return Result(outputs, decisions, request.timing, request.strategies, request.segments, request.depth)
+        return Result(
+            outputs,
+            decisions,
+            request.timing,
+            request.strategies,
+            request.segments,
+            request.depth,
+            request.features,
+        )
 
     def _prefers_whole_program(self, executor: Executor) -> bool:
         """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""

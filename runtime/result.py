@@ -45,7 +45,8 @@ class Result(Mapping[str, Any]):
 
     `strategies`: region name → "spans", "rects" or "dense" for each image. `timing`: milliseconds by phase; `segments`:
     those of phase `dense` by segment, empty where the whole program ran in one engine. `depth`: int64 [N], the layers
-    that each image took; None for programs without exits, and where all layers ran.
+    that each image took, and `features` [N, D] what the gate read; None for programs without exits, and where all
+    layers ran.
     """
 
     outputs: dict[str, Any]
@@ -54,6 +55,7 @@ class Result(Mapping[str, Any]):
     strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     segments: dict[str, float] = field(default_factory=dict)
     depth: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     def __getitem__(self, name: str) -> Any:
         try:

@@ -1,12 +1,13 @@
-"""Choose the thresholds of a program's or a bundle's energy masks from data, or the policy of a bundle's streams from
-a video.
+"""Choose the thresholds of a program's or a bundle's energy masks from data, the policy of a bundle's streams from a
+video, or the gate of its early exits from labelled images.
 
     foveate calibrate build/x --data photos/ --active 0.25      the threshold that leaves 25 % active in the mean
     foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
     foveate calibrate build/x --stream video.avi --max-error 0.01      the cheapest within 1 % of the output's range
+    foveate calibrate build/x --exits --data photos/ --max-drop 0.01   the cheapest gate that loses at most .01 of top1
 
 Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change. With --stream
-also stream_tradeoff.json and .png, which show what was tried.
+also stream_tradeoff.json and .png, with --exits exit_tradeoff.json and .png, which show what was tried.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choices(parser)
     _add_stream(parser)
+    _add_exits(parser)
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -58,7 +60,20 @@ def _add_stream(parser: argparse.ArgumentParser) -> None:
     about = "largest error allowed, in --metric (default: 0.01)"
     group.add_argument("--max-error", type=number, default=0.01, metavar="E", help=about)
     about = "mean (default) or max of |difference| ÷ the output's range; or what is lost of a metric of docs/data.md"
-    group.add_argument("--metric", default="mean", metavar="NAME", help=about)
+    group.add_argument("--metric", metavar="NAME", help=about)
+
+
+def _add_exits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "exits", "--metric: one of docs/data.md, of each image (default: by the labels)"
+    )
+    group.add_argument(
+        "--exits", action="store_true", help="train the gate on --data, whose quarter is held out"
+    )
+    about = "price of a layer, in quality (default: the cheapest gate within --max-drop)"
+    group.add_argument("--beta", type=number, metavar="B", help=about)
+    about = "quality that may be lost, of all layers' (default: 0.005)"
+    group.add_argument("--max-drop", type=number, default=0.005, metavar="Q", help=about)
 
 
 def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
@@ -72,10 +87,45 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "calibrate",
             got="neither --data nor --stream" if args.data is None else "--data and --stream",
-            expected="images for masks, or a video for streams",
+            expected="images for masks and exits, or a video for streams",
             fix="Give one of the two.",
         )
+    if args.exits:
+        return _run_exits(args)
     return _run_masks(args) if args.stream is None else _run_stream(args)
+
+
+def _run_exits(args: argparse.Namespace) -> int:
+    from ...calibration.exits import calibrate_exits, rows
+    from ...calibration.source import open_source
+    from ..report import plain_table
+    from ..report_tables import Table
+
+    progress = progress_of(args)
+    with progress.stage("calibrate") as stage:
+        found, choices, path = calibrate_exits(
+            args.source,
+            args.data,
+            beta=args.beta,
+            max_drop=args.max_drop,
+            metric=args.metric,
+            preprocess=preprocess_of(args, open_source(args.source).preprocess),
+            limit=args.limit,
+            threads=args.threads,
+            out=args.out,
+            tick=stage.tick,
+        )
+        stage.note = str(path)
+    for note in choices.notes:
+        progress.note(note)
+    if args.json:
+        print_json(found)
+        return 0
+    head = ("beta", "depth", "work", f"{found.metric}, gate", "fixed depth", "random depth")
+    print("\n".join(plain_table(Table("", head, tuple(rows(found))))))
+    point = found.chosen.point
+    print(f"all layers: {found.full:.4f}; chosen: {point.quality:.4f} at a mean depth of {point.depth:.2f}")
+    return 0
 
 
 def _run_stream(args: argparse.Namespace) -> int:
@@ -89,7 +139,7 @@ def _run_stream(args: argparse.Namespace) -> int:
             args.source,
             args.stream,
             max_error=args.max_error,
-            metric=args.metric,
+            metric=args.metric or "mean",
             preprocess=lambda default: preprocess_of(args, default) or default,
             frames=args.limit,
             threads=args.threads,

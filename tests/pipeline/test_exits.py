@@ -14,7 +14,7 @@ from foveate.runtime.manifest import ExitChain, Manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .early_exits import EXITS, exit_program
+from ..early_exits import EXITS, exit_program
 
 SAMPLE = (2, 3, 32, 48)
 
@@ -137,3 +137,11 @@ def test_inspect_shows_exits_and_what_they_cost(model: Model):
     shown = "\n".join(lines(facts))
     assert "images leave behind 1, 2, 4 layers" in shown and "to 4 layers" in shown
     assert "gate0.weight = 18 numbers" in shown
+
+
+def test_what_the_gate_reads_is_told(model: Model):
+    result = model(images(3))
+    assert result.features is not None and result.features.shape == (3, 6)
+    weight = np.array(model.choices["gate0.weight"]).reshape(3, 6)
+    scores = result.features @ weight.T + model.choices["gate0.bias"] + model.choices["gate0.offset"]
+    np.testing.assert_array_equal(np.array(EXITS)[scores.argmax(1)], result["depth"])
