@@ -75,14 +75,16 @@ class Run:
     ):
         self._dense, self._streams, self._frames, self._decide = dense, streams, frames, decide
         self._answers: dict[str, Outputs] = {}
+        self._used: dict[str, tuple[str, ...]] = {}
         self.errors: dict[str, Errors] = {}
         self.shares: dict[str, list[float]] = {}  # of the multiply-adds, by stream and frame
         self.changed: dict[str, list[float]] = {}  # of the positions of the input
         self.reasons: dict[str, Counter[str]] = {}
+        self.strategies: dict[str, list[str]] = {}  # by stream and frame
 
     def measure(self) -> Times:
         contenders = {"dense": self._call("dense", self._dense)}
-        contenders |= {name: self._call(name, stream) for name, stream in self._streams.items()}
+        contenders |= {name: self._call_stream(name, stream) for name, stream in self._streams.items()}
         return interleave(contenders, self._frames[1:], rounds=1, tick=self._compare, prepare=self._prepare)
 
     def propagated_error(self, name: str) -> float:
@@ -95,6 +97,13 @@ class Run:
     def _call(self, name: str, contender: Callable[[np.ndarray], Outputs]) -> Callable[[np.ndarray], None]:
         def call(frame: np.ndarray) -> None:
             self._answers[name] = contender(frame)
+
+        return call
+
+    def _call_stream(self, name: str, stream: Stream) -> Callable[[np.ndarray], None]:
+        def call(frame: np.ndarray) -> None:
+            result = stream(frame)
+            self._answers[name], self._used[name] = result, result.strategies["stream"]
 
         return call
 
@@ -112,6 +121,7 @@ class Run:
             stream.reset()
             stream(first)
             self.shares[name], self.changed[name], self.reasons[name] = [], [], Counter()
+            self.strategies[name] = []
 
     def _compare(self) -> None:
         dense = self._answers["dense"]
@@ -125,4 +135,5 @@ class Run:
             self.shares[name].append(stream.work / stream.full_work)
             self.changed[name].append(float(changed.mean()))
             self.reasons[name][stream.reason or "changed positions"] += 1
+            self.strategies[name].append(", ".join(self._used[name]))
             np.copyto(self._propagated[name], frame, where=changed)

@@ -20,6 +20,7 @@ from ..runtime.manifest import (
     Region,
     Step,
     StreamPlan,
+    Tail,
     TensorSpec,
 )
 from ..runtime.native.plan import SpanPlan
@@ -32,6 +33,7 @@ from .partition import PartitionStep, first_few
 from .plan import Plan, PlannedSegment, PlannedStep
 from .spans import Place, Unsupported, lower, lower_from_inputs, no_place
 from .symbols import fit_shape, unfounded_sizes
+from .tails import Cut, Wants, find_cuts
 from .terms import to_manifest
 
 PROGRAM = "programs/program.onnx"
@@ -72,7 +74,10 @@ class _Assembler:
         stream, refused = self._stream()
         crops, crops_refused = plan_crops(analysis)
         crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
-        crossing.update(dict.fromkeys(stream.outputs if stream else ()))
+        if stream:
+            crossing.update(
+                dict.fromkeys((*stream.outputs, *(t for tail in stream.tails for t in tail.inputs)))
+            )
         own = {*analysis.program.inputs, *analysis.program.outputs}
         specs = [self.spec(t) for t in dict.fromkeys((*crossing, *analysis.program.outputs))]
         manifest = Manifest(
@@ -209,14 +214,17 @@ class _Assembler:
             return "", str(reason)
         return file, ""
 
-    def _plan(self, file: str, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Has a span plan written. Raises Unsupported."""
+    def _plan(
+        self, file: str, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> SpanPlan:
+        """Has a span plan written, which is given without its weights' places. Raises Unsupported."""
 
         def make(place: Place) -> SpanPlan:
             return lower(self.analysis, nodes, inputs, outputs, place)
 
-        make(no_place)
+        found = make(no_place)
         self.plans[file] = make
+        return found
 
     def _stream(self) -> tuple[StreamPlan | None, str]:
         """How videos run, or why they cannot."""
@@ -228,7 +236,7 @@ class _Assembler:
             names, refused = lower_from_inputs(analysis)
         except Unsupported as reason:
             return None, str(reason)
-        found, live = set(names), _live(analysis)
+        found, (live, _) = set(names), Wants(analysis).of(outputs)
         local = [n.name for n in live if n.name in found]
         rest = [n for n in live if n.name not in found]
         if not local:
@@ -239,17 +247,22 @@ class _Assembler:
         )
         given = tuple(t for t in made if t in sources or t in outputs)
         try:
-            self._plan(_STREAM, local, inputs, given)
+            spans = self._plan(_STREAM, local, inputs, given)
         except Unsupported as reason:
             return None, str(reason)
+        tails = tuple(self._tail(i, cut) for i, cut in enumerate(find_cuts(analysis, spans, set(local))))
         share = 1 - sum(n.macs for n in rest) / max(analysis.macs, 1.0)
         if not rest:
-            return StreamPlan(_STREAM, given, share=share), ""
+            return StreamPlan(_STREAM, given, share=share, tails=tails), ""
         reads = tuple(s for s in sources if s in set(made) or s in inputs)
         answers = tuple(o for n in rest for o in n.outputs if o in outputs)
         ends = tuple(first_few([refused[n.name] for n in rest if n.name in refused], "ends"))
         file = self._add("rest", [n.name for n in rest], reads, answers)
-        return StreamPlan(_STREAM, given, file, reads, answers, share, ends), ""
+        return StreamPlan(_STREAM, given, file, reads, answers, share, ends, tails), ""
+
+    def _tail(self, number: int, cut: Cut) -> Tail:
+        file = self._add(f"tail{number}", list(cut.nodes), cut.inputs, cut.outputs)
+        return Tail(cut.ops, file, cut.inputs, cut.outputs)
 
     def _segment(self, name: str, planned: PlannedSegment) -> LocalSegment:
         file = f"programs/{name}.onnx"
@@ -281,16 +294,6 @@ class _Assembler:
         read, made = [self.spec(t) for t in inputs], [self.spec(t) for t in outputs]
         self.models[file] = lambda: extract(self.analysis.program, nodes, read, made, name)
         return file
-
-
-def _live(analysis: Analysis) -> list[NodeInfo]:
-    """The nodes that an output depends on."""
-    read, kept = set(analysis.program.outputs), []
-    for node in reversed(analysis.nodes):
-        if read & set(node.outputs):
-            kept.append(node)
-            read.update(analysis.program.sources(analysis.program.by_name[node.name]))
-    return kept[::-1]
 
 
 def _crossing(step: Step) -> list[str]:

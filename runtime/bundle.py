@@ -80,6 +80,7 @@ def _named_files(manifest: Manifest) -> set[str]:
     files |= {step.spans for step in manifest.steps if isinstance(step, Region) and step.spans}
     if manifest.stream:
         files |= {name for name in (manifest.stream.spans, manifest.stream.rest) if name}
+        files |= {tail.file for tail in manifest.stream.tails}
     for step in manifest.steps:
         files |= set(dense_files(step))
     return files

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from .bundle import Bundle
 from .engine import Config, Engine, OrtConfig, Ports, open_engine
 from .errors import InternalError
-from .manifest import DenseSegment, ExitChain, Manifest, TensorSpec
+from .manifest import DenseSegment, ExitChain, Manifest, StreamPlan, TensorSpec
 from .native.handles import PoolHandle
 from .spans import WEIGHTS, SpanEngine, native_regions
 from .stream import StreamEngines
@@ -52,18 +52,30 @@ class Engines:
                 plan = self._bundle.manifest.stream
                 if plan is None:
                     raise InternalError("a stream was asked for, and the bundle has none")
-                rest = None
                 if plan.rest:
-                    ports = _picked(_specs(self._bundle.manifest), plan.rest_inputs, plan.rest_outputs)
-                    rest = open_engine(self._bundle.file(plan.rest), self._config, ports)
+                    self._open_part(plan.rest, plan.rest_inputs, plan.rest_outputs)
                 self._stream = StreamEngines(
                     self._open_spans(plan.spans),
-                    rest,
                     lambda: self.program,
+                    lambda groups: self._behind(plan, groups),
                     {},
                     self._fingerprint(plan.spans),
                 )
             return self._stream
+
+    def _behind(self, plan: StreamPlan, groups: int) -> Engine | None:
+        """Tails are opened when they are first asked for: they hold weights again."""
+        with self._lock:
+            if groups <= len(plan.tails):
+                tail = plan.tails[groups - 1]
+                return self._open_part(tail.file, tail.inputs, tail.outputs)
+            return self._open[plan.rest] if plan.rest else None
+
+    def _open_part(self, file: str, inputs: Iterable[str], outputs: Iterable[str]) -> Engine:
+        if file not in self._open:
+            ports = _picked(_specs(self._bundle.manifest), inputs, outputs)
+            self._open[file] = open_engine(self._bundle.file(file), self._config, ports)
+        return self._open[file]
 
     def _fingerprint(self, file: str) -> str:
         """Of a plan and the weights."""
@@ -84,8 +96,6 @@ class Engines:
             engine.close()
         if self._program is not None:
             self._program.close()
-        if self._stream is not None and self._stream.rest is not None:
-            self._stream.rest.close()
 
 
 def decision_tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:

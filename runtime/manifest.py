@@ -7,7 +7,8 @@ A bundle is a folder:
     programs/whole.onnx          the same as one engine: no function bodies, decisions among the outputs
     programs/<segment>.onnx      one per segment, one fallback per region
     programs/<region>.json       one per region that the native kernels can run: its span plan
-    programs/stream.json         the span plan of videos, where there is one, and rest.onnx, what lies behind it
+    programs/stream.json         the span plan of videos, where there is one; rest.onnx, what lies behind it
+    programs/tail<number>.onnx   what lies behind a part of it
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
 
@@ -202,11 +203,22 @@ Step = DenseSegment | Region | ExitChain
 
 
 @dataclass(frozen=True)
+class Tail:
+    """Where an engine may take over from the kernels in a stream: behind the first `ops` of the span plan, `file` makes
+    those `outputs` of the program that are left, from `inputs`, of which the plan has made some by then."""
+
+    ops: int
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StreamPlan:
     """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
     which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
     is). `share`: of the program's multiply-adds that unchanged positions save; `ends`: the nodes with which the rest
-    begins, and why."""
+    begins, and why; `tails`: in the order of the plan, may be none."""
 
     spans: str
     outputs: tuple[str, ...]
@@ -215,6 +227,7 @@ class StreamPlan:
     rest_outputs: tuple[str, ...] = ()
     share: float = 1.0
     ends: tuple[str, ...] = ()
+    tails: tuple[Tail, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class SpanEngine:
         words, params = encode(plan, _reader(folder / WEIGHTS))
         self._multiples = plan.multiples or ((1, 1),) * len(plan.inputs)
         self._plan = PlanHandle(words, params, inputs=len(plan.inputs), outputs=len(plan.outputs), isa=isa)
+        self.ops = self._plan.ops
 
     def state_bytes(self, sizes: Mapping[str, Pair]) -> int:
         """Of a state for inputs of these heights and widths. Raises EngineError where the plan does not fit them."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from .changes import Changes, Seen
 from .engine import Engine
 from .errors import InputError
-from .fallback import DENSE, SPANS, WHOLE, Fallback, FrameCosts
+from .fallback import Fallback, FrameCosts
 from .inputs import Batch, check_finite, one_frame
 from .manifest import Pair, StreamPlan, TensorSpec
 from .native.handles import StateHandle
@@ -32,14 +33,26 @@ _MOSTLY = 0.5  # share of the positions from which all of the work is foreseen, 
 
 @dataclass(frozen=True)
 class StreamEngines:
-    """What the streams of a model share. `rest`: what lies behind the plan; `program`: opens all of it as one engine;
-    `costs`: by resolution; `fingerprint`: of plan and weights."""
+    """What the streams of a model share. `program`: opens all of it as one engine; `behind`: the engine for what lies
+    behind so many groups of the plan, none where nothing does; `costs`: by resolution; `fingerprint`: of plan and
+    weights."""
 
     spans: SpanEngine
-    rest: Engine | None
     program: Callable[[], Engine]
+    behind: Callable[[int], Engine | None]
     costs: dict[tuple[Pair, ...], FrameCosts]
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Course:
+    """How a frame is computed: the first `level` groups by the kernels, of these the first `current` selectively.
+    `why`: the stream's reason; `foreseen`: share of the work, by group."""
+
+    level: int
+    current: int
+    why: str
+    foreseen: Sequence[float]
 
 
 class Stream:
@@ -51,9 +64,10 @@ class Stream:
     work, full_work: multiply-adds of the last frame, and of one that is computed whole; without what lies behind the
         first barrier, which is computed for every frame.
     reason: why the last frame was computed whole, "first", "refresh", "scene cut", "drift", or by the dense engine,
-        "slower"; "resumed" for the frame after that; "size" where the kernels' plan does not hold for the resolution.
-        Empty for selective frames.
-    frames: since the state was last computed whole.
+        "slower"; "resumed" where layers are computed whole that the dense engine computed before; "size" where the
+        kernels' plan does not hold for the resolution. Empty for selective frames, also where the dense engine computes
+        the last layers: `strategies["stream"]` of the answer is then ("spans", "dense"), else one of the two.
+    frames: since the first layers were last computed whole.
     """
 
     def __init__(
@@ -74,6 +88,8 @@ class Stream:
         self.changed: np.ndarray | None = None
         self.work = self.full_work = 0.0
         self.reason = ""
+        self._ends = (*(tail.ops for tail in plan.tails), engines.spans.ops)  # of the groups, in the plan
+        self._full: list[float] = []  # multiply-adds of each at all positions
         self._state: StateHandle | None = None
         self._sizes: tuple[Pair, ...] = ()  # that it was opened for
         self._changes: list[Changes] = []  # by input; none before the first frame
@@ -91,18 +107,18 @@ class Stream:
             inputs = [batch.feeds[name] for name in spans.inputs]
             seen = self._look(inputs)
             if not spans.fits({name: value.shape[2:4] for name, value in batch.feeds.items()}):
-                tensors, strategy = self._run_unplanned(batch.feeds), DENSE
+                tensors, used = self._run_unplanned(batch.feeds), ("dense",)
             else:
                 state = self._state_for(inputs)
                 try:
-                    tensors, strategy = self._advance(batch.feeds, inputs, seen, state)
+                    tensors, used = self._advance(batch.feeds, inputs, seen, state)
                 except BaseException:
                     self.reset()
                     raise
         timing = new_timing()
         timing["total"] = (perf_counter() - start) * 1e3
         outputs = {spec.name: tensors[spec.name] for spec in self._outputs}
-        return Result(outputs, timing=timing, strategies={"stream": (strategy,)})
+        return Result(outputs, timing=timing, strategies={"stream": used})
 
     def reset(self) -> None:
         """Forgets the video: the next frame is computed whole."""
@@ -110,13 +126,13 @@ class Stream:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state to a file, for `load` of a stream of the same bundle. Raises InputError where there is none:
-        before the first frame, and while the dense engine computes the frames."""
+        before the first frame, and while the dense engine computes the frames or their last layers."""
         with self._lock:
-            if not self._changes or self._state is None or self._fallback.dense:
+            if not self._changes or self._state is None or self._fallback.level < len(self._ends):
                 raise InputError(
                     "stream.save",
                     got="a stream without a state"
-                    + (": its last frame was the dense engine's" if self._changes else ""),
+                    + (": of its last frame, the dense engine computed layers" if self._changes else ""),
                     expected="one after a selective frame",
                     fix="Save later, or begin anew: the first frame is computed whole.",
                 )
@@ -132,11 +148,10 @@ class Stream:
         self._read(dict(zip(self._engines.spans.inputs, found.last, strict=False)))  # refuses what is none
         with self._lock:
             state = self._state_for(found.last)
-            self.full_work = state.prepare([None] * len(found.last))
             state.load(found.held)
             self._set_limits(state, found.rms)
             self._changes = self._follow(found.last)
-            self.frames, self.changed, self._fallback.dense = found.frames, None, False
+            self.frames, self.changed, self._fallback.level = found.frames, None, len(self._ends)
 
     @property
     def nbytes(self) -> int:
@@ -166,25 +181,28 @@ class Stream:
         inputs: list[np.ndarray],
         seen: list[Seen] | None,
         state: StateHandle,
-    ) -> tuple[dict[str, np.ndarray], str]:
-        start = perf_counter()
-        foreseen, kind, self.reason = self._choose(state, seen)
-        if kind == DENSE:
-            tensors, self.work = self._run_dense(feeds), self.full_work
-        else:
-            if kind == WHOLE:
-                self.full_work = state.prepare([None] * len(inputs))
-            state.run(inputs)
-            self.work = state.work
-            tensors = self._run_rest(feeds, state)
-        ms = (perf_counter() - start) * 1e3
-        if kind == WHOLE:
+    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        times = [perf_counter()]
+        course = self._choose(state, seen)
+        level, current, self.reason = course.level, course.current, course.why
+        if level and not current:
+            state.follow([None] * len(inputs))
+        work = []
+        for group, (first, last) in enumerate(pairwise((0, *self._ends[:level]))):
+            state.advance(inputs, first, last, whole=group >= current)
+            work.append(state.work)
+            times.append(perf_counter())
+        tensors = self._run_behind(level, feeds, state) if level else self._run_dense(feeds)
+        times.append(perf_counter())
+        self.work = sum(work) + sum(self._full[level:])
+        if current < level:
             self._set_limits(state, np.empty(0, np.float32))
-        self._fallback.took(kind, ms, foreseen, self.work / max(self.full_work, 1.0))
-        self._remember(inputs, seen if kind == SPANS else None)
-        self.frames = self.frames + 1 if kind == SPANS else 1
-        self.changed = seen[0].dirty if seen and kind == SPANS else None
-        return tensors, DENSE if kind == DENSE else SPANS
+        ms = [(end - start) * 1e3 for start, end in pairwise(times)]
+        self._fallback.took(level, ms, current, course.foreseen, self._shares(work))
+        self._remember(inputs, seen if current else None)
+        self.frames = self.frames + 1 if current else 1
+        self.changed = seen[0].dirty if seen and current else None
+        return tensors, ("spans",) * (level > 0) + ("dense",) * (level < len(self._ends))
 
     def _state_for(self, inputs: list[np.ndarray]) -> StateHandle:
         sizes: tuple[Pair, ...] = tuple((value.shape[2], value.shape[3]) for value in inputs)
@@ -196,9 +214,18 @@ class Stream:
             self._state = None  # before there is another: not both at once
             self._state = spans.open_state(by_name, self._limit, stream=True)
             self._sizes = sizes
-            costs = self._engines.costs.setdefault(sizes, FrameCosts())
+            self._full = self._by_group(self._state.follow([None] * len(inputs)))
+            self.full_work = sum(self._full)
+            shares = [work / max(self.full_work, 1.0) for work in self._full]
+            costs = self._engines.costs.setdefault(sizes, FrameCosts(shares))
             self._fallback = Fallback(costs, bool(self.policy.layer_threshold))
         return self._state
+
+    def _by_group(self, work: np.ndarray) -> list[float]:
+        return [float(work[first:last].sum()) for first, last in pairwise((0, *self._ends))]
+
+    def _shares(self, work: list[float]) -> list[float]:
+        return [part / max(full, 1.0) for part, full in zip(work, self._full, strict=False)]
 
     def _check_bytes(self, need: int, sizes: tuple[Pair, ...]) -> None:
         if need > self._limit:
@@ -210,35 +237,31 @@ class Stream:
                 fix="Load with a larger max_state_bytes, or pass smaller frames.",
             )
 
-    def _choose(self, state: StateHandle, seen: list[Seen] | None) -> tuple[float, str, str]:
-        """Share of the work that is foreseen, how to compute the frame, and why if it is whole. A selective frame is
-        prepared."""
+    def _choose(self, state: StateHandle, seen: list[Seen] | None) -> _Course:
+        """A course with selective groups is prepared."""
+        top, everything = len(self._ends), [1.0] * len(self._ends)
         if seen is None:
-            return 1.0, DENSE, "slower"
+            return _Course(0, 0, "slower", everything)
         if not seen:
-            return 1.0, WHOLE, "first"
-        policy, moved = self.policy, max(s.moved for s in seen)
-        dense = self._fallback.dense
-        if not dense:
+            return _Course(top, 0, "first", everything)
+        policy, moved, level = self.policy, max(s.moved for s in seen), self._fallback.level
+        if level:
             refresh = policy.refresh and self.frames >= policy.refresh
             drifted = max(s.drift for s in seen) > policy.drift
             reason = (
                 "refresh" if refresh else "scene cut" if moved > policy.cut else "drift" if drifted else ""
             )
             if reason:
-                return 1.0, WHOLE, reason
-        foreseen = 1.0
-        if not dense or moved < _MOSTLY:
-            work = state.prepare([s.dirty for s in seen])
+                return _Course(level, 0, reason, everything)
+        foreseen = everything
+        if level or moved < _MOSTLY:
+            work = state.follow([s.dirty for s in seen])
             # What layers hold back is only known afterwards: foreseen is then a number that the work grows with.
-            held_back = self._rms.size > 0
-            foreseen = (
-                max(np.count_nonzero(s.dirty) / s.dirty.size for s in seen)
-                if held_back
-                else work / max(self.full_work, 1.0)
-            )
-        kind = self._fallback.choose(foreseen) if policy.fallback else SPANS
-        return foreseen, kind, {SPANS: "", DENSE: "slower", WHOLE: "resumed"}[kind]
+            share = max(np.count_nonzero(s.dirty) / s.dirty.size for s in seen)
+            foreseen = [share] * top if self._rms.size else self._shares(self._by_group(work))
+        chosen = self._fallback.choose(foreseen) if policy.fallback else top
+        reason = "slower" if not chosen else "resumed" if chosen > level else ""
+        return _Course(chosen, min(level, chosen), reason, foreseen)
 
     def _set_limits(self, state: StateHandle, rms: np.ndarray) -> None:
         """Layer thresholds in units of each layer. `rms`: of each; where it is empty, of what the state holds."""
@@ -284,12 +307,18 @@ class Stream:
         self._state, self.work, self.full_work, self.reason = None, 0.0, 0.0, "size"
         return self._run_dense(feeds)
 
-    def _run_rest(self, feeds: Mapping[str, np.ndarray], state: StateHandle) -> dict[str, np.ndarray]:
-        tensors = {**feeds, **dict(zip(self._engines.spans.outputs, state.outputs, strict=True))}
-        rest = self._engines.rest
-        if rest is not None:
-            given = {name: tensors[name] for name in self._plan.rest_inputs}
-            tensors.update(zip(rest.outputs, rest.run(given), strict=True))
+    def _run_behind(
+        self, level: int, feeds: Mapping[str, np.ndarray], state: StateHandle
+    ) -> dict[str, np.ndarray]:
+        """What lies behind the first `level` groups, together with what these made."""
+        spans, engine = self._engines.spans, self._engines.behind(level)
+        tensors = {**feeds, **dict(zip(spans.outputs, state.outputs, strict=True))}
+        if engine is not None:
+            given = {
+                name: tensors[name] if name in tensors else state.tensor(spans.names.index(name))
+                for name in engine.inputs
+            }
+            tensors.update(zip(engine.outputs, engine.run(given), strict=True))
         lent = {id(array) for array in (*state.outputs, *feeds.values())}
         detach(tensors, (spec.name for spec in self._outputs), lent)
         return tensors

@@ -107,7 +107,7 @@ def _frame(found: Measured, stream: AnyStream, number: int, image: np.ndarray, r
     changed, work = stream.changed, stream.work / stream.full_work
     found.work.append(work)
     found.changed.append(1.0 if changed is None else float(changed.mean()))
-    found.strategies.update(result.strategies["stream"])
+    found.strategies[", then ".join(result.strategies["stream"])] += 1
     if stream.reason:
         found.reasons[stream.reason] += 1
     return Frame(number, image, result, changed, work, found.wall[-1][0], stream.reason)

@@ -65,6 +65,8 @@ FvPlan* fv_plan_open(const int64_t* words, int64_t count, const float* params, i
 
 void fv_plan_close(FvPlan* plan) { delete plan; }
 
+int64_t fv_plan_ops(const FvPlan* plan) { return int64_t(plan->plan->ops.size()); }
+
 FvPool* fv_pool_open(int32_t threads) {
   return guarded(nullptr, 0, [&] { return new FvPool{Pool(threads)}; });
 }
@@ -100,7 +102,22 @@ int32_t fv_state_prepare(FvState* state, const uint8_t* const* dirty, double* wo
 }
 
 int32_t fv_state_follow(FvState* state, const uint8_t* const* dirty, double* work, char* error, int64_t error_size) {
-  return attempted(error, error_size, [&] { *work = state->state.follow(dirty); });
+  return attempted(error, error_size, [&] { state->state.follow(dirty, work); });
+}
+
+int32_t fv_state_advance(FvState* state, FvPool* pool, int64_t first, int64_t last, int32_t whole,
+                         const float* const* inputs, float* const* outputs, char* error, int64_t error_size) {
+  return attempted(error, error_size,
+                   [&] { state->state.advance(of(pool), first, last, whole != 0, inputs, outputs); });
+}
+
+int32_t fv_state_tensor(FvState* state, FvPool* pool, int64_t tensor, int64_t shape[3], float* to, char* error,
+                        int64_t error_size) {
+  return attempted(error, error_size, [&] {
+    const Size size = state->state.shape(tensor);
+    shape[0] = size.height, shape[1] = size.width, shape[2] = state->state.plan().tensors[tensor].channels;
+    if (to) state->state.write(of(pool), tensor, to);
+  });
 }
 
 int32_t fv_state_run(FvState* state, FvPool* pool, const float* const* inputs, float* const* outputs, char* error,

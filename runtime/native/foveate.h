@@ -8,7 +8,7 @@
 #define FV_API extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a signature or the plan's encoding changes: a library of another version is not loaded.
-constexpr int32_t kAbi = 6;
+constexpr int32_t kAbi = 7;
 
 FV_API int32_t fv_abi();
 
@@ -30,6 +30,7 @@ FV_API const char* fv_isa(int32_t isa);
 FV_API FvPlan* fv_plan_open(const int64_t* words, int64_t count, const float* params, int64_t param_count, int32_t isa,
                             char* error, int64_t error_size);
 FV_API void fv_plan_close(FvPlan*);
+FV_API int64_t fv_plan_ops(const FvPlan*);
 
 // Threads that share the work of one run at a time, with the caller among them.
 FV_API FvPool* fv_pool_open(int32_t threads);
@@ -66,9 +67,18 @@ FV_API int32_t fv_state_refer(FvState*, FvPool*, float* const* outputs, char* er
 // everywhere. `work` becomes the multiply-adds that it takes.
 FV_API int32_t fv_state_prepare(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
 
-// The same for a stream, whose reference is what the state holds from the frame before; 0 where limits leave the work open.
-// Not after fv_state_refer.
+// The same for a stream, whose reference is what the state holds from the frame before. `work`: of each op, all 0 where
+// limits leave it open. Not after fv_state_refer.
 FV_API int32_t fv_state_follow(FvState*, const uint8_t* const* dirty, double* work, char* error, int64_t error_size);
+
+// Computes what `follow` found of the ops from `first` up to `last`, and writes the outputs among them. The first call
+// of a frame begins with op 0 and reads the inputs, each other one where the last ended; a frame may end before the last
+// op. What lies behind is then stale: it is to be computed `whole`, at all positions, when it is computed next.
+FV_API int32_t fv_state_advance(FvState*, FvPool*, int64_t first, int64_t last, int32_t whole,
+                                const float* const* inputs, float* const* outputs, char* error, int64_t error_size);
+// Height, width and channels of a tensor of floats, which is written to `to` as [channels, height, width], unless null.
+FV_API int32_t fv_state_tensor(FvState*, FvPool*, int64_t tensor, int64_t shape[3], float* to, char* error,
+                               int64_t error_size);
 
 // Of a stream: positions of tensor t that moved by at most limits[t] in every channel stay what they were, and what reads
 // them is not computed again. 0: everything is passed on.
@@ -77,7 +87,7 @@ FV_API int32_t fv_state_limit(FvState*, const float* limits, char* error, int64_
 FV_API void fv_state_uses(const FvState*, float* uses);
 // The root mean square of each tensor.
 FV_API int32_t fv_state_rms(const FvState*, FvPool*, float* rms, char* error, int64_t error_size);
-// Multiply-adds of the last run.
+// Multiply-adds of the last run or advance.
 FV_API double fv_state_work(const FvState*);
 // All that the state of a stream holds, as fv_state_memory bytes. It fits states of the same plan and sizes, which write
 // their outputs whole.
@@ -86,7 +96,7 @@ FV_API void fv_state_save(const FvState*, uint8_t* to);
 FV_API int32_t fv_state_load(FvState*, FvPool*, const uint8_t* from, float* const* outputs, char* error,
                              int64_t error_size);
 
-// Computes what `prepare` found from inputs of [channels, height, width], and writes it to the outputs.
+// Computes what fv_state_prepare found from inputs of [channels, height, width], and writes it to the outputs.
 FV_API int32_t fv_state_run(FvState*, FvPool*, const float* const* inputs, float* const* outputs, char* error,
                             int64_t error_size);
 

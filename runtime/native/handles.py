@@ -49,6 +49,7 @@ class PlanHandle(_Handle):
         )
         error.check(pointer)
         super().__init__(pointer, "fv_plan_close")
+        self.ops: int = _library().fv_plan_ops(pointer)
 
     def state_bytes(self, sizes: Sequence[Pair]) -> int:
         """Of a state for inputs of these heights and widths. Raises EngineError where the plan does not fit them."""
@@ -64,7 +65,8 @@ class StateHandle(_Handle):
     """The buffers of a plan at one resolution. For one caller at a time.
 
     outputs: float32 [1, channels, height, width] each, the state's own: they hold the reference where nothing was
-    computed. With `stream`, the reference is what the frame before left, and the first frame is dirty everywhere.
+    computed. With `stream`, the reference is what the frame before left: `follow` and `advance` take the place of
+    `prepare` and `run`, and the first frame is computed whole.
     Raises EngineError where the plan cannot run at these sizes, or needs more than `limit` bytes.
     """
 
@@ -89,7 +91,6 @@ class StateHandle(_Handle):
             native.fv_state_output(pointer, index, shape.ctypes.data)
             self.outputs.append(np.empty((1, int(shape[2]), int(shape[0]), int(shape[1])), np.float32))
         self._targets = _pointers(self.outputs)
-        self._prepare = "fv_state_follow" if stream else "fv_state_prepare"
         if not stream:
             self._call("fv_state_refer", self._pool.pointer, self._targets)
 
@@ -102,7 +103,7 @@ class StateHandle(_Handle):
         everywhere), as multiply-adds."""
         work = ctypes.c_double()
         kept = [None if d is None else np.ascontiguousarray(d) for d in dirty]
-        self._call(self._prepare, _pointers(kept), ctypes.byref(work))
+        self._call("fv_state_prepare", _pointers(kept), ctypes.byref(work))
         return work.value
 
     def run(self, inputs: Sequence[np.ndarray]) -> None:
@@ -110,9 +111,32 @@ class StateHandle(_Handle):
         kept = [np.ascontiguousarray(value, np.float32) for value in inputs]
         self._call("fv_state_run", self._pool.pointer, _pointers(kept), self._targets)
 
+    def follow(self, dirty: Sequence[np.ndarray | None]) -> np.ndarray:
+        """Of a stream: the same where the inputs differ from the frame before, by op: float64 [ops], all 0 where limits
+        leave it open."""
+        work = np.empty(self._plan.ops)
+        kept = [None if d is None else np.ascontiguousarray(d) for d in dirty]
+        self._call("fv_state_follow", _pointers(kept), work.ctypes.data)
+        return work
+
+    def advance(self, inputs: Sequence[np.ndarray], first: int, last: int, *, whole: bool) -> None:
+        """Computes that for the ops from `first`, where the call before ended, up to `last`; with `whole` at all
+        positions. What lies behind a frame's last op is stale: it is to be computed whole when it is next."""
+        kept = [np.ascontiguousarray(value, np.float32) for value in inputs]
+        pool, targets = self._pool.pointer, self._targets
+        self._call("fv_state_advance", pool, first, last, int(whole), _pointers(kept), targets)
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A tensor of the plan, as a new array: float32 [1, channels, height, width]."""
+        shape = np.empty(3, np.int64)
+        self._call("fv_state_tensor", self._pool.pointer, index, shape.ctypes.data, None)
+        found = np.empty((1, int(shape[2]), int(shape[0]), int(shape[1])), np.float32)
+        self._call("fv_state_tensor", self._pool.pointer, index, shape.ctypes.data, found.ctypes.data)
+        return found
+
     @property
     def work(self) -> float:
-        """Multiply-adds of the last run."""
+        """Multiply-adds of the last run or advance."""
         return _library().fv_state_work(self.pointer)
 
     def limit(self, limits: np.ndarray) -> None:

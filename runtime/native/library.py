@@ -11,7 +11,7 @@ from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-ABI = 6  # of foveate.h
+ABI = 7  # of foveate.h
 ISAS = ("best", "portable", "avx2", "avx512", "avx512_vnni")
 SWITCH = "FOVEATE_NATIVE"  # in the environment: "0" runs without the library, a path takes another one
 _LOG = logging.getLogger("foveate")
@@ -23,6 +23,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_isa": (c_char_p, [c_int32]),
     "fv_plan_open": (c_void_p, [c_void_p, c_int64, c_void_p, c_int64, c_int32, *_ERROR]),
     "fv_plan_close": (None, [c_void_p]),
+    "fv_plan_ops": (c_int64, [c_void_p]),
     "fv_pool_open": (c_void_p, [c_int32]),
     "fv_pool_close": (None, [c_void_p]),
     "fv_compare": (c_int32, [c_void_p, *[c_void_p] * 2, *[c_int64] * 3, c_float, c_int64, *[c_void_p] * 2]),
@@ -37,6 +38,11 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_state_refer": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_prepare": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_follow": (c_int32, [c_void_p, c_void_p, c_void_p, *_ERROR]),
+    "fv_state_advance": (
+        c_int32,
+        [c_void_p, c_void_p, c_int64, c_int64, c_int32, c_void_p, c_void_p, *_ERROR],
+    ),
+    "fv_state_tensor": (c_int32, [c_void_p, c_void_p, c_int64, c_void_p, c_void_p, *_ERROR]),
     "fv_state_run": (c_int32, [c_void_p, c_void_p, c_void_p, c_void_p, *_ERROR]),
     "fv_state_limit": (c_int32, [c_void_p, c_void_p, *_ERROR]),
     "fv_state_uses": (None, [c_void_p, c_void_p]),

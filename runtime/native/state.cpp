@@ -215,23 +215,54 @@ std::vector<Positions> State::spread(const uint8_t* const* dirty, bool behind) {
   return differs;
 }
 
-double State::follow(const uint8_t* const* dirty) {
+void State::follow(const uint8_t* const* dirty, double* work) {
   streams_ = true;
+  done_ = 0;
   cells_by_map_.clear();
   bool whole = true;
   for (size_t i = 0; i < plan_->inputs.size(); i++) whole = whole && !(dirty && dirty[i]);
   const bool open = !limits_.empty() && !whole;  // how far it spreads is known once it is computed
   differs_ = spread(dirty, !open);
   read_ = differs_;
-  if (open) return 0;
+  std::fill_n(work, plan_->ops.size(), 0.0);
+  if (open) return;
   std::map<const Map*, int64_t> counts;
-  double work = 0;
-  for (const Op& op : plan_->ops) {
+  for (size_t i = 0; i < plan_->ops.size(); i++) {
+    const Op& op = plan_->ops[i];
     const auto [count, first] = counts.try_emplace(differs_[op.out].get());
     if (first) count->second = differs_[op.out]->count();
-    work += op.work * double(count->second);
+    work[i] = op.work * double(count->second);
   }
-  return work;
+}
+
+void State::advance(Pool* pool, int64_t first, int64_t last, bool whole, const float* const* inputs,
+                    float* const* outputs) {
+  const auto ops = int64_t(plan_->ops.size());
+  if (first != done_ || last < first || last > ops)
+    throw Error("of " + std::to_string(ops) + " ops, " + std::to_string(first) + " to " + std::to_string(last) +
+                " are to be computed behind " + std::to_string(done_));
+  if (whole) {
+    for (int id : plan_->inputs)
+      if (first == 0) read_[id] = full(size(id));
+    for (int64_t i = first; i < last; i++) differs_[plan_->ops[i].out] = full(size(plan_->ops[i].out));
+  }
+  Pool::Run run(pool);
+  if (first == 0) read_inputs(run, inputs);
+  compute_ops(run, size_t(first), size_t(last), outputs);
+  done_ = last;
+}
+
+Size State::shape(int64_t tensor) const {
+  const bool known = tensor >= 0 && tensor < int64_t(buffers_.size());
+  if (!known || !buffers_[tensor].size.count() || buffers_[tensor].format.bytes())
+    throw Error("tensor " + std::to_string(tensor) + " is no map of floats");
+  return buffers_[tensor].size;
+}
+
+void State::write(Pool* pool, int64_t tensor, float* to) {
+  const Size all = shape(tensor);
+  Pool::Run run(pool);
+  write_output(run, int(tensor), *cells_of(full(all), buffers_[tensor]), to, false);
 }
 
 void State::limit(const float* limits) {
@@ -394,13 +425,22 @@ Cells State::cells_of(const Positions& positions, const Buffer& buffer) {
 
 void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
   Pool::Run run(pool);
+  read_inputs(run, inputs);
+  compute_ops(run, 0, plan_->ops.size(), outputs);
+}
+
+void State::read_inputs(Pool::Run& run, const float* const* inputs) {
   for (size_t i = 0; i < plan_->inputs.size(); i++) read_input(run, plan_->inputs[i], inputs[i]);
+}
+
+// And writes those of the outputs that are among them.
+void State::compute_ops(Pool::Run& run, size_t first, size_t last, float* const* outputs) {
   work_ = 0;
-  for (size_t i = 0; i < plan_->ops.size(); i++) {
+  for (size_t i = first; i < last; i++) {
     const Op& op = plan_->ops[i];
     const Buffer& out = buffers_[op.out];
     if (streams_) {
-      if (!limits_.empty()) differs_[op.out] = dirty_after(op, differs_);  // less than was foreseen
+      if (!differs_[op.out]) differs_[op.out] = dirty_after(op, differs_);  // was left open
       cells_[i] = cells_of(differs_[op.out], out);
     }
     Cells& dirty = out.memory->dirty;
@@ -414,10 +454,10 @@ void State::run(Pool* pool, const float* const* inputs, float* const* outputs) {
   }
   if (!outputs) return;
   std::vector<const std::vector<Cell>*> made(buffers_.size());
-  for (size_t i = 0; i < plan_->ops.size(); i++) made[plan_->ops[i].out] = cells_[i].get();
+  for (size_t i = first; i < last; i++) made[plan_->ops[i].out] = cells_[i].get();
   for (size_t i = 0; i < plan_->outputs.size(); i++) {
     const int id = plan_->outputs[i];
-    write_output(run, id, *made[id], outputs[i], false);
+    if (made[id]) write_output(run, id, *made[id], outputs[i], false);
   }
 }
 

@@ -63,9 +63,18 @@ class State {
   double prepare(const uint8_t* const* dirty);
 
   // The same for a stream, whose reference is what the state holds: the inputs differ where they are dirty (null:
-  // everywhere), and what they reach is computed whether this frame reads it or not. Returns 0 where limits leave open
-  // how much that is. Not for a state that has a reference of its own.
-  double follow(const uint8_t* const* dirty);
+  // everywhere), and what they reach is computed whether this frame reads it or not. `work`: of each op, all 0 where
+  // limits leave open how much that is. Not for a state that has a reference of its own.
+  void follow(const uint8_t* const* dirty, double* work);
+
+  // Computes what `follow` found of the ops from `first` up to `last`, which begin where the last call ended; with `whole`
+  // at all positions. A frame may end before the last op: what lies behind is then stale, until it is computed whole.
+  // Throws Error for other ops.
+  void advance(Pool* pool, int64_t first, int64_t last, bool whole, const float* const* inputs, float* const* outputs);
+
+  // Writes a tensor of floats whole, as [channels, height, width]. Throws Error for one that is none.
+  void write(Pool* pool, int64_t tensor, float* to);
+  Size shape(int64_t tensor) const;  // of such a tensor
 
   // Of a stream: a position of a tensor that did not move by more than its limit in any channel stays what it was, and is
   // not passed on. By tensor; 0 passes everything on. Outputs that no op reads are not held back.
@@ -77,7 +86,7 @@ class State {
   // The root mean square of each tensor.
   void rms(Pool* pool, float* found) const;
 
-  // Multiply-adds of the last run.
+  // Multiply-adds of the last run, or of the ops that were computed last.
   double work() const { return work_; }
 
   // All that a stream's state holds, as `memory()` bytes.
@@ -104,6 +113,8 @@ class State {
   Positions empty(Size size);
   std::vector<Positions> spread(const uint8_t* const* dirty, bool behind = true);
   bool held_back(const Op& op) const;
+  void read_inputs(Pool::Run& run, const float* const* inputs);
+  void compute_ops(Pool::Run& run, size_t first, size_t last, float* const* outputs);
   void settle(Pool::Run& run, size_t op);
   Positions dirty_after(const Op& op, const std::vector<Positions>& dirty);
   bool masks(const Step& step) const;
@@ -122,6 +133,7 @@ class State {
   bool streams_ = false;                   // what was computed stays
   std::vector<Positions> differs_;         // by tensor, of streams
   std::vector<float> limits_;              // by tensor, of streams; empty for none
+  int64_t done_ = -1;                      // ops of this frame, of streams; −1 before the first
   Floats rows_;                            // what an op computed, where a limit is to be kept
   double work_ = 0;
   std::vector<Positions> read_;            // by tensor: positions that anything reads, of inputs

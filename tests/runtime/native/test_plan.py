@@ -148,3 +148,22 @@ def test_sizes_that_do_not_agree_are_refused():
         StateHandle(plan, [(8, 12), (9, 12)], PoolHandle(1))
     with pytest.raises(EngineError, match="combines tensors of 6×12 and 7×12"):  # halved, doubled
         StateHandle(plan, [(7, 12), (7, 12)], PoolHandle(1))
+
+
+def test_a_stream_is_computed_in_order_as_far_as_one_likes():
+    """And its ops are refused in any other, as are tensors that are none of floats."""
+    plan = PlanHandle(*encoded(), inputs=2, outputs=3)
+    state = StateHandle(plan, [(8, 12), (8, 12)], PoolHandle(1), LIMIT, stream=True)
+    frame = [np.ones((1, 4, 8, 12), np.float32), np.ones((1, 1, 8, 12), np.float32)]
+    with pytest.raises(EngineError, match="8 ops"):
+        state.advance(frame, 0, 8, whole=True)  # nothing was followed yet
+    assert state.follow([None, None]).shape == (plan.ops,) == (8,)
+    state.advance(frame, 0, 3, whole=False)
+    for first, last in ((0, 8), (2, 8), (4, 8), (3, 2), (3, 9), (-1, 3)):
+        with pytest.raises(EngineError, match="8 ops"):
+            state.advance(frame, first, last, whole=True)
+    state.advance(frame, 3, 8, whole=True)
+    np.testing.assert_array_equal(state.tensor(6), state.outputs[0])
+    for tensor in (-1, 5, 10):  # the second is of bytes
+        with pytest.raises(EngineError, match="no map of floats"):
+            state.tensor(tensor)

@@ -19,6 +19,7 @@ TESTS = (
     "tests/runtime/native/test_plan.py",
     "tests/runtime/test_rectangles.py",
     "tests/runtime/test_real_bundle.py",
+    "tests/runtime/test_stream_levels.py",
 )
 
 

@@ -1,0 +1,83 @@
+"""Where the dense engine may take over from the kernels in the middle of a stream's plan: at its narrow places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from ..runtime.native.plan import SpanPlan
+from .analyze import Analysis, NodeInfo
+
+# Shares of the plan's work, each with at most one cut no farther off than that, and so much between them.
+_PLACES, _OFF, _BETWEEN = (1 / 3, 2 / 3), 1 / 6, 0.15
+_MOST_TENSORS = 4
+# Handing a number from the kernels to the engine takes about the time of so many multiply-adds; a place is narrow where
+# that is at most this share of the work.
+_HANDED, _MOST_HANDED = 32, 0.1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Behind the first `ops` of a plan, `nodes` make the `outputs` of the program that are left from `inputs`. `front`:
+    share of the plan's work before; `handed`: what handing over takes, as a share of it."""
+
+    ops: int
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    front: float
+    handed: float
+
+
+def find_cuts(analysis: Analysis, plan: SpanPlan, local: Collection[str]) -> list[Cut]:
+    """At most two, in order. `local`: the nodes that the plan runs."""
+    wants = Wants(analysis)
+    cuts = [cut for ops in range(1, len(plan.ops)) if (cut := _cut(analysis, wants, plan, ops, local))]
+    chosen: list[Cut] = []
+    for place in _PLACES:
+        least = chosen[-1].front + _BETWEEN if chosen else 0.0
+        near = [cut for cut in cuts if abs(cut.front - place) <= _OFF and cut.front >= least]
+        if near:
+            chosen.append(min(near, key=lambda cut: abs(cut.front - place) + cut.handed))
+    return chosen
+
+
+class Wants:
+    """Which nodes of a program some of its tensors depend on."""
+
+    def __init__(self, analysis: Analysis):
+        program = analysis.program
+        self._nodes, self._inputs = analysis.nodes, program.inputs
+        self._sources = {n.name: program.sources(program.by_name[n.name]) for n in analysis.nodes}
+
+    def of(
+        self, tensors: Iterable[str], known: Collection[str] = ()
+    ) -> tuple[list[NodeInfo], tuple[str, ...]]:
+        """The nodes where some tensors are `known`, and which of these and of the program's inputs they read."""
+        wanted, begin, kept = set(tensors) - set(known), set[str](), []
+        for node in reversed(self._nodes):
+            if wanted & set(node.outputs):
+                kept.append(node)
+                read = {s for s in self._sources[node.name] if s in known or s in self._inputs}
+                begin |= read
+                wanted.update(s for s in self._sources[node.name] if s not in read)
+        return kept[::-1], tuple(sorted(begin))
+
+
+def _cut(analysis: Analysis, wants: Wants, plan: SpanPlan, ops: int, local: Collection[str]) -> Cut | None:
+    """The cut there; None where it is not narrow, or where the engine would do again what the kernels have done."""
+    formats = plan.formats or [None] * len(plan.names)
+    made = {plan.names[op.target] for op in plan.ops[:ops] if formats[op.target] is None}
+    behind, inputs = wants.of(analysis.program.outputs, made)
+    before = {node.name for node in wants.of(made)[0]}
+    if any(node.macs and node.name in before for node in behind) or len(inputs) > _MOST_TENSORS:
+        return None
+    total = max(1.0, sum(node.macs for node in analysis.nodes if node.name in local))
+    shapes = analysis.probes.sample.shapes
+    handed = _HANDED * sum(math.prod(shapes[name]) for name in inputs if name in made) / total
+    if handed > _MOST_HANDED:
+        return None
+    front = 1 - sum(node.macs for node in behind if node.name in local) / total
+    outputs = tuple(name for name in analysis.program.outputs if name not in made)
+    return Cut(ops, tuple(node.name for node in behind), inputs, outputs, front, handed)
