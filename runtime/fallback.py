@@ -29,6 +29,10 @@ _CADENCE, _LOOKS = 7, (0, 3)
 # Where layers may hold back what is foreseen: selective frames behind each whole one, and again after so many frames
 # with the dense engine, then after twice as many. A trial waits until it takes no more than a share of the time.
 _TRIAL, _PATIENCE, _MOST_PATIENCE, _TRIAL_SHARE = 2, 32, 512, 0.015
+_COMPARED, _MOST_MORE = (
+    4,
+    4.0,
+)  # selective frames that tell how much more differs, and how much that is at most
 
 
 class _Whole:
@@ -112,9 +116,10 @@ class _Group:
 
 class Fallback:
     """Of one stream. Work is a share of a group's multiply-adds. `held_back`: layers may hold back some of what is
-    foreseen; how much is only known from selective frames, so they are tried."""
+    foreseen; how much is only known from selective frames, so they are tried. `gathers`: positions below a threshold
+    keep what they had, so that selective frames differ from it by more than dense ones do from the frame before."""
 
-    def __init__(self, costs: FrameCosts, held_back: bool = False):
+    def __init__(self, costs: FrameCosts, held_back: bool = False, gathers: bool = False):
         self._costs, self._tries = costs, _TRIAL if held_back else 0
         self._groups = [_Group() for _ in costs.shares]
         self._best: list[
@@ -126,6 +131,11 @@ class Fallback:
             _PATIENCE,
         )  # frames with the dense engine; how many until the next trial
         self._unseen = 0  # dense frames since one was looked at: it speaks for them
+        self._gathers, self._more = gathers, 1.0  # how much more differs once frames are selective again
+        self._promised, self._checks = (
+            0.0,
+            0,
+        )  # what was foreseen when they were, and frames yet to compare with it
         self.level = costs.top  # of the last frame: the groups before it have their state
 
     @property
@@ -138,6 +148,9 @@ class Fallback:
         """The level for a frame of this foreseen work, by group."""
         costs, alike = self._costs, max(1, self._unseen)
         self._unseen = 0
+        if self.level == 0:
+            self._promised = max(foreseen)
+            foreseen = [min(1.0, self._more * share) for share in foreseen]
         if self._trial:
             return costs.top
         if costs.dense[0].count < _SAMPLES:
@@ -156,6 +169,7 @@ class Fallback:
         costs, resumed = self._costs, level == self._costs.top and current < level
         if resumed and self._trial_due():
             self._patience = min(2 * self._patience, _MOST_PATIENCE)
+        self._compare(resumed, foreseen if current == level else ())
         for g in range(level):
             if g < current:
                 self._groups[g].took(costs.whole[g], ms[g], foreseen[g], work[g])
@@ -172,6 +186,15 @@ class Fallback:
             self._trial = max(0, self._trial - 1)
             if sum(ms) < costs.behind(0):
                 self._patience = _PATIENCE
+
+    def _compare(self, resumed: bool, foreseen: Sequence[float]) -> None:
+        """Learns from the first selective frames after dense ones how far the last of those was from them."""
+        if resumed:
+            self._checks = _COMPARED if self._gathers and self._promised > 0 else 0
+        elif self._checks and foreseen:
+            self._checks -= 1
+            ratio = min(max(max(foreseen) / self._promised, 1.0), _MOST_MORE)
+            self._more += _WEIGHT * (ratio - self._more)
 
     def _best_level(self, times: Sequence[float]) -> int:
         """`times`: ms of this frame, and of those alike, at each level."""

@@ -218,7 +218,7 @@ class Stream:
             self.full_work = sum(self._full)
             shares = [work / max(self.full_work, 1.0) for work in self._full]
             costs = self._engines.costs.setdefault(sizes, FrameCosts(shares))
-            self._fallback = Fallback(costs, bool(self.policy.layer_threshold))
+            self._fallback = Fallback(costs, bool(self.policy.layer_threshold), not self.policy.exact)
         return self._state
 
     def _by_group(self, work: np.ndarray) -> list[float]:

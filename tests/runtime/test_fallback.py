@@ -99,6 +99,25 @@ def test_dense_frames_are_rarely_looked_at_and_at_no_fixed_cadence():
     assert set(gaps[10:]) == {3, 4}
 
 
+def test_what_gathers_below_a_threshold_is_learned():
+    """Dense frames differ little from each other, selective ones from what was propagated long before: they look cheap
+    until they are tried. The dense engine is left for them a few times, not over and over."""
+    changes = {}
+    for gathers in (False, True):
+        fallback, levels = Fallback(FrameCosts(), gathers=gathers), []
+        fallback.took(1, [13.0, 0.0], 0, [1.0], [1.0])
+        for _ in range(600):
+            share = [0.5 if fallback.level == 0 else 0.9]
+            level = fallback.choose(share) if fallback.looks else 0
+            current = min(level, fallback.level)
+            ms = SLOWER.times(level, current, share)
+            fallback.took(level, ms, current, share, share)
+            levels.append(level)
+        changes[gathers] = sum(a != b for a, b in pairwise(levels))
+    assert changes[True] < 10 < changes[False]
+    assert set(levels[200:]) == {0}
+
+
 def test_what_layers_stop_counts():
     """Nearly everything changes, and thresholds stop most of it: selective frames are cheap all the same."""
     levels, _ = run(SLOWER, one(0.9, 30), left=lambda frame: 0.2, held_back=True)
