@@ -143,10 +143,9 @@ def _segment(group: _Group, analysis: Analysis) -> PlannedSegment:
 
 def _notes(analysis: Analysis, steps: Sequence[PlannedStep]) -> tuple[str, ...]:
     notes = list(analysis.notes)
-    if any(n.op == "ExitSelect" for n in analysis.nodes):
-        pass  # its layers are cut at the exits
-    elif not analysis.decisions:
-        notes.append("the program has no decisions: it is one dense segment")
-    elif not any(s.step.local for s in steps):
+    exits = any(n.op == "ExitSelect" for n in analysis.nodes)
+    if analysis.decisions and not any(s.step.local for s in steps):
         notes.append("no local segment lies behind a mask: every step is dense")
+    elif not analysis.decisions and not exits:
+        notes.append("the program has no decisions: it is one dense segment")
     return tuple(notes)

@@ -122,14 +122,11 @@ class Fallback:
     def __init__(self, costs: FrameCosts, held_back: bool = False, gathers: bool = False):
         self._costs, self._tries = costs, _TRIAL if held_back else 0
         self._groups = [_Group() for _ in costs.shares]
-        self._best: list[
-            float
-        ] = []  # ms of the frames so far at best, by the level at the end; less the least
+        # Ms of the frames so far at best, by the level at the end; less the least.
+        self._best: list[float] = []
         self._trial = 0  # selective frames to come, whatever is foreseen of them
-        self._waited, self._patience = (
-            0,
-            _PATIENCE,
-        )  # frames with the dense engine; how many until the next trial
+        # Frames with the dense engine, and how many until the next trial.
+        self._waited, self._patience = 0, _PATIENCE
         self._unseen = 0  # dense frames since one was looked at: it speaks for them
         self._gathers, self._more = gathers, 1.0  # how much more differs once frames are selective again
         self._promised, self._checks = (
