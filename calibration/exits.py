@@ -37,7 +37,6 @@ LEAST = 8  # images
 KEPT = "exits.npz"
 CURVE = "exit_tradeoff"  # .json and .png
 _SAVED = 50  # images between two savings
-_FORCED = 1e6  # an offset above any score
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def calibrate_exits(
     beta: float | None = None,
     max_drop: float = MAX_DROP,
     metric: str | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Callable[[Preprocess], Preprocess] = lambda default: default,
     limit: int | None = None,
     threads: int | None = None,
     out: Path | None = None,
@@ -99,7 +98,8 @@ def calibrate_exits(
     """Trains gates on `data` and stores one: that for `beta`, a price of a layer in quality, or else the cheapest whose
     quality on the held-out images is at most `max_drop` below that of all layers. Gives what was tried, the choices and
     their path, choices.json (`out`; default: in the bundle), beside which the curve lies. `metric`: a row of
-    docs/data.md, taken image by image; by default what the labels allow.
+    docs/data.md, taken image by image; by default what the labels allow. `preprocess` may change how the bundle
+    prepares its images.
 
     Raises InputError for a bundle without exits or with too few images, and what the metric raises."""
     source = open_source(Path(bundle))
@@ -107,7 +107,8 @@ def calibrate_exits(
         raise InputError(
             f"{bundle}", got="a program", expected="a bundle", fix="Build it first: foveate build."
         )
-    opened = data if isinstance(data, Dataset) else open_data(data, preprocess or source.preprocess, limit)
+    settings = preprocess(source.manifest.preprocess)
+    opened = data if isinstance(data, Dataset) else open_data(data, settings, limit)
     with load(bundle, threads=threads) as model:
         chain = _chain(model)
         metric = metric or metric_for(next(iter(opened))[1])
@@ -184,9 +185,11 @@ def _all_layers(data: ExitData) -> Gate:
 def _run_exits(
     model: Model, chain: ExitChain, image: np.ndarray, label: Any, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    from ..export.early_exit_model import forcing
+
     answers, features = [], np.empty(0)
     for exit in chain.exits:
-        model.set_choices({f"{chain.gate}.offset": [_FORCED * (e == exit) for e in chain.exits]})
+        model.set_choices({f"{chain.gate}.offset": forcing(chain.exits, exit)})
         result = model(image)
         assert result.features is not None
         features = result.features[0]

@@ -101,10 +101,7 @@ class EarlyExitModel(nn.Module):
 
     def truncated(self, images: Tensor, depth: int) -> dict[str, Tensor]:
         """The answer behind `depth` layers, for all images. Raises InputError for a depth that is no exit."""
-        if depth not in self.gate.exits:
-            raise InputError(
-                "depth", got=str(depth), expected=f"one of {self.gate.exits}", fix="Take an exit."
-            )
+        _check_depth(depth, self.gate.exits)
         tokens, context = self.encoder.stem(images)  # type: ignore[operator]
         for layer in list(self.encoder.layers)[:depth]:  # type: ignore[arg-type]
             tokens = layer(tokens, *context)
@@ -136,6 +133,10 @@ def check_exits(exits: Sequence[int]) -> list[int]:
 
 def forcing(exits: Sequence[int], depth: int) -> list[float]:
     """The gate's offset that sends every image to this exit. Raises InputError for a depth that is none."""
+    _check_depth(depth, exits)
+    return [FORCED if e == depth else 0.0 for e in exits]
+
+
+def _check_depth(depth: int, exits: Sequence[int]) -> None:
     if depth not in exits:
         raise InputError("depth", got=str(depth), expected=f"one of {list(exits)}", fix="Take an exit.")
-    return [FORCED if e == depth else 0.0 for e in exits]

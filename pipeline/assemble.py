@@ -33,8 +33,9 @@ from .partition import PartitionStep, first_few
 from .plan import Plan, PlannedSegment, PlannedStep
 from .spans import Place, Unsupported, lower, lower_from_inputs, no_place
 from .symbols import fit_shape, unfounded_sizes
-from .tails import Cut, Wants, find_cuts
+from .tails import Cut, find_cuts
 from .terms import to_manifest
+from .wants import Wants
 
 PROGRAM = "programs/program.onnx"
 WHOLE = "programs/whole.onnx"
@@ -59,6 +60,7 @@ class _Assembler:
     def __init__(self, plan: Plan, name: str):
         self.plan, self.name = plan, name
         self.analysis: Analysis = plan.analysis
+        self.wants = Wants(plan.analysis)
         self.models: dict[str, Callable[[], onnx.ModelProto]] = {
             PROGRAM: self._program,
             WHOLE: self._whole,
@@ -144,7 +146,7 @@ class _Assembler:
         if step.local:
             yield self._region(planned)
             return
-        parts = split_exits(self.analysis, step)
+        parts = split_exits(self.analysis, self.wants, step)
         made = self._exits(parts, step) if isinstance(parts, ExitParts) else parts
         if isinstance(made, str):
             self.notes.append(f"all layers are computed for every image: {made}")
@@ -156,11 +158,10 @@ class _Assembler:
     def _exits(self, parts: ExitParts, step: PartitionStep) -> list[Step] | str:
         """The steps of an encoder with exits, or why its batches cannot be divided."""
         program = self.analysis.program
-        sources = {n.name: program.sources(program.by_name[n.name]) for n in step.nodes}
         each = [parts.stem, *(stage.nodes for stage in parts.stages), parts.head]
         given = [parts.depth, parts.scores, parts.features, parts.first.answer, parts.chosen]
         answers = [stage.answer for stage in parts.stages]
-        stem, *stages, head = borders(each, sources, {*step.outputs, *given, *answers})
+        stem, *stages, head = borders(each, self.wants.sources, {*step.outputs, *given, *answers})
         batch = self.spec(program.inputs[0]).shape[0]
         crossing = dict.fromkeys(t for border in stages for side in border for t in side)
         other = [t for t in crossing if self.spec(t).shape[:1] != (batch,)]
@@ -236,7 +237,7 @@ class _Assembler:
             names, refused = lower_from_inputs(analysis)
         except Unsupported as reason:
             return None, str(reason)
-        found, (live, _) = set(names), Wants(analysis).of(outputs)
+        found, (live, _) = set(names), self.wants.of(outputs)
         local = [n.name for n in live if n.name in found]
         rest = [n for n in live if n.name not in found]
         if not local:
@@ -250,7 +251,9 @@ class _Assembler:
             spans = self._plan(_STREAM, local, inputs, given)
         except Unsupported as reason:
             return None, str(reason)
-        tails = tuple(self._tail(i, cut) for i, cut in enumerate(find_cuts(analysis, spans, set(local))))
+        tails = tuple(
+            self._tail(i, cut) for i, cut in enumerate(find_cuts(analysis, self.wants, spans, set(local)))
+        )
         share = 1 - sum(n.macs for n in rest) / max(analysis.macs, 1.0)
         if not rest:
             return StreamPlan(_STREAM, given, share=share, tails=tails), ""

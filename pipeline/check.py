@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 
 from ..runtime.backends.ort import spin
+from ..runtime.bundle import dense_files
 from ..runtime.errors import InternalError, MissingExtraError
 from ..runtime.exits import RunStage, run_exits
-from ..runtime.manifest import ExitChain, Manifest, Pair, Region, TensorSpec
+from ..runtime.manifest import ExitChain, Manifest, Pair, TensorSpec
 from .analyze import Analysis
 from .extract import extract
 from .plan import Plan, PlannedSegment
@@ -144,7 +145,7 @@ def check_chain(folder: Path, manifest: Manifest, analysis: Analysis) -> None:
         if isinstance(step, ExitChain):
             known[step.chosen] = run_exits(step, known, _open_stage(folder))
             continue
-        file = step.fallback if isinstance(step, Region) else step.file
+        (file,) = dense_files(step)
         known |= open_session(str(folder / file))(step.outputs, {t: known[t] for t in step.inputs})
     for name, value in expected.items():
         error = max_error(known[name], value)

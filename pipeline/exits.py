@@ -9,6 +9,7 @@ import onnx
 
 from .analyze import Analysis, NodeInfo
 from .partition import PartitionStep
+from .wants import Wants
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ExitParts:
     chosen: str
 
 
-def split_exits(analysis: Analysis, step: PartitionStep) -> ExitParts | str | None:
+def split_exits(analysis: Analysis, wants: Wants, step: PartitionStep) -> ExitParts | str | None:
     """The parts of a step that holds a chain of ExitSelect nodes, None for one without; or why it cannot be cut."""
     selects = [n for n in step.nodes if n.op == "ExitSelect"]
     if not selects:
@@ -52,23 +53,22 @@ def split_exits(analysis: Analysis, step: PartitionStep) -> ExitParts | str | No
         node = analysis.program.by_name[gate.name]
         name, scores, features = gate.name, gate.outputs[1], node.input[0]
         last = _attribute(node, "exits", [last])[-1]
-    parts = _Parts(analysis, step)
     chosen = chain[0].output[0]
-    head = parts.behind(chosen)
+    head = _behind(chosen, step, wants)
     made = {o for n in head for o in n.outputs}
-    read = {s for n in head for s in parts.sources[n.name]} | set(step.outputs)
+    read = {s for n in head for s in wants.sources[n.name]} | set(step.outputs)
     needed = [
         chain[0].input[0],
         *filter(None, [scores, features]),
         answers[0],
         *sorted(read - made - {chosen}),
     ]
-    stem = parts.before(needed)
+    stem = wants.of(needed, step.inputs)[0]
     if any(n.op == "ExitSelect" for n in stem):
         return "what lies behind the exits is read beside what they give"
     known, stages = {n.name for n in stem}, []
     for exit, answer in zip([*exits[1:], last], answers[1:], strict=True):
-        nodes = [n for n in parts.before([answer]) if n.name not in known]
+        nodes = [n for n in wants.of([answer], step.inputs)[0] if n.name not in known]
         if not nodes:
             return f"{answer}, behind {exit} layers, is needed by images that leave before"
         known |= {n.name for n in nodes}
@@ -93,31 +93,14 @@ def borders(
     return found[::-1]
 
 
-class _Parts:
-    def __init__(self, analysis: Analysis, step: PartitionStep):
-        self._nodes = step.nodes
-        self._made_by = {o: n for n in step.nodes for o in n.outputs}
-        program = analysis.program
-        self.sources = {n.name: program.sources(program.by_name[n.name]) for n in step.nodes}
-
-    def before(self, tensors: Iterable[str]) -> list[NodeInfo]:
-        """The step's nodes that these depend on, in order."""
-        open_, names = list(tensors), set()
-        while open_:
-            node = self._made_by.get(open_.pop())
-            if node is not None and node.name not in names:
-                names.add(node.name)
-                open_ += self.sources[node.name]
-        return [n for n in self._nodes if n.name in names]
-
-    def behind(self, tensor: str) -> list[NodeInfo]:
-        """The step's nodes that depend on it, in order."""
-        reached, found = {tensor}, []
-        for node in self._nodes:
-            if reached & set(self.sources[node.name]):
-                reached.update(node.outputs)
-                found.append(node)
-        return found
+def _behind(tensor: str, step: PartitionStep, wants: Wants) -> list[NodeInfo]:
+    """The step's nodes that depend on it, in order."""
+    reached, found = {tensor}, []
+    for node in step.nodes:
+        if reached & set(wants.sources[node.name]):
+            reached.update(node.outputs)
+            found.append(node)
+    return found
 
 
 def _chain(selects: list[onnx.NodeProto]) -> list[onnx.NodeProto] | None:

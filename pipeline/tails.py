@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..runtime.native.plan import SpanPlan
-from .analyze import Analysis, NodeInfo
+from .analyze import Analysis
+from .wants import Wants
 
 # Shares of the plan's work, each with at most one cut no farther off than that, and so much between them.
 _PLACES, _OFF, _BETWEEN = (1 / 3, 2 / 3), 1 / 6, 0.15
@@ -30,9 +31,8 @@ class Cut:
     handed: float
 
 
-def find_cuts(analysis: Analysis, plan: SpanPlan, local: Collection[str]) -> list[Cut]:
+def find_cuts(analysis: Analysis, wants: Wants, plan: SpanPlan, local: Collection[str]) -> list[Cut]:
     """At most two, in order. `local`: the nodes that the plan runs."""
-    wants = Wants(analysis)
     cuts = [cut for ops in range(1, len(plan.ops)) if (cut := _cut(analysis, wants, plan, ops, local))]
     chosen: list[Cut] = []
     for place in _PLACES:
@@ -41,28 +41,6 @@ def find_cuts(analysis: Analysis, plan: SpanPlan, local: Collection[str]) -> lis
         if near:
             chosen.append(min(near, key=lambda cut: abs(cut.front - place) + cut.handed))
     return chosen
-
-
-class Wants:
-    """Which nodes of a program some of its tensors depend on."""
-
-    def __init__(self, analysis: Analysis):
-        program = analysis.program
-        self._nodes, self._inputs = analysis.nodes, program.inputs
-        self._sources = {n.name: program.sources(program.by_name[n.name]) for n in analysis.nodes}
-
-    def of(
-        self, tensors: Iterable[str], known: Collection[str] = ()
-    ) -> tuple[list[NodeInfo], tuple[str, ...]]:
-        """The nodes where some tensors are `known`, and which of these and of the program's inputs they read."""
-        wanted, begin, kept = set(tensors) - set(known), set[str](), []
-        for node in reversed(self._nodes):
-            if wanted & set(node.outputs):
-                kept.append(node)
-                read = {s for s in self._sources[node.name] if s in known or s in self._inputs}
-                begin |= read
-                wanted.update(s for s in self._sources[node.name] if s not in read)
-        return kept[::-1], tuple(sorted(begin))
 
 
 def _cut(analysis: Analysis, wants: Wants, plan: SpanPlan, ops: int, local: Collection[str]) -> Cut | None:

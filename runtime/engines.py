@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 
-from .bundle import Bundle
+from .bundle import Bundle, dense_files
 from .engine import Config, Engine, OrtConfig, Ports, open_engine
 from .errors import InternalError
 from .manifest import DenseSegment, ExitChain, Manifest, StreamPlan, TensorSpec
@@ -113,7 +113,7 @@ def _ports(manifest: Manifest) -> dict[str, Ports]:
         if isinstance(step, ExitChain):
             ports.update((stage.file, _picked(specs, stage.inputs, stage.outputs)) for stage in step.stages)
             continue
-        file = step.file if isinstance(step, DenseSegment) else step.fallback
+        (file,) = dense_files(step)
         ports[file] = _picked(specs, step.inputs, step.outputs)
         for segment in () if isinstance(step, DenseSegment) else step.segments:
             names = ([t.name for t in side] for side in (segment.inputs, segment.outputs))

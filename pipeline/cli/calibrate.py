@@ -13,8 +13,10 @@ also stream_tradeoff.json and .png, with --exits exit_tradeoff.json and .png, wh
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..progress import Progress
 from .arguments import (
     add_data,
     add_json,
@@ -97,9 +99,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_exits(args: argparse.Namespace) -> int:
     from ...calibration.exits import calibrate_exits, rows
-    from ...calibration.source import open_source
-    from ..report import plain_table
-    from ..report_tables import Table
 
     progress = progress_of(args)
     with progress.stage("calibrate") as stage:
@@ -109,29 +108,21 @@ def _run_exits(args: argparse.Namespace) -> int:
             beta=args.beta,
             max_drop=args.max_drop,
             metric=args.metric,
-            preprocess=preprocess_of(args, open_source(args.source).preprocess),
+            preprocess=lambda default: preprocess_of(args, default) or default,
             limit=args.limit,
             threads=args.threads,
             out=args.out,
             tick=stage.tick,
         )
         stage.note = str(path)
-    for note in choices.notes:
-        progress.note(note)
-    if args.json:
-        print_json(found)
-        return 0
-    head = ("beta", "depth", "work", f"{found.metric}, gate", "fixed depth", "random depth")
-    print("\n".join(plain_table(Table("", head, tuple(rows(found))))))
     point = found.chosen.point
-    print(f"all layers: {found.full:.4f}; chosen: {point.quality:.4f} at a mean depth of {point.depth:.2f}")
-    return 0
+    head = ("beta", "depth", "work", f"{found.metric}, gate", "fixed depth", "random depth")
+    end = f"all layers: {found.full:.4f}; chosen: {point.quality:.4f} at a mean depth of {point.depth:.2f}"
+    return _tell(args, progress, found, choices.notes, head, tuple(rows(found)), end)
 
 
 def _run_stream(args: argparse.Namespace) -> int:
     from ...calibration.streams import calibrate_stream, rows, words
-    from ..report import plain_table
-    from ..report_tables import Table
 
     progress = progress_of(args)
     with progress.stage("calibrate") as stage:
@@ -147,14 +138,31 @@ def _run_stream(args: argparse.Namespace) -> int:
             tick=stage.tick,
         )
         stage.note = str(path)
-    for note in choices.notes:
+    head = ("policy", "work", f"error ({found.metric})", "of hold")
+    end = f"chosen: {words(found.chosen.policy)}"
+    return _tell(args, progress, found, choices.notes, head, tuple(rows(found)), end)
+
+
+def _tell(
+    args: argparse.Namespace,
+    progress: Progress,
+    found: object,
+    notes: Sequence[str],
+    head: tuple[str, ...],
+    rows: tuple[tuple[str, ...], ...],
+    end: str,
+) -> int:
+    """What was tried and chosen, as JSON or as a table."""
+    from ..report import plain_table
+    from ..report_tables import Table
+
+    for note in notes:
         progress.note(note)
     if args.json:
         print_json(found)
         return 0
-    table = Table("", ("policy", "work", f"error ({found.metric})", "of hold"), tuple(rows(found)))
-    print("\n".join(plain_table(table)))
-    print(f"chosen: {words(found.chosen.policy)}")
+    print("\n".join(plain_table(Table("", head, rows))))
+    print(end)
     return 0
 
 
