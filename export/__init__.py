@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from .models import small_resnet as small_resnet
     from .program import export_program as export_program
     from .program import load_program as load_program
-    from .timm_import import import_timm as import_timm
+    from .torchvision_import import import_timm as import_timm
+    from .torchvision_import import import_transformers as import_transformers
 
 _PUBLIC = {
     "EarlyExitModel": "early_exit_model",
     "EnergyMaskLayer": "energy_mask_layer",
     "energy_regularizer": "mask_losses",
     "export_program": "program",
-    "import_timm": "timm_import",
+    "import_timm": "torchvision_import",
+    "import_transformers": "torchvision_import",
     "insert_energy_mask": "insert",
     "load_checkpoint": "checkpoint",
     "load_program": "program",
@@ -46,6 +48,7 @@ __all__ = [
     "energy_regularizer",
     "export_program",
     "import_timm",
+    "import_transformers",
     "insert_energy_mask",
     "load_checkpoint",
     "load_program",

@@ -37,7 +37,7 @@ def build_module(config: dict[str, Any]) -> nn.Module:
 
 
 def _timm(name: str, args: dict[str, Any]) -> nn.Module:
-    from .timm_import import import_timm
+    from .torchvision_import import import_timm
 
     timm = import_timm()
     known = timm.list_models()

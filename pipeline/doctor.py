@@ -52,6 +52,12 @@ def doctor(folder: Path | None = None) -> list[Check]:
         _package("torch", "foveate export", "pip install 'foveate[export]'"),
         _package("onnxscript", "foveate export", "pip install 'foveate[export]'"),
         _package("timm", "timm models", "pip install 'foveate[export]'", importing=_import_timm),
+        _package(
+            "transformers",
+            "Hugging Face models",
+            "pip install 'foveate[transformers]'",
+            importing=_import_transformers,
+        ),
         _package("matplotlib", "plots of the report", "pip install 'foveate[report]'"),
         _package("PIL", "reading image files", "pip install 'foveate[report]'"),
         _package("tensorrt_rtx", "engines for NVIDIA GPUs", "pip install 'foveate[tensorrt]'"),
@@ -109,9 +115,15 @@ def _package(name: str, needed_for: str, fix: str, importing: Callable[[], objec
 
 
 def _import_timm() -> object:
-    from ..export.timm_import import import_timm
+    from ..export.torchvision_import import import_timm
 
     return import_timm()
+
+
+def _import_transformers() -> object:
+    from ..export.torchvision_import import import_transformers
+
+    return import_transformers()
 
 
 def _onnxruntime() -> Check:
