@@ -88,6 +88,16 @@ class EarlyExitModel(nn.Module):
                 fix="End the list with it: an image that leaves nowhere takes all layers.",
             )
 
+    @property
+    def multiple(self) -> int:
+        """Of which heights and widths must be one: the encoder's attribute, else 1."""
+        return getattr(self.encoder, "multiple", 1)
+
+    @property
+    def least(self) -> int:
+        """The smallest height and width: the encoder's attribute, else `multiple`."""
+        return getattr(self.encoder, "least", self.multiple)
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         tokens, context = self.encoder.stem(images)  # type: ignore[operator]
         depth = self.gate(self.encoder.pooled(tokens, context))  # type: ignore[operator]

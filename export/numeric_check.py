@@ -20,13 +20,17 @@ _TRIES = (
 
 
 def check_against_torch(
-    model: onnx.ModelProto, module: nn.Module, samples: Sequence[Tensor], dynamic: Sequence[str]
+    model: onnx.ModelProto,
+    module: nn.Module,
+    samples: Sequence[Tensor],
+    dynamic: Sequence[str],
+    multiple: int = 1,
 ) -> None:
-    """Raises ProgramError if the outputs differ at the samples' size or at a second one."""
+    """Raises ProgramError if the outputs differ at the samples' size or at a second one, of multiples."""
     session = _session(model)
     names = [o.name for o in model.graph.output]
     inputs = [i.name for i in session.get_inputs()][: len(samples)]
-    for shapes in _sizes(module, samples, dynamic):
+    for shapes in _sizes(module, samples, dynamic, multiple):
         errors = []
         for attempt in range(_TRIES):
             batch = _images(samples, shapes, attempt)
@@ -56,12 +60,12 @@ def _session(model: onnx.ModelProto):
 
 
 def _sizes(
-    module: nn.Module, samples: Sequence[Tensor], dynamic: Sequence[str]
+    module: nn.Module, samples: Sequence[Tensor], dynamic: Sequence[str], multiple: int
 ) -> Iterator[list[tuple[int, ...]]]:
     """The samples' own shapes, then the first other ones that torch itself accepts."""
     yield [tuple(s.shape) for s in samples]
     for stretch in (lambda n: n * 3 // 4 | 1, lambda n: n + 8, lambda n: n + 32, lambda n: n * 2):
-        shapes = [_other(tuple(s.shape), dynamic, stretch) for s in samples]
+        shapes = [_other(tuple(s.shape), dynamic, lambda n: -(-stretch(n) // multiple) * multiple) for s in samples]
         try:
             with torch.no_grad():
                 module(*_images(samples, shapes, 0))

@@ -35,12 +35,15 @@ def export_program(
     output_names: Sequence[str] | None = None,
     name: str | None = None,
     preprocess: Preprocess | None = None,
+    multiple: int | None = None,
+    least: int | None = None,
 ) -> Path:
     """Export `module`, in eval mode, as the program `path`; written whole or not at all. Returns the path.
 
     `sample` is the module's input or inputs, float32 [B, C, H, W] of the size it usually gets. The axes called in
     `dynamic` stay free. Inputs are called "images" (one) or after forward's arguments, outputs "output", "output1",
-    … or after the keys of a dict. Before the file is written, stock onnxruntime's answers are compared with torch's
+    … or after the keys of a dict. Heights and widths must be multiples of `multiple` and at least `least`; None asks the
+    module's attributes of these names, else any will do. Before the file is written, stock onnxruntime's answers are compared with torch's
     at the sample's size and, if axes are free, at another one.
 
     Raises ProgramError if torch cannot export the module, if an axis that should be free came out fixed, or if the
@@ -56,15 +59,17 @@ def export_program(
     unknown = [axis for axis in dynamic if axis not in AXES]
     if unknown:
         raise InputError("dynamic", got=repr(unknown[0]), expected=f"of {', '.join(AXES)}", fix="name these")
+    multiple = multiple or getattr(module, "multiple", 1)
+    least = least or getattr(module, "least", multiple)
     was_training = module.training
     module.eval()
     try:
-        model = to_onnx(module, samples, tuple(dynamic), input_names, output_names)
+        model = to_onnx(module, samples, tuple(dynamic), input_names, output_names, multiple)
         model.graph.name = name or type(module).__name__
         normalize(model)
-        _describe(model, samples, preprocess)
+        _describe(model, samples, preprocess, {"multiple": multiple, "least": least})
         check_model(model, str(path))
-        check_against_torch(model, module, samples, tuple(dynamic))
+        check_against_torch(model, module, samples, tuple(dynamic), multiple)
     finally:
         module.train(was_training)
     return save_program(model, path)
@@ -116,7 +121,9 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
         ) from error
 
 
-def _describe(model: onnx.ModelProto, samples: Sequence[Tensor], preprocess: Preprocess | None) -> None:
+def _describe(
+    model: onnx.ModelProto, samples: Sequence[Tensor], preprocess: Preprocess | None, sizes: dict[str, int]
+) -> None:
     """Who made it, for what: metadata that `inspect` and the pipeline read."""
     from foveate import __version__
 
@@ -126,6 +133,8 @@ def _describe(model: onnx.ModelProto, samples: Sequence[Tensor], preprocess: Pre
         "foveate.decisions": [{"name": node.name, "kind": op.kind} for node, op in decisions(model)],
         "foveate.sample": {n: list(s.shape) for n, s in zip(names, samples, strict=False)},
     }
+    if sizes["least"] > 1:
+        facts["foveate.sizes"] = sizes
     if preprocess is not None:
         facts["foveate.preprocess"] = dataclasses.asdict(preprocess)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from ..runtime.errors import InputError, ProgramError
@@ -30,8 +31,10 @@ def to_onnx(
     dynamic: Sequence[str],
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    multiple: int = 1,
 ) -> onnx.ModelProto:
-    """The module as an ONNX model with bare ai.foveate nodes, named after their layers.
+    """The module as an ONNX model with bare ai.foveate nodes, named after their layers. `multiple`: of which free heights
+    and widths must be one.
 
     Raises ProgramError where torch cannot export it, or where an axis in `dynamic` came out fixed."""
     inputs = list(input_names or _input_names(module, len(samples)))
@@ -40,17 +43,16 @@ def to_onnx(
         {a: n for a, n in _SPATIAL.items() if n in dynamic and a < s.ndim and (a == 0 or s.ndim == 4)}
         for s in samples
     ]
-    model = _export(
-        module, [_traceable(s, a) for s, a in zip(samples, axes, strict=True)], axes, inputs, outputs
-    )
-    _check_free(model, axes)
+    traced = [_traceable(s, a) for s, a in zip(samples, axes, strict=True)]
+    model = _export(module, traced, axes, multiple, inputs, outputs)
+    _check_free(model, axes, multiple)
     _name_after_layers(model)
     _strip(model)
     return model
 
 
 def _export(
-    module: nn.Module, samples: list[Tensor], axes: list[dict], inputs: list, outputs: list
+    module: nn.Module, samples: list[Tensor], axes: list[dict], multiple: int, inputs: list, outputs: list
 ) -> onnx.ModelProto:
     log = logging.getLogger("torch.onnx")
     level = log.level
@@ -59,7 +61,7 @@ def _export(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
-                module,
+                module if multiple == 1 else _with_multiples(module, samples, axes, multiple),
                 tuple(samples),
                 dynamo=True,
                 opset_version=STOCK_OPSET,
@@ -83,6 +85,15 @@ def _export(
         log.setLevel(level)
     assert exported is not None
     return exported.model_proto
+
+
+def _with_multiples(
+    module: nn.Module, samples: list[Tensor], axes: list[dict], multiple: int
+) -> torch.export.ExportedProgram:
+    """Traced with sizes that are whole multiples: what divides them needs no case distinction then."""
+    dims = {name: Dim(name, min=2) for name in _SPATIAL.values()}
+    shapes = tuple({a: dims[n] if a == 0 else multiple * dims[n] for a, n in axis.items()} for axis in axes)
+    return torch.export.export(module, tuple(samples), dynamic_shapes=shapes, strict=False)
 
 
 def _flat(axes: list[dict]) -> list[str]:
@@ -117,11 +128,14 @@ def _output_names(module: nn.Module, samples: Sequence[Tensor]) -> list[str]:
     return ["output"] if count == 1 else [f"output{i}" for i in range(count)]
 
 
-def _check_free(model: onnx.ModelProto, axes: list[dict[int, str]]) -> None:
-    """torch fixes an axis silently when the module's code depends on its size."""
+def _check_free(model: onnx.ModelProto, axes: list[dict[int, str]], multiple: int) -> None:
+    """torch fixes an axis silently when the module's code depends on its size. An axis of multiples is called by its own
+    name after this."""
     for value, wanted in zip(model.graph.input, axes, strict=False):
         dims = value.type.tensor_type.shape.dim
         for axis, name in wanted.items():
+            if multiple > 1 and dims[axis].dim_param == f"{multiple}*{name}":
+                dims[axis].dim_param = name
             if dims[axis].dim_param != name:
                 size = dims[axis].dim_value
                 raise _not_free(

@@ -1,0 +1,71 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, eq. 3) in the form that exports with free sizes.
+
+Each query reads a few points of every level's map, at offsets from its reference point that it predicts itself:
+
+    answer(q) = Σ_heads W_head Σ_levels Σ_points a(q, level, point) · value_level(reference(q) + offset(q, level, point))
+
+where value_level is read bilinearly, and is zero outside of the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Sizes = Sequence[tuple[int, int]]
+
+
+def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """[B, Q, heads · D]: the weighted sum of what each query reads.
+
+    value [B, S, heads, D], S = Σ height · width over `sizes`, level after level, row by row; locations
+    [B, Q, heads, levels, points, 2] as (x, y) in shares of the map, 0 its left or upper border, 1 its other; weights
+    [B, Q, heads, levels, points]."""
+    batch, _, heads, channels = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], dim=2)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B·heads, Q, levels, points, 2]
+    read = [
+        F.grid_sample(
+            level.reshape(batch * heads, channels, *size), grids[:, :, number], align_corners=False
+        )
+        for number, (level, size) in enumerate(zip(maps, sizes, strict=True))
+    ]
+    shares = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(sizes) * points)
+    answer = (torch.cat(read, -1) * shares).sum(-1)
+    return answer.reshape(batch, heads * channels, queries).transpose(1, 2)
+
+
+def deformable_attention(
+    attention: nn.Module, queries: Tensor, values: Tensor, reference: Tensor, sizes: Sizes
+) -> Tensor:
+    """What a transformers deformable-attention module answers, [B, Q, C].
+
+    queries [B, Q, C] with their positions, values [B, S, C], reference [1 or B, Q, 1 or levels, 2] as (x, y)."""
+    heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
+    each = queries.shape[0], queries.shape[1], heads, levels, points
+    # The module itself divides by a tensor that it makes of the sizes, which an exporter takes for a constant.
+    extent = torch.stack([torch.stack([_number(w, queries), _number(h, queries)]) for h, w in sizes])
+    offsets = attention.sampling_offsets(queries).reshape(*each, 2) / extent[:, None, :]
+    weights = attention.attention_weights(queries).reshape(*each[:3], levels * points).softmax(-1)
+    value = attention.value_proj(values).reshape(*values.shape[:2], heads, -1)
+    locations = reference[:, :, None, :, None, :] + offsets
+    return attention.output_proj(sample_levels(value, sizes, locations, weights.reshape(each)))
+
+
+def reference_points(sizes: Sizes, like: Tensor) -> Tensor:
+    """[1, S, 1, 2]: the middle of every token's cell as (x, y), the same in each level."""
+    points = []
+    for height, width in sizes:  # not linspace: its length would come out fixed
+        y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
+        x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+        both = [x.expand(height, width), y[:, None].expand(height, width)]
+        points.append(torch.stack(both, -1).reshape(height * width, 2))
+    return torch.cat(points)[None, :, None]
+
+
+def _number(size: int, like: Tensor) -> Tensor:
+    return torch.full((), size, device=like.device, dtype=like.dtype)
