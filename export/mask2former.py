@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.errors import InputError
-from .deformable_attention import Sizes, deformable_attention, reference_points
+from .deformable_attention import DeformableLayer, Sizes, positions_of, tokens_of
 from .early_exit_model import EarlyExitModel
 from .swin import free_sizes, least_size
 
@@ -33,23 +33,18 @@ class Mask2FormerEncoder(nn.Module):
         model.set_attn_implementation("eager")  # Swin's other ones do not decompose
         self.model = model.eval()
         self.decoder = model.model.pixel_level_module.decoder
-        self.layers = nn.ModuleList(_Layer(layer, self._sizes) for layer in self.decoder.encoder.layers)
+        self.layers = nn.ModuleList(DeformableLayer(layer, self._sizes) for layer in self.decoder.encoder.layers)
         free_sizes(model.model.pixel_level_module.encoder)
         self.multiple = int(max(model.config.feature_strides))
         self.least = max(self.multiple, least_size(model.config.backbone_config))
 
     def stem(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Tokens [B, S, C]; context: their positions [1, S, C], and the finer maps that the head reads."""
+        """Tokens [B, S, C]; context: their positions [B, S, C], and the finer maps that the head reads."""
         features = self.model.model.pixel_level_module.encoder(images).feature_maps
         coarse_first = features[::-1][: self.decoder.num_feature_levels]
         projected = [p(f) for p, f in zip(self.decoder.input_projections, coarse_first, strict=True)]
-        embedding, levels = self.decoder.position_embedding, self.decoder.level_embed
-        places = [
-            _tokens(embedding((1, *f.shape[1:]), f.device, f.dtype)) + levels[number]
-            for number, f in enumerate(projected)
-        ]
-        tokens = torch.cat([_tokens(p) for p in projected], 1)
-        return tokens, (torch.cat(places, 1), *features[: self.decoder.num_fpn_levels])
+        positions = positions_of(projected, self.decoder.position_embedding, self.decoder.level_embed)
+        return tokens_of(projected), (positions, *features[: self.decoder.num_fpn_levels])
 
     def pooled(self, tokens: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         height, width = self._sizes(context)[0]
@@ -79,26 +74,6 @@ class Mask2FormerEncoder(nn.Module):
         height, width = context[1].shape[-2:]
         coarse_first = strides[::-1][: self.decoder.num_feature_levels]
         return [(height * strides[0] // s, width * strides[0] // s) for s in coarse_first]
-
-
-class _Layer(nn.Module):
-    """One deformable-attention layer: tokens [B, S, C], positions [1, S, C] -> [B, S, C]."""
-
-    def __init__(self, layer: nn.Module, sizes):
-        super().__init__()
-        self.layer, self._sizes = layer, sizes
-
-    def forward(self, tokens: Tensor, *context: Tensor) -> Tensor:
-        layer, sizes = self.layer, self._sizes(context)
-        reference = reference_points(sizes, tokens)
-        attended = deformable_attention(layer.self_attn, tokens + context[0], tokens, reference, sizes)
-        tokens = layer.self_attn_layer_norm(tokens + attended)
-        return layer.final_layer_norm(tokens + layer.fc2(layer.activation_fn(layer.fc1(tokens))))
-
-
-def _tokens(maps: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H·W, C]"""
-    return maps.flatten(2).transpose(1, 2)
 
 
 def mask2former(model: Any, exits: Sequence[int] = EXITS) -> EarlyExitModel:

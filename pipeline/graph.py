@@ -17,6 +17,7 @@ SHAPE = "shape"  # from shapes and constants alone: the same for every image of 
 DATA = "data"
 
 _SHAPE_OPS = ("Shape", "Size")
+_WORK = ("Sin", "Cos")  # of positional embeddings: not shape arithmetic that each engine may as well repeat
 
 
 def op_key(node: onnx.NodeProto) -> tuple[str, str]:
@@ -80,9 +81,10 @@ class Graph:
             if (
                 op_key(node)[0]
                 or op_key(node)[1].startswith("Random")
+                or node.op_type in _WORK
                 or set(node.output) & set(self.outputs)
             ):
-                kind = DATA  # a decision, an unknown op, or something that must be computed anyway
+                kind = DATA  # a decision, an unknown op, work, or something that must be computed anyway
             elif node.op_type in _SHAPE_OPS and DATA in read:
                 kind = SHAPE
             else:
