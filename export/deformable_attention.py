@@ -2,7 +2,7 @@
 
 Each query reads a few points of every level's map, at offsets from its reference point that it predicts itself:
 
-    answer(q) = Σ_heads W_head Σ_levels Σ_points a(q, level, point) · value_level(reference(q) + offset(q, level, point))
+    answer(q) = Σ_heads W_head Σ_levels Σ_points a(q, level, point) · value_level(reference(q) + offset(q, point))
 
 where value_level is read bilinearly, and is zero outside of the map.
 """
@@ -30,9 +30,7 @@ def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
     maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], dim=2)
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B·heads, Q, levels, points, 2]
     read = [
-        F.grid_sample(
-            level.reshape(batch * heads, channels, *size), grids[:, :, number], align_corners=False
-        )
+        F.grid_sample(level.reshape(batch * heads, channels, *size), grids[:, :, number], align_corners=False)
         for number, (level, size) in enumerate(zip(maps, sizes, strict=True))
     ]
     shares = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(sizes) * points)
@@ -41,12 +39,12 @@ def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
 
 
 def deformable_attention(
-    attention: nn.Module, queries: Tensor, values: Tensor, reference: Tensor, sizes: Sizes
+    attention: Any, queries: Tensor, values: Tensor, reference: Tensor, sizes: Sizes
 ) -> Tensor:
     """What a transformers deformable-attention module answers, [B, Q, C].
 
-    queries [B, Q, C] with their positions, values [B, S, C]; reference [1 or B, Q, 1 or levels, 2] as (x, y), offsets from
-    it are in tokens; or [.., 4] as (x, y, width, height), offsets are in halves of that box ÷ points."""
+    queries [B, Q, C] with their positions, values [B, S, C]; reference [1 or B, Q, 1 or levels, 2] as (x, y),
+    offsets from it are in tokens; or [.., 4] as (x, y, width, height), offsets are in halves of that box ÷ points."""
     heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
     each = queries.shape[0], queries.shape[1], heads, levels, points
     offsets = attention.sampling_offsets(queries).reshape(*each, 2)
@@ -86,7 +84,9 @@ class DeformableLayer(nn.Module):
         reference = reference_points(sizes, tokens)
         attended = deformable_attention(layer.self_attn, tokens + context[0], tokens, reference, sizes)
         tokens = layer.self_attn_layer_norm(tokens + attended)
-        wide = layer.mlp(tokens) if hasattr(layer, "mlp") else layer.fc2(layer.activation_fn(layer.fc1(tokens)))
+        wide = (
+            layer.mlp(tokens) if hasattr(layer, "mlp") else layer.fc2(layer.activation_fn(layer.fc1(tokens)))
+        )
         return layer.final_layer_norm(tokens + wide)
 
 
@@ -96,7 +96,8 @@ def tokens_of(maps: Iterable[Tensor]) -> Tensor:
 
 
 def positions_of(maps: Sequence[Tensor], embed: Any, levels: Tensor) -> Tensor:
-    """[B, S, C]: of each token, its place's sine embedding (a transformers module) plus its level's, `levels` [L, C]."""
+    """[B, S, C]: of each token, its place's sine embedding (a transformers module) plus its level's, `levels` [L,
+    C]."""
     embedded = [
         embed((1, *level.shape[1:]), level.device, level.dtype) + own[:, None, None]
         for level, own in zip(maps, levels, strict=True)

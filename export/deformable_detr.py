@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..runtime.errors import InputError
@@ -19,7 +18,6 @@ from .swin import free_sizes, least_size
 
 LOGITS, BOXES = "logits", "pred_boxes"
 _EPSILON = 1e-5  # of the inverse sigmoid, as the model was trained with
-_FINEST = 8  # stride of the finest level
 
 
 class DeformableDetrEncoder(nn.Module):
@@ -33,12 +31,16 @@ class DeformableDetrEncoder(nn.Module):
         model.set_attn_implementation("eager")
         free_sizes(model.model.backbone)
         self.model = model.eval()
-        self.layers = nn.ModuleList(DeformableLayer(layer, self._sizes) for layer in model.model.encoder.layers)
+        self.layers = nn.ModuleList(
+            DeformableLayer(layer, self._sizes) for layer in model.model.encoder.layers
+        )
         self.multiple = 32
-        self.least = max(self.multiple, least_size(model.config.backbone_config))
+        coarsest = self.multiple * 2 ** (model.config.num_feature_levels - 3)
+        self.least = max(2 * coarsest, least_size(model.config.backbone_config))
 
     def stem(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Tokens [B, S, C]; context: their positions [B, S, C], and [B, 1, H/8, W/8], of which only the size is read."""
+        """Tokens [B, S, C]; context: their positions [B, S, C], and [B, 1, H/8, W/8], of which only the size is
+        read."""
         base = self.model.model
         features = base.backbone.model(images)
         features = list(features.feature_maps if hasattr(features, "feature_maps") else features)
@@ -76,24 +78,28 @@ class DeformableDetrEncoder(nn.Module):
 
     def _sizes(self, context: tuple[Tensor, ...]) -> Sizes:
         """Height and width of each level, fine to coarse."""
-        sizes = [tuple(context[1].shape[-2:])]
+        height, width = context[1].shape[-2:]
+        sizes = [(height, width)]
         for _ in range(self.model.config.num_feature_levels - 1):
-            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+            height, width = (height + 1) // 2, (width + 1) // 2
+            sizes.append((height, width))
         return sizes
 
 
 def deformable_detr(model: Any, exits: Sequence[int]) -> EarlyExitModel:
-    """The detector with a gate (that takes all layers, until it is trained). Raises InputError for other models, and
+    """The detector in eval mode, with a gate (that takes all layers, until it is trained). Raises InputError for other models, and
     for exits that do not end at its last layer."""
     config = model.config
     if config.two_stage or len(getattr(model.model.backbone, "intermediate_channel_sizes", ())) != 3:
         raise InputError(
             "model",
-            got="a two-stage Deformable DETR" if config.two_stage else "a backbone of other than three levels",
+            got="a two-stage Deformable DETR"
+            if config.two_stage
+            else "a backbone of other than three levels",
             expected="the one-stage kind, over maps of strides 8, 16 and 32",
             fix="Take a checkpoint of DeformableDetrForObjectDetection with two_stage=False.",
         )
-    return EarlyExitModel(DeformableDetrEncoder(model), exits, config.d_model)
+    return EarlyExitModel(DeformableDetrEncoder(model), exits, config.d_model).eval()
 
 
 def _refined(reference: Tensor, by: Tensor) -> Tensor:
@@ -101,4 +107,3 @@ def _refined(reference: Tensor, by: Tensor) -> Tensor:
     share = reference.clamp(0, 1)
     logit = (share.clamp(min=_EPSILON) / (1 - share).clamp(min=_EPSILON)).log()
     return (by + nn.functional.pad(logit, (0, 4 - logit.shape[-1]))).sigmoid()
-

@@ -1,8 +1,8 @@
 """transformers' Mask2Former as an early-exit encoder (ECO-M2F, arXiv 2404.15244).
 
-Its layers are the pixel decoder's deformable-attention layers, over the tokens of three levels, coarse to fine; the stem
-is the backbone with the projections, the head what makes a feature pyramid of the tokens and decodes masks from it. The gate
-reads the mean of the coarsest level's tokens as the stem makes them.
+Its layers are the pixel decoder's deformable-attention layers, over the tokens of three levels, coarse to fine; the
+stem is the backbone with the projections, the head what makes a feature pyramid of the tokens and decodes masks
+from it. The gate reads the mean of the coarsest level's tokens as the stem makes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..runtime.errors import InputError
@@ -18,7 +17,6 @@ from .deformable_attention import DeformableLayer, Sizes, positions_of, tokens_o
 from .early_exit_model import EarlyExitModel
 from .swin import free_sizes, least_size
 
-EXITS = (2, 3, 4, 5, 6)
 CLASSES, MASKS = "class_queries_logits", "masks_queries_logits"
 
 
@@ -33,10 +31,12 @@ class Mask2FormerEncoder(nn.Module):
         model.set_attn_implementation("eager")  # Swin's other ones do not decompose
         self.model = model.eval()
         self.decoder = model.model.pixel_level_module.decoder
-        self.layers = nn.ModuleList(DeformableLayer(layer, self._sizes) for layer in self.decoder.encoder.layers)
+        self.layers = nn.ModuleList(
+            DeformableLayer(layer, self._sizes) for layer in self.decoder.encoder.layers
+        )
         free_sizes(model.model.pixel_level_module.encoder)
         self.multiple = int(max(model.config.feature_strides))
-        self.least = max(self.multiple, least_size(model.config.backbone_config))
+        self.least = max(2 * self.multiple, least_size(model.config.backbone_config))
 
     def stem(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Tokens [B, S, C]; context: their positions [B, S, C], and the finer maps that the head reads."""
@@ -76,10 +76,10 @@ class Mask2FormerEncoder(nn.Module):
         return [(height * strides[0] // s, width * strides[0] // s) for s in coarse_first]
 
 
-def mask2former(model: Any, exits: Sequence[int] = EXITS) -> EarlyExitModel:
-    """The model with a gate (that takes all layers, until it is trained). Raises InputError for exits that do not end at
-    its last layer, and for other models."""
-    config = getattr(model, "config", None)
+def mask2former(model: Any, exits: Sequence[int] = (2, 3, 4, 5, 6)) -> EarlyExitModel:
+    """The model with a gate (that takes all layers, until it is trained). Raises InputError for exits that do not
+    end at its last layer, and for other models."""
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != "mask2former" or not hasattr(model, "class_predictor"):
         raise InputError(
             "model",
@@ -87,4 +87,4 @@ def mask2former(model: Any, exits: Sequence[int] = EXITS) -> EarlyExitModel:
             expected="transformers' Mask2FormerForUniversalSegmentation",
             fix="Load it with Mask2FormerForUniversalSegmentation.from_pretrained(FOLDER).",
         )
-    return EarlyExitModel(Mask2FormerEncoder(model), exits, config.feature_size)
+    return EarlyExitModel(Mask2FormerEncoder(model), exits, config.feature_size).eval()

@@ -65,7 +65,9 @@ def _sizes(
     """The samples' own shapes, then the first other ones that torch itself accepts."""
     yield [tuple(s.shape) for s in samples]
     for stretch in (lambda n: n * 3 // 4 | 1, lambda n: n + 8, lambda n: n + 32, lambda n: n * 2):
-        shapes = [_other(tuple(s.shape), dynamic, lambda n: -(-stretch(n) // multiple) * multiple) for s in samples]
+        shapes = [_other(tuple(s.shape), dynamic, stretch, multiple) for s in samples]
+        if any(a[2:] == tuple(s.shape)[2:] for a, s in zip(shapes, samples, strict=True)) and multiple > 1:
+            continue  # rounded up to the samples' own
         try:
             with torch.no_grad():
                 module(*_images(samples, shapes, 0))
@@ -75,12 +77,13 @@ def _sizes(
         return
 
 
-def _other(shape: tuple[int, ...], dynamic: Sequence[str], stretch) -> tuple[int, ...]:
+def _other(shape: tuple[int, ...], dynamic: Sequence[str], stretch, multiple: int) -> tuple[int, ...]:
     batch = shape[0] + 1 if "batch" in dynamic else shape[0]
     if len(shape) != 4:
         return (batch, *shape[1:])
     height = stretch(shape[2]) if "height" in dynamic else shape[2]
     width = stretch(stretch(shape[3])) if "width" in dynamic else shape[3]
+    height, width = (-(-n // multiple) * multiple for n in (height, width))
     return batch, shape[1], height, width
 
 

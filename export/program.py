@@ -42,9 +42,9 @@ def export_program(
 
     `sample` is the module's input or inputs, float32 [B, C, H, W] of the size it usually gets. The axes called in
     `dynamic` stay free. Inputs are called "images" (one) or after forward's arguments, outputs "output", "output1",
-    … or after the keys of a dict. Heights and widths must be multiples of `multiple` and at least `least`; None asks the
-    module's attributes of these names, else any will do. Before the file is written, stock onnxruntime's answers are compared with torch's
-    at the sample's size and, if axes are free, at another one.
+    … or after the keys of a dict. Heights and widths must be multiples of `multiple` and at least `least`; None
+    asks the module's attributes of these names, else any will do. Before the file is written, stock onnxruntime's
+    answers are compared with torch's at the sample's size and, if axes are free, at another one.
 
     Raises ProgramError if torch cannot export the module, if an axis that should be free came out fixed, or if the
     answers differ.
@@ -59,12 +59,13 @@ def export_program(
     unknown = [axis for axis in dynamic if axis not in AXES]
     if unknown:
         raise InputError("dynamic", got=repr(unknown[0]), expected=f"of {', '.join(AXES)}", fix="name these")
-    multiple = multiple or getattr(module, "multiple", 1)
-    least = least or getattr(module, "least", multiple)
+    multiple = multiple or int(getattr(module, "multiple", 1))
+    least = least or int(getattr(module, "least", multiple))
+    _check_sizes(samples, multiple, least)
     was_training = module.training
     module.eval()
     try:
-        model = to_onnx(module, samples, tuple(dynamic), input_names, output_names, multiple)
+        model = to_onnx(module, samples, tuple(dynamic), input_names, output_names, multiple, least)
         model.graph.name = name or type(module).__name__
         normalize(model)
         _describe(model, samples, preprocess, {"multiple": multiple, "least": least})
@@ -73,6 +74,17 @@ def export_program(
     finally:
         module.train(was_training)
     return save_program(model, path)
+
+
+def _check_sizes(samples: Sequence[Tensor], multiple: int, least: int) -> None:
+    for shape in (list(s.shape) for s in samples if s.ndim == 4):
+        if any(n % multiple or n < least for n in shape[2:]):
+            raise InputError(
+                "sample",
+                got=str(shape),
+                expected=f"height and width that are multiples of {multiple}, at least {least}",
+                fix=f"For example --size {max(least, 512 // multiple * multiple)}.",
+            )
 
 
 def load_program(path: str | Path) -> onnx.ModelProto:

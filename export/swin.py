@@ -1,8 +1,8 @@
 """transformers' Swin backbone with free heights and widths.
 
 Its layers pad what they see to whole windows, and take smaller windows where the map is not larger than one; both are
-decided in Python, so that a trace holds one case. Here every layer pads (maybe by nothing) and takes whole windows, which is
-the same from `least_size` on."""
+decided in Python, so that a trace holds one case. Here every layer pads (maybe by nothing) and takes whole windows,
+which is the same from `least_size` on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 def free_sizes(backbone: nn.Module) -> None:
     """Changes the backbone's Swin layers for maps of any size that is larger than a window. Others stay as they are."""
-    for layer in backbone.modules():
-        if type(layer).__name__ == "SwinLayer":
-            layer.maybe_pad = MethodType(_pad, layer)
-            layer.set_shift_and_window_size = MethodType(_keep, layer)
+    swin: list[Any] = [layer for layer in backbone.modules() if type(layer).__name__ == "SwinLayer"]
+    for layer in swin:
+        layer.maybe_pad = MethodType(_pad, layer)
+        layer.set_shift_and_window_size = MethodType(_keep, layer)
 
 
 def least_size(config: Any) -> int:

@@ -32,9 +32,10 @@ def to_onnx(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     multiple: int = 1,
+    least: int = 1,
 ) -> onnx.ModelProto:
-    """The module as an ONNX model with bare ai.foveate nodes, named after their layers. `multiple`: of which free heights
-    and widths must be one.
+    """The module as an ONNX model with bare ai.foveate nodes, named after their layers. `multiple`: of which free
+    heights and widths must be one; the trace is made at the `least` then.
 
     Raises ProgramError where torch cannot export it, or where an axis in `dynamic` came out fixed."""
     inputs = list(input_names or _input_names(module, len(samples)))
@@ -43,7 +44,7 @@ def to_onnx(
         {a: n for a, n in _SPATIAL.items() if n in dynamic and a < s.ndim and (a == 0 or s.ndim == 4)}
         for s in samples
     ]
-    traced = [_traceable(s, a) for s, a in zip(samples, axes, strict=True)]
+    traced = [_traceable(s, a, least if multiple > 1 else 0) for s, a in zip(samples, axes, strict=True)]
     model = _export(module, traced, axes, multiple, inputs, outputs)
     _check_free(model, axes, multiple)
     _name_after_layers(model)
@@ -54,9 +55,10 @@ def to_onnx(
 def _export(
     module: nn.Module, samples: list[Tensor], axes: list[dict], multiple: int, inputs: list, outputs: list
 ) -> onnx.ModelProto:
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -82,7 +84,8 @@ def _export(
             fix="fix an axis with dynamic=…, or take the branch on tensor values out of forward",
         ) from error
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
     assert exported is not None
     return exported.model_proto
 
@@ -100,8 +103,11 @@ def _flat(axes: list[dict]) -> list[str]:
     return [name for a in axes for name in a.values()] or ["no axis"]
 
 
-def _traceable(sample: Tensor, axes: dict[int, str]) -> Tensor:
-    """A free batch is traced with two images: torch takes a size of 1 for a constant."""
+def _traceable(sample: Tensor, axes: dict[int, str], size: int) -> Tensor:
+    """A free batch is traced with two images: torch takes a size of 1 for a constant. size: of free heights and widths;
+    0 keeps the sample's."""
+    shape = [size if size and axis > 0 and axis in axes else n for axis, n in enumerate(sample.shape)]
+    sample = sample if shape == list(sample.shape) else torch.rand(shape).to(sample)
     return torch.cat([sample, sample]) if 0 in axes and sample.shape[0] == 1 else sample
 
 
@@ -129,8 +135,8 @@ def _output_names(module: nn.Module, samples: Sequence[Tensor]) -> list[str]:
 
 
 def _check_free(model: onnx.ModelProto, axes: list[dict[int, str]], multiple: int) -> None:
-    """torch fixes an axis silently when the module's code depends on its size. An axis of multiples is called by its own
-    name after this."""
+    """torch fixes an axis silently when the module's code depends on its size. An axis of multiples is called by
+    its own name after this."""
     for value, wanted in zip(model.graph.input, axes, strict=False):
         dims = value.type.tensor_type.shape.dim
         for axis, name in wanted.items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import MissingExtraError
+from ..runtime.errors import InputError, MissingExtraError
 from ..runtime.manifest import Preprocess
 from .metadata import preprocess_of
 from .stages import digest, file_digest
@@ -37,12 +37,17 @@ class Network:
         return self._load()
 
 
-def open_network(source: Any, model: str | None = None, after: str | None = None) -> Network:
-    """`source`: a torch module, a checkpoint's path, or "timm:NAME" with random weights.
+def open_network(
+    source: Any,
+    model: str | None = None,
+    after: str | None = None,
+    exits: Sequence[int] | None = None,
+) -> Network:
+    """`source`: a torch module, a checkpoint's path, a Hugging Face folder, or "timm:NAME" with random weights.
 
     `model` is for checkpoints that do not say what they belong to: "timm:NAME", a name of Foveate's own, or
-    "module:function" that returns the torch module. `after` inserts an energy mask behind that module.
-    Raises InputError if the checkpoint cannot be read.
+    "module:function" that returns the torch module. `after` inserts an energy mask behind that module. `exits` are
+    those of a Hugging Face model's encoder. Raises InputError if the checkpoint cannot be read.
     """
     if hasattr(source, "state_dict"):
         code = str(source) + str(getattr(source, "code", ""))
@@ -52,6 +57,8 @@ def open_network(source: Any, model: str | None = None, after: str | None = None
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export", "reading a checkpoint") from error
     path = Path(source)
+    if path.is_dir():
+        return _open_folder(path, exits)
     config = None if str(source).startswith(TIMM) else read_config(path)
     identity = {"checkpoint": file_digest(path) or str(source), "model": model, "mask after": after}
     target: Any = _function(model)
@@ -59,6 +66,21 @@ def open_network(source: Any, model: str | None = None, after: str | None = None
         target = target()
         identity["network"] = digest(str(target) + str(getattr(target, "code", "")))
     return Network(lambda: load_checkpoint(source, target, after=after), identity, config)
+
+
+def _open_folder(path: Path, exits: Sequence[int] | None) -> Network:
+    from ..export.huggingface import CONFIG, WEIGHTS, is_folder, load_folder, read_folder
+
+    if not is_folder(path):
+        raise InputError(
+            f"checkpoint {path}",
+            got=f"a folder without {CONFIG}",
+            expected="a Hugging Face folder, or a file",
+            fix="Write one with model.save_pretrained(FOLDER).",
+        )
+    files = [path / CONFIG, *sorted(path.glob(WEIGHTS))]
+    identity = {"folder": [file_digest(file) for file in files], "exits": list(exits or ())}
+    return Network(lambda: load_folder(path, exits), identity, read_folder(path))
 
 
 def _function(model: str | None) -> Any:

@@ -62,6 +62,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask-after", metavar="MODULE", help=about)
 
 
+def add_exits(parser: argparse.ArgumentParser) -> None:
+    about = "layers behind which images may leave a Hugging Face model's encoder (default: each from the second on)"
+    parser.add_argument("--exits", type=_counts, metavar="K,K,…", help=about)
+
+
 def add_sample(parser: argparse.ArgumentParser) -> None:
     about = "the input's shape that the plan is made for, e.g. 1x3x512x512 (default: from --size or the data)"
     parser.add_argument("--sample", type=_shape, metavar="NxCxHxW", help=about)
@@ -208,6 +213,11 @@ def _shape(text: str) -> tuple[int, ...]:
 @_typed("comma-separated numbers")
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
+
+
+@_typed("K,K,…")
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 @_typed("NAME=NUMBER or NUMBER")

@@ -3,6 +3,7 @@
     foveate export model.safetensors --out model.onnx
     foveate export model.pt --model mynet:build --size 224 --out model.onnx
     foveate export timm:resnet18 --mask-after layer1 --size 224 --out model.onnx      random weights, to try it out
+    foveate export mask2former/ --size 512 --out model.onnx      Hugging Face folder; images leave its encoder early
 
 The program says how its images are to be prepared (--size, --mean …), so that later commands need not be told.
 """
@@ -12,15 +13,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_model, add_preprocess, add_sample, preprocess_of, progress_of
+from .arguments import add_exits, add_model, add_preprocess, add_sample, preprocess_of, progress_of
 
 HELP = "checkpoint -> program (ONNX)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="safetensors, a torch file with a state dict, or timm:NAME")
+    about = "safetensors, a torch file with a state dict, a Hugging Face folder, or timm:NAME"
+    parser.add_argument("checkpoint", help=about)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the program, .onnx")
     add_model(parser)
+    add_exits(parser)
     add_sample(parser)
     add_preprocess(parser)
 
@@ -31,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..progress import size_of
     from ..sample import example_of, shape_of
 
-    network = open_network(args.checkpoint, args.model, args.mask_after)
+    network = open_network(args.checkpoint, args.model, args.mask_after, args.exits)
     preprocess = preprocess_of(args, network.preprocess)
     shape = shape_of(args.sample, preprocess, network.sample)
     with progress_of(args).stage("export") as stage:
