@@ -1,9 +1,9 @@
 """What the outputs of a Mask2Former-style network mean: semantic, instance and panoptic segmentation, numpy alone.
 
 The network answers with queries. `class_queries_logits` [B, Q, C + 1] scores for each query the C classes and, last,
-"no object"; `masks_queries_logits` [B, Q, h, w] is its mask. Answers are those of transformers' Mask2FormerImageProcessor
-(`post_process_semantic_segmentation` and its two sisters), names and keys included, but for the order of float sums:
-a pixel, or a segment at a threshold, that is decided by the last bits may differ.
+"no object"; `masks_queries_logits` [B, Q, h, w] is its mask. Answers are those of transformers'
+Mask2FormerImageProcessor (`post_process_semantic_segmentation` and its two sisters), names and keys included, but for
+the order of float sums: a pixel, or a segment at a threshold, that is decided by the last bits may differ.
 
 As there, masks are first scaled to 384 × 384, whatever the image's size: without `target_sizes` that is the answer's.
 """
@@ -61,7 +61,7 @@ def instance(
 ) -> list[Segmentation]:
     """The objects of each image, the Q best pairs of query and class: a dict of
 
-    - `segmentation`: int32 [H, W], an object's id, −1 where there is none; where objects overlap, the lowest score has the
+    - `segmentation`: int32 [H, W], an object's id, −1 where there is none; where objects overlap, the last one has the
       pixel. return_binary_maps: bool [objects, H, W], which may overlap (without objects the map of −1).
       return_coco_annotation: run lengths (start, from 1, and length, by rows) of each id of the map, −1 among them.
     - `segments_info`: of each object `id` from 0 in falling order of class scores, `label_id`, `was_fused` (False) and
@@ -106,10 +106,10 @@ def panoptic(
 ) -> list[Segmentation]:
     """One segment for each pixel, of things and stuff: a dict for each image of
 
-    - `segmentation`: int32 [H, W], a segment's id from 1, 0 where there is none; −1 everywhere where no query is above the
-      threshold.
-    - `segments_info`: of each segment `id`, `label_id`, `was_fused` and `score`; with `labels`, the names of the classes,
-      also `label`. A segment that was fused has an entry for each of its parts.
+    - `segmentation`: int32 [H, W], a segment's id from 1, 0 where there is none; −1 everywhere where no query is above
+      the threshold.
+    - `segments_info`: of each segment `id`, `label_id`, `was_fused` and `score`; with `labels`, the names of the
+      classes, also `label`. A segment that was fused has an entry for each of its parts.
 
     threshold: of a query's class score. mask_threshold: from which score times mask a pixel counts as the query's own.
     overlap_mask_area_threshold: a query of whose own area no larger share is left to it is dropped.

@@ -72,8 +72,8 @@ def first_two(planes: np.ndarray) -> np.ndarray:
 
 
 def undecided(arrays: Arrays, size: tuple[int, int], options: dict[str, Any]) -> np.ndarray:
-    """Pixels, bool [H, W], of one image's panoptic answer that the last bits decide. Draws are passed over in which they
-    decide whether there is a segment."""
+    """Pixels, bool [H, W], of one image's panoptic answer that the last bits decide. Draws are passed over in which
+    they decide whether there is a segment."""
     scores, labels = torch.from_numpy(arrays[CLASSES][0]).softmax(-1).max(-1)
     assume(bool(((scores - options["threshold"]).abs() > NEAR).all()))
     kept = (labels < arrays[CLASSES].shape[-1] - 1) & (scores > options["threshold"])
@@ -195,7 +195,7 @@ def test_images_of_a_batch_are_answered_each_at_its_size():
     arrays = outputs(batch=3, size=(20, 30), sure=8.0)
     sizes = [(50, 70), (384, 384), (33, 401)]
     for method, own in (("panoptic", panoptic), ("semantic", semantic), ("instance", instance)):
-        found = own(arrays, target_sizes=sizes)
+        found: list[Any] = own(arrays, target_sizes=sizes)
         maps = [one if method == "semantic" else one["segmentation"] for one in found]
         assert [one.shape for one in maps] == sizes
         for i, size in enumerate(sizes):
@@ -206,7 +206,7 @@ def test_images_of_a_batch_are_answered_each_at_its_size():
 def test_equal_queries_go_to_the_first():
     arrays = outputs(queries=3, classes=2, size=(8, 8))
     arrays[CLASSES][0] = [[9, 0, 0], [9, 0, 0], [0, 9, 0]]
-    arrays[MASKS][0] = np.float32([4.0, 4.0, -4.0])[:, None, None]
+    arrays[MASKS][0] = np.array([4.0, 4.0, -4.0])[:, None, None]
     (found,), (wanted,) = panoptic(arrays), theirs("panoptic", arrays)
     assert_same_info(found["segments_info"], wanted["segments_info"])
     np.testing.assert_array_equal(found["segmentation"], wanted["segmentation"])
@@ -249,11 +249,13 @@ def stripes(labels: list[int]) -> Arrays:
 def test_ids_behind_a_fused_segment():
     """Sky, person, sky, person: transformers gives the second person the first one's id."""
     arrays = stripes([0, 1, 0, 1])
-    fused = {"label_ids_to_fuse": {0}}
-    (found,), (wanted,) = panoptic(arrays, **fused), theirs("panoptic", arrays, **fused)
+    (found,), (wanted,) = (
+        panoptic(arrays, label_ids_to_fuse={0}),
+        theirs("panoptic", arrays, label_ids_to_fuse={0}),
+    )
     assert_same_info(found["segments_info"], wanted["segments_info"])
     assert [info["id"] for info in found["segments_info"]] == [1, 2, 1, 2]
-    (found,) = panoptic(arrays, **fused, distinct_ids=True)
+    (found,) = panoptic(arrays, label_ids_to_fuse={0}, distinct_ids=True)
     assert [info["id"] for info in found["segments_info"]] == [1, 2, 1, 3]
     assert found["segmentation"][0, [10, 150, 250, 350]].tolist() == [1, 2, 1, 3]
     assert [info["was_fused"] for info in found["segments_info"]] == [True, False, True, False]
