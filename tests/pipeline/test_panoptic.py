@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from foveate.calibration.exits import calibrate_exits
 from foveate.export import import_transformers
+from foveate.pipeline.build import build
+from foveate.pipeline.cli import main
 from foveate.pipeline.data import open_data
 from foveate.pipeline.metrics import metric_for, open_metric
 from foveate.pipeline.panoptic import Panoptic, save_panoptic
 from foveate.pipeline.panoptic_metrics import matched
+from foveate.runtime import load
 from foveate.runtime.errors import InputError
 from foveate.runtime.manifest import Preprocess
-from foveate.runtime.segmentation import CLASSES, MASKS
+from foveate.runtime.segmentation import CLASSES, MASKS, panoptic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from ..early_exits import EXITS, exit_program
 
 THINGS = frozenset({0, 1})  # 2 and 3 are stuff
 COUNT = 4
@@ -271,3 +277,54 @@ def test_a_folder_that_does_not_fit_is_named(tmp_path: Path):
     (tmp_path / "panoptic" / "b.png").unlink()
     with pytest.raises(InputError, match=r"b\.png"):
         list(open_data(tmp_path))
+
+
+def own_answers(bundle: Path, images: np.ndarray, exits: np.ndarray) -> np.ndarray:
+    """As truth [N, H, W]: what the program itself finds in each image at the exit of that place."""
+    truth = np.full(images.shape[:3], -1)
+    with load(bundle) as model:
+        for place in np.unique(exits):
+            model.set_choices({"gate0.offset": [1e6 if i == place else 0.0 for i in range(len(EXITS))]})
+            for number in np.flatnonzero(exits == place):
+                sizes = [images.shape[1:3]]
+                (found,) = panoptic(model(images[number]), target_sizes=sizes, label_ids_to_fuse={2, 3})
+                for info in found["segments_info"]:
+                    label = info["label_id"]
+                    identity = label * 1000 + (info["id"] if label in THINGS else 0)
+                    truth[number][found["segmentation"] == info["id"]] = identity
+    return truth
+
+
+def test_exits_and_their_gate_by_panoptic_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Images of low contrast are right at the first exit, the others at the last: a gate can tell them apart."""
+    program = exit_program(tmp_path / "queries.onnx", queries=True)
+    bundle = build(program, tmp_path / "bundle", sample=(1, 3, 32, 48))
+    rng = np.random.default_rng(0)
+    deep = rng.random(64) < 0.5
+    noise = rng.uniform(-1, 1, (64, 32, 48, 3)) * np.where(deep, 120, 4)[:, None, None, None]
+    images = (128 + noise).astype(np.uint8)
+    truth = own_answers(bundle, images, np.where(deep, len(EXITS) - 1, 0))
+    truth[0] = -1
+    empty = int((truth < 0).all(axis=(1, 2)).sum())
+    save_panoptic(tmp_path / "scenes.npz", images, truth, THINGS)
+    arguments = [str(bundle), "--data", str(tmp_path / "scenes.npz")]
+    assert main(["calibrate", *arguments, "--exits", "--metric", "pq", "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["metric"] == "pq" and found["images"] == 64 - empty
+    assert f"{empty} images were left out: pq is not defined on them" in told.err
+    assert found["chosen"]["point"]["quality"] > max(quality for _, quality, _ in found["exits"])
+    assert main(["verify", *arguments, "--limit", "4", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["bench", *arguments, "--limit", "4", "--images", "2", "--rounds", "1", "--json"]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    assert accuracy["metric"] == "pq" and accuracy["adaptive"] == accuracy["masked_dense"] > 0.5
+
+
+def test_images_without_an_object_leave_no_precision(tmp_path: Path):
+    program = exit_program(tmp_path / "queries.onnx", queries=True)
+    bundle = build(program, tmp_path / "bundle", sample=(1, 3, 32, 48))
+    images, truth = np.zeros((8, 32, 48, 3), np.uint8), np.full((8, 32, 48), 2000)
+    save_panoptic(tmp_path / "stuff.npz", images, truth, THINGS)
+    with pytest.raises(InputError, match="8 images on which ap is not defined"):
+        calibrate_exits(bundle, tmp_path / "stuff.npz", metric="ap")
