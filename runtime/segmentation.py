@@ -148,7 +148,8 @@ def _owners(
 
     def weighted() -> Iterator[np.ndarray]:
         for mask, score in zip(masks, scores, strict=True):
-            plane = bilinear(_sigmoid(bilinear(mask, WORKING)), size) * score
+            plane = bilinear(_sigmoid(bilinear(mask, WORKING)), size)
+            plane *= score
             own.append(np.count_nonzero(plane >= np.float32(mask_threshold)))
             yield plane
 
@@ -183,9 +184,8 @@ def _first_largest(planes: Iterable[np.ndarray], size: Pair) -> np.ndarray:
     """int64 [H, W]: which of the planes is the largest there, the first of equal ones."""
     largest, found = np.full(size, -np.inf, np.float32), np.zeros(size, np.int64)
     for number, plane in enumerate(planes):
-        ahead = plane > largest
-        np.copyto(largest, plane, where=ahead)
-        np.copyto(found, number, where=ahead)
+        np.copyto(found, number, where=plane > largest)
+        np.maximum(largest, plane, out=largest)
     return found
 
 
@@ -208,8 +208,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    shares = -logits
     with np.errstate(over="ignore"):  # exp(−z) of z below −88: 1 / ∞ is the 0 that is meant
-        return 1 / (1 + np.exp(-logits))
+        np.exp(shares, out=shares)
+    shares += 1
+    return np.divide(1, shares, out=shares)
 
 
 def _images(
