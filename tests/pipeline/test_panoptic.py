@@ -94,6 +94,8 @@ def test_a_crowd_is_neither_missed_nor_found():
     crowd = np.where(SCENE == 1, 0, SCENE)
     assert [value(metric, (SCENE, crowd)) for metric in ("pq", "ap")] == pytest.approx([1, 1])
     assert value("pq", (np.where(SCENE == 1, -1, SCENE), crowd)) == pytest.approx(1)
+    most = blocks([[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4, [0] * 4]) == 1
+    assert value("pq", (np.where((SCENE == 1) & ~most, -1, SCENE), crowd)) == pytest.approx(1)
     assert value("pq", (np.where(SCENE == 1, 1002, SCENE), crowd)) == pytest.approx((1 + 2 / 3 + 1 + 1) / 4)
 
 

@@ -215,6 +215,20 @@ def test_equal_queries_go_to_the_first():
     assert not classes.any()
 
 
+@pytest.mark.parametrize(("least", "kept"), [(0.79, True), (0.8, True), (0.81, False)])
+def test_a_query_that_loses_a_fifth_of_its_area(least, kept):
+    """Shares are compared as float32, of which 4 / 5 is above 0.8."""
+    arrays = outputs(queries=2, classes=1, size=WORKING)
+    arrays[CLASSES][0] = [[3, 0], [9, 0]]
+    arrays[MASKS][:] = -9
+    arrays[MASKS][0, 0, :, :100] = arrays[MASKS][0, 1, :, 80:100] = 9
+    options = {"overlap_mask_area_threshold": least}
+    (found,), (wanted,) = panoptic(arrays, **options), theirs("panoptic", arrays, **options)
+    assert_same_info(found["segments_info"], wanted["segments_info"])
+    assert len(found["segments_info"]) == 1 + kept
+    np.testing.assert_array_equal(found["segmentation"], wanted["segmentation"])
+
+
 def test_nothing_found():
     """Not one query above the threshold: −1 everywhere; one that loses its area: 0."""
     arrays = outputs(sure=0.1)
