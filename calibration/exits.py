@@ -112,11 +112,12 @@ def calibrate_exits(
     with load(bundle, threads=threads) as model:
         chain = _chain(model)
         metric = metric or metric_for(next(iter(opened))[1])
-        found = collect(model, chain, opened, metric, Path(bundle) / KEPT, source.sha256, tick)
+        found, left_out = collect(model, chain, opened, metric, Path(bundle) / KEPT, source.sha256, tick)
         work = _work(model, chain)
     gate, tradeoff = choose(found, work, opened.spec, metric, beta, max_drop)
     values: dict[str, Any] = {**gate.choices(chain.gate), f"{chain.gate}.offset": [0.0] * len(chain.exits)}
-    notes = [*opened.notes, *tradeoff.notes]
+    said_nothing = f"{left_out} images were left out: {metric} is not defined on them."
+    notes = [*opened.notes, *([said_nothing] if left_out else []), *tradeoff.notes]
     active = source.manifest.active_fraction
     choices = Choices(source.sha256, opened.spec, len(found.features), values, {}, active, notes)
     path = store(source, choices, out)
@@ -132,14 +133,15 @@ def collect(
     kept: Path,
     program: str,
     tick: Callable[[], None],
-) -> ExitData:
-    """Of each image the gate's features, and the quality of every exit. Images that `kept` knows are not run again."""
+) -> tuple[ExitData, int]:
+    """Of each image the gate's features, and the quality of every exit. Images that `kept` knows are not run again.
+    Those on which the metric says nothing of any exit (NaN: no object to find) are left out; how many, too."""
     others = {k: v for k, v in model.choices.items() if not k.startswith(f"{chain.gate}.")}
     key = f"{program} {metric} {json.dumps(others, sort_keys=True)}"
     known, rows = _Kept(kept, hashlib.sha256(key.encode()).hexdigest()), []
     try:
         for image, label in data:
-            digest = hashlib.sha256(image.tobytes() + repr(label).encode()).digest()
+            digest = _digest(image, label)
             if digest not in known.rows:
                 known.rows[digest] = _run_exits(model, chain, image, label, metric)
                 known.changed()
@@ -147,8 +149,16 @@ def collect(
             tick()
     finally:
         known.save()
-    features, quality = zip(*rows, strict=True)
-    return ExitData(np.stack(features), np.stack(quality), chain.exits)
+    judged = [(features, quality) for features, quality in rows if not np.isnan(quality).all()]
+    if not judged:
+        raise InputError(
+            f"data {data.spec}",
+            got=f"{len(rows)} images on which {metric} is not defined",
+            expected="images with something to find",
+            fix="Give others, or another --metric.",
+        )
+    features, quality = (np.stack(column) for column in zip(*judged, strict=True))
+    return ExitData(features, quality, chain.exits), len(rows) - len(judged)
 
 
 def choose(
@@ -200,6 +210,19 @@ def _run_exits(
         measured.update(answer, label, answers[-1])
         quality.append(measured.value())
     return features, np.array(quality)
+
+
+def _digest(*values: Any) -> bytes:
+    """Of an image with its label, all of it: the repr of an array leaves out what lies in its middle."""
+    total = hashlib.sha256()
+    for value in values:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        if isinstance(value, list | tuple):
+            total.update(_digest(*value))
+        else:
+            total.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return total.digest()
 
 
 class _Kept:

@@ -14,10 +14,13 @@ import numpy as np
 from ..runtime.errors import InputError
 from ..runtime.manifest import Preprocess
 from ..runtime.preprocess import preprocess as to_input
+from .data_panoptic import refuse_letterbox
 from .dataset import Dataset, Sample
 from .names import import_function
+from .panoptic import Panoptic
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+_NAMES = ("images", "labels", "things")
 
 
 def open_arrays(path: Path, settings: Preprocess, limit: int | None) -> Dataset:
@@ -30,7 +33,7 @@ def open_arrays(path: Path, settings: Preprocess, limit: int | None) -> Dataset:
             expected="arrays written by numpy.savez (no objects)",
             fix="Write it again: numpy.savez_compressed(path, images=…, labels=…).",
         ) from error
-    images, labels = arrays.get("images"), arrays.get("labels")
+    images, labels, things = (arrays.get(name) for name in _NAMES)
     if images is None or images.ndim != 4:
         raise InputError(
             f"data {path}",
@@ -46,20 +49,38 @@ def open_arrays(path: Path, settings: Preprocess, limit: int | None) -> Dataset:
             fix="Write `images` and `labels` of equal length.",
         )
 
+    if things is not None:
+        _check_panoptic(path, labels, things)
+        refuse_letterbox(str(path), settings)
+
     def samples() -> Iterator[Sample]:
         for number, image in enumerate(images[:limit]):
-            name = f"{path.name}[{number}]"
-            yield Sample(name, _input_of(image, settings, name), None if labels is None else labels[number])
+            name, label = f"{path.name}[{number}]", None if labels is None else labels[number]
+            if things is not None and label is not None:
+                label = Panoptic(label.astype(np.int64), frozenset(things.tolist()))
+            yield Sample(name, _input_of(image, settings, name), label)
 
     return Dataset(str(path), len(images[:limit]), samples)
 
 
+def _check_panoptic(path: Path, labels: np.ndarray | None, things: np.ndarray) -> None:
+    maps = labels is not None and labels.ndim == 3 and labels.dtype.kind in "iu"
+    if not maps or things.ndim != 1 or (things.size and things.dtype.kind not in "iu"):
+        got = "no labels" if labels is None else f"labels {labels.dtype} {list(labels.shape)}"
+        raise InputError(
+            f"data {path}",
+            got=f"{got} and things {things.dtype} {list(things.shape)}",
+            expected="labels: int [N, H, W], category · 1000 + instance, and things: int [categories]",
+            fix="Write it with foveate.pipeline.panoptic.save_panoptic.",
+        )
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """`images`, and `labels` where there are any. Of an npy only the images that are asked for are read."""
+    """Those of `_NAMES` that there are. Of an npy only the images that are asked for are read."""
     if path.suffix == ".npy":
         return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
     with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in ("images", "labels") if key in archive}
+        return {key: archive[key] for key in _NAMES if key in archive}
 
 
 def open_function(spec: str, settings: Preprocess, limit: int | None) -> Dataset:

@@ -3,9 +3,14 @@
 | metric | label of an image | output | value |
 |---|---|---|---|
 | `top1`, `top5` | int: the class | first: scores [1, K] | share of images with the label among the best |
-| `agreement` | none | first: scores [1, K] or [1, K, H, W] | share of argmax equal to the dense reference's |
-| `mean_iou` | int map [H, W]; < 0, 255: ignored | first: scores [1, K, H, W], logits [1, 1, H, W] | mean over classes |
+| `agreement` | none | scores [1, K] or [1, K, H, W] | share of argmax equal to the dense reference's |
+| `mean_iou` | int map [H, W]; < 0, 255: ignored | scores [1, K, H, W], logits [1, 1, H, W] | mean over classes |
+| `pq` | Panoptic | class_queries_logits, masks_queries_logits | panoptic quality, mean over classes |
+| `ap` | Panoptic | class_queries_logits, masks_queries_logits | average precision of masks, mean over things |
 | `module:function` | what the function takes | all: function(outputs by name, label) -> float | mean over images |
+
+Scores are the first output's. Where a program answers with queries, they become the map of classes that
+`runtime.segmentation` makes of them, and `mean_iou` takes a Panoptic label's categories too.
 """
 
 from __future__ import annotations
@@ -16,7 +21,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..runtime.errors import InputError
+from ..runtime.segmentation import CLASSES, MASKS, semantic
 from .names import import_function
+from .panoptic import Panoptic
+from .panoptic_metrics import MaskPrecision, PanopticQuality
 
 Outputs = Mapping[str, np.ndarray]  # one image's outputs by name, in the program's order
 
@@ -63,7 +71,7 @@ class Agreement:
         self.shares: list[float] = []
 
     def update(self, outputs: Outputs, label: Any, reference: Outputs) -> None:
-        ours, theirs = _classes(_first(outputs)), _classes(_first(reference))
+        ours, theirs = _classes(outputs), _classes(reference)
         self.shares.append(float(np.mean(ours == theirs)) if ours.shape == theirs.shape else 0.0)
 
     def value(self) -> float:
@@ -77,9 +85,8 @@ class MeanIoU:
         self.confusion = np.zeros((0, 0), np.int64)  # [label, class]
 
     def update(self, outputs: Outputs, label: Any, reference: Outputs) -> None:
-        scores = _first(outputs)
-        classes = _classes(scores)[0]
-        wanted = np.asarray(label)
+        wanted = label.categories if isinstance(label, Panoptic) else np.asarray(label)
+        classes = _classes(outputs, wanted.shape)[0]
         if wanted.shape != classes.shape or wanted.dtype.kind not in "iu":
             raise InputError(
                 "metric mean_iou",
@@ -87,9 +94,9 @@ class MeanIoU:
                 expected=f"an int map {list(classes.shape)}, the size of the output",
                 fix="Give --data with label maps, or choose another --metric.",
             )
-        counted = (wanted >= 0) & (wanted != IGNORED)
+        counted = (wanted >= 0) & ((wanted != IGNORED) | isinstance(label, Panoptic))
         pairs = np.stack([wanted[counted].astype(np.int64), classes[counted]])
-        size = max(int(pairs.max(initial=0)) + 1, scores.shape[1], len(self.confusion))
+        size = max(int(pairs.max(initial=0)) + 1, len(self.confusion))
         grown = np.zeros((size, size), np.int64)
         grown[: len(self.confusion), : len(self.confusion)] = self.confusion
         self.confusion = grown + np.bincount(pairs[0] * size + pairs[1], minlength=size**2).reshape(
@@ -120,6 +127,8 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "top5": lambda: TopK(5),
     "agreement": Agreement,
     "mean_iou": MeanIoU,
+    "pq": PanopticQuality,
+    "ap": MaskPrecision,
 }
 
 
@@ -141,6 +150,8 @@ def metric_for(label: Any) -> str:
     """The metric to use when the user names none: what the label of the first image allows."""
     if label is None:
         return "agreement"
+    if isinstance(label, Panoptic):
+        return "pq"
     return "top1" if np.ndim(label) == 0 else "mean_iou"
 
 
@@ -148,8 +159,13 @@ def _first(outputs: Outputs) -> np.ndarray:
     return next(iter(outputs.values()))
 
 
-def _classes(scores: np.ndarray) -> np.ndarray:
-    """[1, K, …] scores to [1, …] classes; a single channel holds logits of class 1 against class 0."""
+def _classes(outputs: Outputs, size: tuple[int, ...] | None = None) -> np.ndarray:
+    """The classes, [1] or [1, H, W]. Queries are asked for a map of `size`; otherwise the first output's scores
+    [1, K, …] decide, of which a single channel holds logits of class 1 against class 0."""
+    if CLASSES in outputs and MASKS in outputs:
+        sizes = [(size[0], size[1])] if size and len(size) == 2 else None
+        return np.stack(semantic(outputs, target_sizes=sizes))
+    scores = _first(outputs)
     if scores.shape[1] == 1:
         return (scores[:, 0] > 0).astype(np.int64)
     return scores.argmax(1)

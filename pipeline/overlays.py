@@ -1,20 +1,24 @@
-"""Pictures of what was computed: of what masks kept, and of what changed in a video."""
+"""Pictures of what was computed: of what masks kept, of what changed in a video, of what was found in an image."""
 
 from __future__ import annotations
 
 import base64
+import colorsys
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..runtime.errors import MissingExtraError
+from ..runtime.errors import InputError, MissingExtraError
 from ..runtime.manifest import Preprocess
 
 WIDTH = 320  # px
 _DIM = 0.22  # of the brightness of what was dropped
 _EDGE = (63, 193, 176)  # the colour of the border between kept and dropped
 _TINT = 0.35  # share of that colour in what a video's frame changed
+_FOUND = 0.5  # share of a segment's colour in it
+_GOLDEN = 0.618034  # steps of hue by which any number of colours lie far apart
 
 
 def overlay(image: np.ndarray, keep: np.ndarray, settings: Preprocess) -> dict[str, str]:
@@ -73,9 +77,57 @@ def tinted(picture: np.ndarray, active: np.ndarray) -> np.ndarray:
     return _outlined(np.where(active[..., None], colour, picture).astype(np.uint8), active)
 
 
-def _outlined(picture: np.ndarray, active: np.ndarray) -> np.ndarray:
-    edge = np.zeros_like(active)
-    edge[1:] |= active[1:] != active[:-1]
-    edge[:, 1:] |= active[:, 1:] != active[:, :-1]
-    picture[edge] = _EDGE
+def segmented(picture: np.ndarray, answer: Mapping[str, Any]) -> Any:
+    """A Pillow image of a picture uint8 [H, W, 3] with the segments of its panoptic or instance answer
+    (`runtime.segmentation`, with `target_sizes` the picture's size): each in a colour of its own, with its name.
+    Raises InputError for an answer of another size, MissingExtraError without Pillow."""
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError as error:
+        raise MissingExtraError("PIL", "report", "pictures of segments") from error
+    ids = np.asarray(answer["segmentation"])
+    if ids.shape != picture.shape[:2]:
+        raise InputError(
+            "picture of segments",
+            got=f"a segmentation {list(ids.shape)} of a picture {list(picture.shape)}",
+            expected="equal height and width",
+            fix="Segment with target_sizes=[picture.shape[:2]], without binary maps or run lengths.",
+        )
+    out, names = picture.copy(), {}
+    for info in answer["segments_info"]:
+        where = ids == info["id"]
+        if where.any():  # an instance may lie wholly under others
+            colour = np.array(colorsys.hsv_to_rgb(info["id"] * _GOLDEN % 1, 0.85, 1)) * 255
+            out[where] = (1 - _FOUND) * picture[where] + _FOUND * colour
+            names[_inmost(where)] = str(info.get("label", info["label_id"]))
+    drawn = Image.fromarray(_outlined(out, ids, (255, 255, 255)))
+    pen = ImageDraw.Draw(drawn)
+    for place, name in names.items():
+        pen.text(place, name, fill="white", anchor="mm", stroke_width=1, stroke_fill="black")
+    return drawn
+
+
+def _inmost(where: np.ndarray) -> tuple[int, int]:
+    """(x, y) of a pixel about as far from the border of a bool [H, W] as any: what is left after peeling it."""
+    step = -(-max(where.shape) // 128)  # coarse is good enough, and quick
+    if not where[::step, ::step].any():
+        step = 1
+    left = np.pad(where[::step, ::step], 1)
+    peeled = left
+    while peeled.any():
+        left, peeled = peeled, peeled.copy()
+        peeled[1:] &= left[:-1]
+        peeled[:-1] &= left[1:]
+        peeled[:, 1:] &= left[:, :-1]
+        peeled[:, :-1] &= left[:, 1:]
+    found = np.argwhere(left)
+    row, column = found[len(found) // 2]
+    return int(column - 1) * step, int(row - 1) * step
+
+
+def _outlined(picture: np.ndarray, regions: np.ndarray, colour: tuple[int, int, int] = _EDGE) -> np.ndarray:
+    edge = np.zeros(regions.shape, bool)
+    edge[1:] |= regions[1:] != regions[:-1]
+    edge[:, 1:] |= regions[:, 1:] != regions[:, :-1]
+    picture[edge] = colour
     return picture

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from foveate.export.program import load_program, save_program
 
-CHANNELS, EXITS = 6, (1, 2, 4)
+CHANNELS, EXITS, QUERIES = 6, (1, 2, 4), 8
 
 
 def exit_program(
@@ -18,11 +18,13 @@ def exit_program(
     exits: Sequence[int] = EXITS,
     mask: bool = False,
     peek: bool = False,
+    queries: bool = False,
     batch: str | int = "batch",
 ) -> Path:
     """Patches of 8 × 8 as tokens, layers that mix them all, and a linear head; the gate reads the mean token.
 
-    mask: an EnergyMask over the image's features, ahead of all. peek: an output that reads the last layer directly."""
+    mask: an EnergyMask over the image's features, ahead of all. peek: an output that reads the last layer directly.
+    queries: a head that answers as Mask2Former does, with `QUERIES` masks of 4 classes."""
     rng = np.random.default_rng(0)
     size = f"{batch}, 3, height, width"
     head = [
@@ -59,8 +61,23 @@ def exit_program(
     for exit in reversed(exits[:-1]):
         body.append(f"s{exit} = ai.foveate.ExitSelect <exit = {exit}> (depth, t{exit}, {deep})")
         deep = f"s{exit}"
-    body.append(f"classes = MatMul ({deep}, w_head)")
-    outputs = f"float[{batch}, n, 4] classes, int64[{batch}] depth"
+    if queries:
+        body += [
+            f"asked = MatMul ({deep}, w_queries)",
+            "rows = Transpose <perm = [0, 2, 1]> (asked)",
+            "place = Shape <start = 2, end = 4> (p)",
+            "shape = Concat <axis = 0> (all_queries, place)",
+            "masks_queries_logits = Reshape (rows, shape)",
+            "share = Softmax <axis = 2> (rows)",
+            f"read = MatMul (share, {deep})",
+            "class_queries_logits = MatMul (read, w_classes)",
+        ]
+        answer = f"float[{batch}, {QUERIES}, 5] class_queries_logits, "
+        answer += f"float[{batch}, {QUERIES}, h, w] masks_queries_logits"
+    else:
+        body.append(f"classes = MatMul ({deep}, w_head)")
+        answer = f"float[{batch}, n, 4] classes"
+    outputs = f"{answer}, int64[{batch}] depth"
     if peek:
         body.append(f"last = Identity (t{exits[-1]})")
         outputs += f", float[{batch}, n, {CHANNELS}] last"
@@ -79,12 +96,15 @@ def exit_program(
         "w_head": rng.standard_normal((CHANNELS, 4)),
         **{f"w{n}": rng.standard_normal((CHANNELS, CHANNELS)) for n in range(1, exits[-1] + 1)},
     }
+    if queries:
+        weights |= {"w_queries": 2 * rng.standard_normal((CHANNELS, QUERIES))}
+        weights |= {"w_classes": 2 * rng.standard_normal((CHANNELS, 5))}
     if mask:
         weights |= {"mask_w": rng.standard_normal((1, 128, 1, 1)), "mask_b": np.zeros(1)}
         weights |= {"w_more": rng.standard_normal((8, 8, 3, 3)) / 8}
         weights |= {"thr": np.array(0.5), "temp": np.array(1.0), "lam": np.array(0.1), "gam": np.array(0.1)}
     arrays = {name: np.asarray(value, np.float32) for name, value in weights.items()}
-    arrays |= {"flat": np.array([0, 0, -1]), "middle": np.array([1])}
+    arrays |= {"flat": np.array([0, 0, -1]), "middle": np.array([1]), "all_queries": np.array([0, QUERIES])}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
     onnx.save(model, path)
     return save_program(load_program(path), path)

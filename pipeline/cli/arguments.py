@@ -17,7 +17,7 @@ from ..progress import Progress
 if TYPE_CHECKING:
     from ..data import Dataset
 
-DATA_HELP = "image folder, class folders, .npz (images, labels) or module:function"
+DATA_HELP = "image folder, class folders, .npz (images, labels), COCO panoptic folder or module:function"
 
 
 def add_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
