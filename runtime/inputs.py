@@ -94,15 +94,12 @@ class ImageReader:
             )
 
 
-def one_frame(batch: Batch) -> Batch:
+def one_image(
+    batch: Batch, what: str = "frame", fix: str = "Call the stream with one frame at a time."
+) -> Batch:
     """The batch, which is to hold one image. Raises InputError."""
     if batch.images != 1:
-        raise InputError(
-            "frame",
-            got=f"{batch.images} images",
-            expected="one",
-            fix="Call the stream with one frame at a time.",
-        )
+        raise InputError(what, got=f"{batch.images} images", expected="one", fix=fix)
     return batch
 
 

@@ -16,7 +16,7 @@ from .changes import Changes, Seen
 from .engine import Engine
 from .errors import InputError
 from .fallback import Fallback, FrameCosts
-from .inputs import Batch, check_finite, one_frame
+from .inputs import Batch, check_finite, one_image
 from .manifest import Pair, StreamPlan, TensorSpec
 from .native.handles import StateHandle
 from .policy import StreamPolicy
@@ -102,7 +102,7 @@ class Stream:
         """One frame: what `Model.__call__` takes, with one image. Raises InputError before the state is touched."""
         start = perf_counter()
         spans = self._engines.spans
-        batch = one_frame(self._read(frame, spans.inputs))
+        batch = one_image(self._read(frame, spans.inputs))
         with self._lock:
             inputs = [batch.feeds[name] for name in spans.inputs]
             seen = self._look(inputs)
