@@ -243,11 +243,13 @@ class Model:
 
     def stats(self) -> dict[str, Any]:
         """Counts since loading: requests, images, errors, strategies per region, mean active fraction per decision,
-        latency, references held, demotions, and what is known of this device."""
+        latency, references held, demotions, and what is known of this device; `waiting` are the images that were
+        submitted and are not done."""
         executor = self._live()
         references = executor.references
         return {
             **self._stats.summary(),
+            "waiting": self._batcher.waiting if self._batcher is not None else 0,
             "references": {
                 "count": len(references),
                 "bytes": references.nbytes,
@@ -397,6 +399,7 @@ class Model:
         return result
 
     def _queue(self) -> Batcher:
+        self._live()  # opens the engines: what is queued is still to be run after close()
         with self._lock:
             if self._closed:
                 raise closed(f"model {self.manifest.name!r}")
