@@ -118,7 +118,13 @@ def calibrate_exits(
     values: dict[str, Any] = {**gate.choices(chain.gate), f"{chain.gate}.offset": [0.0] * len(chain.exits)}
     notes = [*opened.notes, *tradeoff.notes]
     active = source.manifest.active_fraction
-    choices = Choices(source.sha256, opened.spec, len(found.features), values, {}, active, notes)
+    depths = {
+        str(exit): int(n)
+        for exit, n in zip(*np.unique(gate.depths(found.features), return_counts=True), strict=True)
+    }
+    choices = Choices(
+        source.sha256, opened.spec, len(found.features), values, {}, active, notes, depths=depths
+    )
     path = store(source, choices, out)
     tradeoff.write(path.parent)
     return tradeoff, choices, path

@@ -70,6 +70,7 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "decisions": [dataclasses.asdict(d) for d in manifest.decisions],
         "choices": [dataclasses.asdict(c) for c in manifest.choices],
         "active_fraction": manifest.active_fraction,
+        "depths": manifest.depths,
         "steps": steps,
         "macs": total,
         "dense_share": dense / total if total else None,
@@ -215,6 +216,10 @@ def _decision_lines(facts: Facts) -> list[str]:
     ]
     if facts["active_fraction"] is not None:
         shown.append(f"active     {facts['active_fraction']:.1%} in the mean over the calibration images")
+    if facts["depths"]:
+        images = sum(facts["depths"].values())
+        took = ", ".join(f"{n / images:.0%} took {depth} layers" for depth, n in facts["depths"].items())
+        shown.append(f"depths     of the calibration images {took}")
     return shown
 
 

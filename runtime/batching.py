@@ -15,7 +15,7 @@ class Batching:
     queue: images that may be on their way at a time; who submits another waits until one is done.
     """
 
-    max_batch: int = 8
+    max_batch: int = 4
     max_delay_ms: float = 0.0
     queue: int = 64
 

@@ -272,6 +272,9 @@ class Manifest:
     barriers: tuple[str, ...] = ()  # "node (op): reason", for `inspect`
     notes: tuple[str, ...] = ()
     active_fraction: float | None = None  # mean over calibration images; None: not calibrated
+    depths: dict[str, int] = field(
+        default_factory=dict
+    )  # calibration images by the layers that they took; {}: not calibrated
     stages: dict[str, str] = field(default_factory=dict)  # stage -> hash of its inputs, for skipping
     files: dict[str, FileEntry] = field(default_factory=dict)
     created_by: str = ""

@@ -22,6 +22,7 @@ from .bundle import Bundle, open_bundle
 from .choices import change_choices, default_choices
 from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_costs
 from .decisions import check_decision, read_decisions
+from .drift import Depths
 from .engine import Config, NullConfig, OrtConfig, config_for
 from .engines import Engines, decision_tensors
 from .errors import FoveateError, InputError, did_you_mean
@@ -240,11 +241,12 @@ class Model:
         """Changes choices by name, for requests that start from now on. Raises InputError."""
         with self._lock:
             self._choices = change_choices(self._choices, changes, self.manifest)
+            self._stats.depths = self._depths()
 
     def stats(self) -> dict[str, Any]:
         """Counts since loading: requests, images, errors, strategies per region, mean active fraction per decision,
-        latency, references held, demotions, and what is known of this device; `waiting` are the images that were
-        submitted and are not done."""
+        latency, references held, demotions, and what is known of this device; the depths that images took and those
+        expected, as long as choices are the bundle's; `waiting`: images that were submitted and are not done."""
         executor = self._live()
         references = executor.references
         return {
@@ -320,7 +322,7 @@ class Model:
         """Back to a model that has not started in this process: for a forked child, see `forks`."""
         self._lock, self._measuring = threading.Lock(), threading.Lock()
         self.started: Executor | None = None
-        self._stats = Stats()
+        self._stats = Stats(self._depths())
         self._batcher: Batcher | None = None
         self._flying = 0
 
@@ -383,6 +385,12 @@ class Model:
         return Request(
             dict(batch.feeds), batch.images, elements, strategy, self._choices, symbols=batch.symbols
         )
+
+    def _depths(self) -> Depths:
+        """Counts depths from now on. What calibration saw holds for the choices that it made."""
+        own = default_choices(self.manifest)
+        same = all(np.array_equal(value, own[name]) for name, value in self._choices.items())
+        return Depths({int(depth): n for depth, n in self.manifest.depths.items()} if same else {})
 
     def _run_all(self, executor: Executor, request: Request) -> None:
         request.whole = self._prefers_whole_program(executor)

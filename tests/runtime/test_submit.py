@@ -257,9 +257,9 @@ def test_map_with_an_image_that_fails(model: Model):
     images = [make(seed=0), not_finite_inside(), make(SIZES[1], seed=1)]
     found = list(model.map(images, return_exceptions=True))
     assert isinstance(found[1], DecisionError)
-    for i in (0, 2):
-        assert isinstance(found[i], Result)
-        assert_same(found[i], model(images[i]))
+    for result, image in ((found[0], images[0]), (found[2], images[2])):
+        assert isinstance(result, Result)
+        assert_same(result, model(image))
     answers = model.map(images)
     next(answers)
     with pytest.raises(DecisionError):
