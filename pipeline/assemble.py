@@ -96,6 +96,7 @@ class _Assembler:
             sizes=unfounded_sizes(specs, analysis.program.inputs, analysis.probes),
             sample={t: list(sample.shapes[t]) for t in analysis.program.inputs},
             min_size=analysis.probes.min_size,
+            multiple=analysis.probes.multiple,
             stream=stream,
             stream_refused=refused,
             crops=crops,

@@ -65,6 +65,7 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "outputs": [dataclasses.asdict(t) for t in manifest.outputs],
         "sample": manifest.sample,
         "min_size": list(manifest.min_size),
+        "multiple": list(manifest.multiple),
         "preprocess": dataclasses.asdict(manifest.preprocess),
         "labels": list(manifest.labels),
         "decisions": [dataclasses.asdict(d) for d in manifest.decisions],
@@ -164,6 +165,9 @@ def lines(facts: Facts) -> list[str]:
     ]
     for role in ("inputs", "outputs"):
         shown += [f"{role[:-1]:<10} {_tensor(t)}" for t in facts[role]]
+    if facts["multiple"] != [1, 1]:
+        multiple, least = ("×".join(map(str, facts[key])) for key in ("multiple", "min_size"))
+        shown.append(f"sizes      multiples of {multiple} from {least} on; others with load(…, pad=True)")
     shown += _preprocess_lines(facts)
     shown += _decision_lines(facts)
     shown += _step_lines(facts)

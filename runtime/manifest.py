@@ -262,6 +262,7 @@ class Manifest:
     sizes: dict[str, int] = field(default_factory=dict)  # what dims are there that follow from no input's
     labels: tuple[str, ...] = ()
     min_size: Pair = (1, 1)
+    multiple: Pair = (1, 1)  # of which height and width must be one
     stream: StreamPlan | None = None
     stream_refused: str = ""  # why there is none
     crops: CropPlan | None = None

@@ -55,6 +55,7 @@ def load(
     max_state_bytes: int = MAX_STATE_BYTES,
     memory_bytes: int | None = None,
     verify: bool = True,
+    pad: bool = False,
     batching: Batching | None = None,
 ) -> Model:
     """Opens a bundle.
@@ -68,6 +69,8 @@ def load(
     max_state_bytes: bound of what each stream keeps. Frames that would need more are refused.
     memory_bytes: inputs that would need more are refused; None takes the machine's memory.
     verify: check every file's sha256; sizes are always checked.
+    pad: images of sizes that the program does not take are padded with zeros, on the right and at the bottom, and
+        outputs cropped to the image's own size; decisions are those of the padded image. Else they are refused.
     batching: how images run together that come one by one, to `Model.submit`.
 
     Raises BundleError, InputError, EngineError, MissingExtraError.
@@ -81,7 +84,9 @@ def load(
     if threads is not None and not isinstance(named, str):
         config = replace(config, threads=config_for(config.backend, threads).threads)
     sizes = cache_bytes, max_state_bytes, memory_bytes
-    return Model(bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching()))
+    return Model(
+        bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching(), pad)
+    )
 
 
 class Model:
@@ -95,7 +100,7 @@ class Model:
     def __init__(self, bundle: Bundle, options: Options):
         self._bundle, self._options = bundle, options
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
-        self._read = ImageReader(bundle.manifest, options.memory_bytes)
+        self._read = ImageReader(bundle.manifest, options.memory_bytes, options.pad)
         self._route = Route(bundle.manifest, options.strategy != "dense", self._run_all)
         self._closed = False
         self.forget()
@@ -433,7 +438,9 @@ class Model:
 
     def _answer(self, batch: Batch, request: Request, start: float) -> Result:
         tensors = request.tensors
-        outputs: dict[str, Any] = {spec.name: tensors[spec.name] for spec in self.manifest.outputs}
+        outputs: dict[str, Any] = batch.unpad(
+            {spec.name: tensors[spec.name] for spec in self.manifest.outputs}
+        )
         known = all(d.keep in tensors for d in self.manifest.decisions)
         decisions = read_decisions(self.manifest, tensors) if known else {}
         if batch.torch:

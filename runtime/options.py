@@ -28,6 +28,7 @@ class Options:
     memory_bytes: int | None
     verify: bool
     batching: Batching
+    pad: bool
 
 
 def check_options(strategy: str, **sizes: int | None) -> None:

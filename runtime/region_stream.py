@@ -80,7 +80,7 @@ class RegionStream:
             except BaseException:
                 self.reset()
                 raise
-            outputs = {name: value.copy() for name, value in self._outputs.items()}
+            outputs = batch.unpad({name: value.copy() for name, value in self._outputs.items()})
             strategy = "dense" if self.reason else "regions"
         timing["total"] = (perf_counter() - start) * 1e3
         return Result(outputs, timing=timing, strategies={"stream": (strategy,)})

@@ -60,7 +60,8 @@ class Stream:
 
     A frame with another resolution begins anew, and so does the frame after an error.
 
-    changed: bool [height, width] of the first input, what the last frame computed; None where that was all of it.
+    changed: bool [height, width] of the first input (as padded), what the last frame computed; None where that was all
+        of it.
     work, full_work: multiply-adds of the last frame, and of one that is computed whole; without what lies behind the
         first barrier, which is computed for every frame.
     reason: why the last frame was computed whole, "first", "refresh", "scene cut", "drift", or by the dense engine,
@@ -118,7 +119,7 @@ class Stream:
         timing = new_timing()
         timing["total"] = (perf_counter() - start) * 1e3
         outputs = {spec.name: tensors[spec.name] for spec in self._outputs}
-        return Result(outputs, timing=timing, strategies={"stream": used})
+        return Result(batch.unpad(outputs), timing=timing, strategies={"stream": used})
 
     def reset(self) -> None:
         """Forgets the video: the next frame is computed whole."""
