@@ -30,18 +30,21 @@ def fitting_size(size: Sequence[int], manifest: Manifest) -> Pair:
 
 
 def pad(feeds: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
-    """The same arrays where nothing is to be padded. An empty axis stays empty, to be refused."""
+    """The same arrays where nothing is to be padded. What cannot be mended stays as it is, to be refused: empty axes, and
+    those that the program fixes."""
     padded = dict(feeds)
-    for name, value in feeds.items():
+    for spec in manifest.inputs:
+        value = feeds[spec.name]
         axes = map_axes(value, manifest)
-        if axes is None or value.size == 0:
+        if axes is None or value.size == 0 or value.ndim != len(spec.shape):
             continue
         size = fitting_size([value.shape[axis] for axis in axes], manifest)
         more = [(0, 0)] * 4
         for axis, n in zip(axes, size, strict=True):
-            more[axis] = (0, n - value.shape[axis])
+            if isinstance(spec.shape[axis], str):
+                more[axis] = (0, n - value.shape[axis])
         if any(map(sum, more)):
-            padded[name] = np.pad(value, more)
+            padded[spec.name] = np.pad(value, more)
     return padded
 
 
