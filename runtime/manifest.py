@@ -205,7 +205,8 @@ Step = DenseSegment | Region | ExitChain
 @dataclass(frozen=True)
 class Tail:
     """Where an engine may take over from the kernels in a stream: behind the first `ops` of the span plan, `file` makes
-    those `outputs` of the program that are left, from `inputs`, of which the plan has made some by then."""
+    those `outputs` of the program (or what step `then` and those behind it read) that are left, from `inputs`, of which
+    the plan has made some by then."""
 
     ops: int
     file: str
@@ -218,7 +219,8 @@ class StreamPlan:
     """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
     which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
     is). `share`: of the program's multiply-adds that unchanged positions save; `ends`: the nodes with which the rest
-    begins, and why; `tails`: in the order of the plan, may be none."""
+    begins, and why; `tails`: in the order of the plan, may be none. `then`: the step of the manifest from which on it
+    goes as with single images, for an encoder with exits; 0: nothing is left."""
 
     spans: str
     outputs: tuple[str, ...]
@@ -228,6 +230,7 @@ class StreamPlan:
     share: float = 1.0
     ends: tuple[str, ...] = ()
     tails: tuple[Tail, ...] = ()
+    then: int = 0
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,17 @@ class Model:
                 fix="See `foveate inspect` and `foveate doctor`; model(frame) runs single frames.",
             )
         engines, chosen = self._live().engines.stream, (policy or self.stream_policy).but(options)
-        return Stream(engines, plan, self.manifest.outputs, self._read, chosen, self._options.max_state_bytes)
+        limit = self._options.max_state_bytes
+        return Stream(
+            engines,
+            plan,
+            self.manifest.outputs,
+            self._read,
+            self._run_steps,
+            lambda: self._choices,
+            chosen,
+            limit,
+        )
 
     def set_choices(self, changes: Mapping[str, Any]) -> None:
         """Changes choices by name, for requests that start from now on. Raises InputError."""
@@ -403,6 +413,12 @@ class Model:
             self._run_whole_program(executor, request)
         else:
             executor.run(request)
+
+    def _run_steps(self, tensors: Mapping[str, np.ndarray], first: int, last: int | None) -> Request:
+        """Of one frame, densely but for the exits."""
+        request = Request(dict(tensors), 1, 0, "dense", self._choices)
+        self._live().run(request, first, last)
+        return request
 
     def _conclude(self, batch: Batch, request: Request, start: float) -> Result:
         result = self._answer(batch, request, start)

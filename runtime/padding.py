@@ -30,8 +30,8 @@ def fitting_size(size: Sequence[int], manifest: Manifest) -> Pair:
 
 
 def pad(feeds: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
-    """The same arrays where nothing is to be padded. What cannot be mended stays as it is, to be refused: empty axes, and
-    those that the program fixes."""
+    """The same arrays where nothing is to be padded. What cannot be mended stays as it is, to be refused: empty axes,
+    and those that the program fixes."""
     padded = dict(feeds)
     for spec in manifest.inputs:
         value = feeds[spec.name]
