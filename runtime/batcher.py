@@ -46,13 +46,13 @@ class Batcher:
                 )
             if self._closed:
                 raise closed("submit")
+            if not self._working:
+                self._thread = threading.Thread(target=self._work, name="foveate-batcher")
+                self._thread.start()  # it looks when this lock is free
+                self._working = True
             self._open += 1
             job.due = perf_counter() + self._options.max_delay_ms / 1e3
             self._lanes.add(job)
-            if not self._working:
-                self._working = True
-                self._thread = threading.Thread(target=self._work, name="foveate-batcher")
-                self._thread.start()
             self._changed.notify_all()
         return job.future
 

@@ -64,10 +64,12 @@ def force(model: Model, at: int) -> None:
 
 def test_the_plan_ends_before_the_exits(model: Model):
     plan, steps = model.manifest.stream, model.manifest.steps
-    assert plan is not None and isinstance(steps[plan.then], ExitChain)
-    stages = {name for stage in steps[plan.then].stages for name in stage.outputs}
+    assert plan is not None
+    chain = steps[plan.then]
+    assert isinstance(chain, ExitChain)
+    stages = {name for stage in chain.stages for name in stage.outputs}
     assert not stages & {*plan.outputs, *plan.rest_outputs}
-    assert {steps[plan.then].depth, "t1"} <= {*plan.outputs, *plan.rest_outputs}
+    assert {chain.depth, chain.shallow} <= {*plan.outputs, *plan.rest_outputs}
     assert 0 < plan.share < 1
 
 

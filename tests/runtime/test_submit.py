@@ -17,6 +17,8 @@ import pytest
 from foveate.pipeline.build import build
 from foveate.runtime import Batching, Model, Result, load
 from foveate.runtime.errors import DecisionError, EngineError, FoveateError, InputError, QueueFullError
+from foveate.runtime.exits import check_depths
+from foveate.runtime.manifest import ExitChain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,6 +193,15 @@ def test_an_engine_that_fails_on_one_image(bundle: Path, monkeypatch: pytest.Mon
             futures[2].result(WAIT)
         assert [futures[i].result(WAIT)["depth"].tolist() for i in (0, 1, 3)] == [[4]] * 3
         assert model.stats()["errors"] == 1 and model.stats()["images"] == 4
+
+
+def test_a_depth_that_is_no_exit_names_its_image(model: Model):
+    chain = next(step for step in model.manifest.steps if isinstance(step, ExitChain))
+    tensors = {chain.depth: np.array([1, 3, 4]), chain.scores: np.zeros((3, 3), np.float32)}
+    with pytest.raises(DecisionError, match="depth of image 1: got 3; expected one of 1, 2, 4"):
+        check_depths(chain, tensors)
+    with pytest.raises(DecisionError, match="scores of image 2"):
+        check_depths(chain, tensors | {chain.scores: np.array([[0.0], [1.0], [np.nan]])})
 
 
 def test_choices_hold_from_submission(bundle: Path):
