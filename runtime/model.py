@@ -127,7 +127,8 @@ class Model:
     def submit(self, image: Any, *, timeout: float | None = None) -> Future[Result]:
         """Queues one image, [1, C, H, W] or uint8 [H, W, 3], and gives the future of its answer, which is that of
         `model(image)`. Images of one size run as one batch (see `Batching`), behind a gate with those that take the
-        same stage next; the answer's `timing` has the ms that it waited, as "wait".
+        same stage next; the answer's `timing` has the ms that it waited, as "wait". A float array is not copied: it
+        must stay as it is until then.
 
         timeout: seconds to wait for room in the queue; 0 not at all, None for as long as it takes. What is wrong with
         the image, also before it is queued, its future raises, and no other. Until there is an answer, the future can
