@@ -143,7 +143,9 @@ def test_answers_belong_to_their_callers(bundle: Path):
     with load(bundle, threads=1, batching=PATIENT) as model:
         image = make()
         found = [future.result(WAIT) for future in [model.submit(image) for _ in range(4)]]
-        assert all(value.base is None for result in found for value in result.values())  # not parts of a batch's
+        assert all(
+            value.base is None for result in found for value in result.values()
+        )  # not parts of a batch's
         for result in found[1:]:
             result["classes"][:] = np.nan
         assert_same(found[0], model(image))
