@@ -4,6 +4,7 @@
  "choices": {"mask0.threshold": 0.41},
  "activity": {"mask0": {"mean": 0.25, "quantiles": {"0": 0.11, …, "100": 0.62}, "histogram": [0, 3, …]}},
  "active_fraction": 0.25, "notes": [], "stream": {"threshold": 0.03, "block": 8, "vote": 4},
+ "depths": {"2": 120, "4": 180},
  "created_by": "foveate 0.1.0"}
 """
 
@@ -47,7 +48,8 @@ class Activity:
 @dataclass(frozen=True)
 class Choices:
     """`choices`: value by the choice's name. `active_fraction`: of the first decision, which the plan is made for.
-    `stream`: fields of StreamPolicy, which streams take by default; None says nothing of them."""
+    `stream`: fields of StreamPolicy, which streams take by default; `depths`: how many of the images took so many
+    layers. None says nothing of them."""
 
     program_sha256: str
     data: str
@@ -57,6 +59,7 @@ class Choices:
     active_fraction: float | None
     notes: list[str] = field(default_factory=list)
     stream: dict[str, Any] | None = None
+    depths: dict[str, int] | None = None
     created_by: str = field(default_factory=lambda: f"foveate {versions().get('foveate')}")
     schema_version: int = SCHEMA_VERSION
 

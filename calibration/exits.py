@@ -119,7 +119,13 @@ def calibrate_exits(
     said_nothing = f"{left_out} images were left out: {metric} is not defined on them."
     notes = [*opened.notes, *([said_nothing] if left_out else []), *tradeoff.notes]
     active = source.manifest.active_fraction
-    choices = Choices(source.sha256, opened.spec, len(found.features), values, {}, active, notes)
+    depths = {
+        str(exit): int(n)
+        for exit, n in zip(*np.unique(gate.depths(found.features), return_counts=True), strict=True)
+    }
+    choices = Choices(
+        source.sha256, opened.spec, len(found.features), values, {}, active, notes, depths=depths
+    )
     path = store(source, choices, out)
     tradeoff.write(path.parent)
     return tradeoff, choices, path

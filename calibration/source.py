@@ -120,6 +120,12 @@ def with_choices(manifest: Manifest, found: Choices) -> Manifest:
         for choice in manifest.choices
     )
     policy = manifest.stream_policy if found.stream is None else dict(found.stream)
+    # What depths other choices would give is not known.
+    depths = found.depths or (manifest.depths if choices == manifest.choices else {})
     return dataclasses.replace(
-        manifest, choices=choices, active_fraction=found.active_fraction, stream_policy=policy
+        manifest,
+        choices=choices,
+        active_fraction=found.active_fraction,
+        stream_policy=policy,
+        depths=dict(depths),
     )

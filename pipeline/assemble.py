@@ -73,7 +73,7 @@ class _Assembler:
         analysis = self.analysis
         steps = tuple(step for planned in self.plan.steps for step in self._steps(planned))
         sample = analysis.probes.sample
-        stream, refused = self._stream()
+        stream, refused = self._stream(steps)
         crops, crops_refused = plan_crops(analysis)
         crossing = dict.fromkeys(t for s in steps for t in _crossing(s))
         if stream:
@@ -96,6 +96,7 @@ class _Assembler:
             sizes=unfounded_sizes(specs, analysis.program.inputs, analysis.probes),
             sample={t: list(sample.shapes[t]) for t in analysis.program.inputs},
             min_size=analysis.probes.min_size,
+            multiple=analysis.probes.multiple,
             stream=stream,
             stream_refused=refused,
             crops=crops,
@@ -227,10 +228,12 @@ class _Assembler:
         self.plans[file] = make
         return found
 
-    def _stream(self) -> tuple[StreamPlan | None, str]:
-        """How videos run, or why they cannot."""
+    def _stream(self, steps: Sequence[Step]) -> tuple[StreamPlan | None, str]:
+        """How videos run, or why they cannot. Up to an encoder's first exit, where there is one."""
         analysis = self.analysis
-        inputs, outputs = analysis.program.inputs, set(analysis.program.outputs)
+        then = next((i for i, step in enumerate(steps) if isinstance(step, ExitChain)), 0)
+        behind = steps[then:] if then else ()
+        inputs, outputs = analysis.program.inputs, _wanted(analysis, behind)
         if analysis.decisions:
             return None, "its decisions are made anew for every frame"
         try:
@@ -251,17 +254,17 @@ class _Assembler:
             spans = self._plan(_STREAM, local, inputs, given)
         except Unsupported as reason:
             return None, str(reason)
-        tails = tuple(
-            self._tail(i, cut) for i, cut in enumerate(find_cuts(analysis, self.wants, spans, set(local)))
-        )
-        share = 1 - sum(n.macs for n in rest) / max(analysis.macs, 1.0)
+        cuts = find_cuts(analysis, self.wants, spans, set(local), outputs)
+        tails = tuple(self._tail(i, cut) for i, cut in enumerate(cuts))
+        left = sum(n.macs for n in rest) + sum(_macs(step) for step in behind)
+        share = 1 - left / max(analysis.macs, 1.0)
         if not rest:
-            return StreamPlan(_STREAM, given, share=share, tails=tails), ""
+            return StreamPlan(_STREAM, given, share=share, tails=tails, then=then), ""
         reads = tuple(s for s in sources if s in set(made) or s in inputs)
         answers = tuple(o for n in rest for o in n.outputs if o in outputs)
         ends = tuple(first_few([refused[n.name] for n in rest if n.name in refused], "ends"))
         file = self._add("rest", [n.name for n in rest], reads, answers)
-        return StreamPlan(_STREAM, given, file, reads, answers, share, ends, tails), ""
+        return StreamPlan(_STREAM, given, file, reads, answers, share, ends, tails, then), ""
 
     def _tail(self, number: int, cut: Cut) -> Tail:
         file = self._add(f"tail{number}", list(cut.nodes), cut.inputs, cut.outputs)
@@ -297,6 +300,20 @@ class _Assembler:
         read, made = [self.spec(t) for t in inputs], [self.spec(t) for t in outputs]
         self.models[file] = lambda: extract(self.analysis.program, nodes, read, made, name)
         return file
+
+
+def _wanted(analysis: Analysis, behind: Sequence[Step]) -> tuple[str, ...]:
+    """What is left to make before these steps: what they read, and the program's outputs that they do not make."""
+    made = {name for step in behind for name in step.outputs}
+    read = [name for step in behind for name in step.inputs if name not in made]
+    outputs = [name for name in analysis.program.outputs if name not in made]
+    return tuple(dict.fromkeys(n for n in (*outputs, *read) if n not in analysis.program.inputs))
+
+
+def _macs(step: Step) -> float:
+    if isinstance(step, ExitChain):
+        return sum(stage.macs for stage in step.stages)
+    return step.macs if isinstance(step, DenseSegment) else 0.0
 
 
 def _crossing(step: Step) -> list[str]:

@@ -44,6 +44,7 @@ def build(
     active_fraction: float | None = None,
     labels: Sequence[str] = (),
     stream_policy: Mapping[str, Any] | None = None,
+    depths: Mapping[str, int] | None = None,
     model: CostModel | None = None,
 ) -> Path:
     """Builds the bundle `out` from an ONNX program and gives its path.
@@ -51,7 +52,7 @@ def build(
     sample: the shape the plan is made at, of the one input or by input name; by default what `preprocess` makes, else
     the one that the program was exported with, else what it fixes, else 224 × 224. choices: new defaults by name.
     active_fraction: mean over calibration images; the plan's cost model takes it for typical. stream_policy: fields of
-    StreamPolicy that the bundle's streams take by default.
+    StreamPolicy that the bundle's streams take by default. depths: calibration images by the layers that they took.
     Raises ProgramError, InputError, BundleError, EngineError.
     """
     config = target_config(target)
@@ -69,6 +70,7 @@ def build(
         "active_fraction": active_fraction,
         "labels": tuple(labels),
         "stream_policy": dict(stream_policy or {}),
+        "depths": dict(depths or {}),
         "created_by": f"foveate {_version()}",
     }
     out = Path(out)

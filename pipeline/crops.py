@@ -32,7 +32,7 @@ def plan_crops(analysis: Analysis) -> tuple[CropPlan | None, str]:
         if name not in maps:
             shape = ", ".join(str(dim) for dim in fit_shape(name, probes))
             return None, f"output {name!r} [{shape}] is no map at a fixed share of the image's size"
-    cell = [_cell([shares[i] for shares in maps.values()]) for i in (0, 1)]
+    cell = [_cell([shares[i] for shares in maps.values()], probes.multiple[i]) for i in (0, 1)]
     grid = {
         name: GridTensor(
             name, (int(maps[name][0] * cell[0]), int(maps[name][1] * cell[1])), analysis.axes[name]
@@ -58,8 +58,8 @@ def _shares(analysis: Analysis, name: str) -> Shares | None:
     return found[0], found[1]
 
 
-def _cell(shares: list[Fraction]) -> int:
-    """The least common multiple of the strides that maps of these shares have, or a multiple of it: a crop that begins
-    there has its maps on those of the whole image."""
-    stride = math.lcm(*(share.denominator for share in shares))
+def _cell(shares: list[Fraction], multiple: int) -> int:
+    """The least common multiple of the strides that maps of these shares have, and of what the program takes, or a
+    multiple of it: a crop that begins there has its maps on those of the whole image."""
+    stride = math.lcm(multiple, *(share.denominator for share in shares))
     return stride * -(-_LEAST // stride)

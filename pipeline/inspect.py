@@ -65,11 +65,13 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "outputs": [dataclasses.asdict(t) for t in manifest.outputs],
         "sample": manifest.sample,
         "min_size": list(manifest.min_size),
+        "multiple": list(manifest.multiple),
         "preprocess": dataclasses.asdict(manifest.preprocess),
         "labels": list(manifest.labels),
         "decisions": [dataclasses.asdict(d) for d in manifest.decisions],
         "choices": [dataclasses.asdict(c) for c in manifest.choices],
         "active_fraction": manifest.active_fraction,
+        "depths": manifest.depths,
         "steps": steps,
         "macs": total,
         "dense_share": dense / total if total else None,
@@ -163,6 +165,9 @@ def lines(facts: Facts) -> list[str]:
     ]
     for role in ("inputs", "outputs"):
         shown += [f"{role[:-1]:<10} {_tensor(t)}" for t in facts[role]]
+    if facts["multiple"] != [1, 1]:
+        multiple, least = ("×".join(map(str, facts[key])) for key in ("multiple", "min_size"))
+        shown.append(f"sizes      multiples of {multiple} from {least} on; others with load(…, pad=True)")
     shown += _preprocess_lines(facts)
     shown += _decision_lines(facts)
     shown += _step_lines(facts)
@@ -215,6 +220,10 @@ def _decision_lines(facts: Facts) -> list[str]:
     ]
     if facts["active_fraction"] is not None:
         shown.append(f"active     {facts['active_fraction']:.1%} in the mean over the calibration images")
+    if facts["depths"]:
+        images = sum(facts["depths"].values())
+        took = ", ".join(f"{n / images:.0%} took {depth} layers" for depth, n in facts["depths"].items())
+        shown.append(f"depths     of the calibration images {took}")
     return shown
 
 

@@ -6,6 +6,7 @@ depends on constants and shapes alone.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ import numpy as np
 import onnx
 
 from ..runtime.backends.ort import spin
-from ..runtime.errors import MissingExtraError, ProgramError
+from ..runtime.errors import InputError, MissingExtraError, ProgramError
 from ..runtime.manifest import Pair
 from .graph import DATA, Graph
+from .normalize.declared_sizes import DeclaredSizes
 from .symbols import BATCH, Sizes, resolve, symbols_of
 
 _KEPT_VALUES = 4096  # elements of a computed constant that are worth keeping
@@ -41,6 +43,7 @@ class Probes:
     runs: tuple[Probe, ...]
     fixed: tuple[str, ...] = ()
     min_size: Pair = (1, 1)
+    multiple: Pair = (1, 1)  # of which height and width must be one
 
     @property
     def sample(self) -> Probe:
@@ -63,18 +66,24 @@ class Probes:
         return first
 
 
-def probe(program: onnx.ModelProto, sample: Mapping[str, Sequence[int]]) -> Probes:
-    """Runs `program` (see normalize.to_program) at the sample's shapes and, where it can, at three others.
+def probe(
+    program: onnx.ModelProto, sample: Mapping[str, Sequence[int]], declared: DeclaredSizes | None = None
+) -> Probes:
+    """Runs `program` (see normalize.to_program) at the sample's shapes and, where it can, at three others of the sizes
+    that it is `declared` for.
 
-    Raises ProgramError if it does not even run at the sample's shapes.
+    Raises ProgramError if it does not even run at the sample's shapes, InputError for a sample of other sizes.
     """
+    declared = declared or DeclaredSizes()
     graph = Graph(program)
     runner = _Runner(program, graph)
     symbols = symbols_of(program, graph.inputs, sample)
+    _check_sample(symbols, declared)
     runs = [runner.run(symbols)]
     batch = {k: n + 1 for k, n in symbols.items() if k.endswith(BATCH)}
     failed = [
-        _add(runs, runner, sizes | batch) and _add(runs, runner, sizes) for sizes in _candidates(symbols)
+        _add(runs, runner, sizes | batch) and _add(runs, runner, sizes)
+        for sizes in _candidates(symbols, declared.multiple)
     ]
     fixed = []
     if len(runs) == 1 and len(batch) < len(symbols):
@@ -83,7 +92,28 @@ def probe(program: onnx.ModelProto, sample: Mapping[str, Sequence[int]]) -> Prob
     if batch and not any(run.sizes | batch == run.sizes for run in runs):
         fixed.append("the batch is fixed in the program")
     one_size = all({**run.sizes, **batch} == {**symbols, **batch} for run in runs)
-    return Probes(tuple(runs), tuple(fixed), _min_size(runner, symbols, one_size))
+    least = declared.least or _min_size(runner, symbols, one_size, declared.multiple)
+    return Probes(tuple(runs), tuple(fixed), least, declared.multiple)
+
+
+def _check_sample(symbols: Sizes, declared: DeclaredSizes) -> None:
+    for name, size in symbols.items():
+        axis = _axis(name)
+        if axis is None:
+            continue
+        least = declared.least[axis] if declared.least else 1
+        if size % declared.multiple[axis] or size < least:
+            raise InputError(
+                f"the sample's {name}",
+                got=str(size),
+                expected=f"a multiple of {declared.multiple[axis]}, {least} at least, as the program declares",
+                fix="Pass another shape with --sample.",
+            )
+
+
+def _axis(symbol: str) -> int | None:
+    """0 for a height, 1 for a width, None for other dims."""
+    return 0 if "height" in symbol else 1 if "width" in symbol else None
 
 
 def _add(runs: list[Probe], runner: _Runner, sizes: Sizes) -> str:
@@ -95,10 +125,11 @@ def _add(runs: list[Probe], runner: _Runner, sizes: Sizes) -> str:
     return ""
 
 
-def _min_size(runner: _Runner, symbols: Sizes, fixed: bool) -> Pair:
-    """The smallest power of two at which the program runs as height and width; the sample's if it runs there only."""
+def _min_size(runner: _Runner, symbols: Sizes, fixed: bool, multiple: Pair) -> Pair:
+    """The smallest power of two, times the multiple that is declared, at which the program runs as height and width;
+    the sample's if it runs there only."""
     own = symbols.get("height", 1), symbols.get("width", 1)
-    size = 1
+    size = math.lcm(*multiple)
     while not fixed and size < min(own):
         try:
             runner.run({k: size if "height" in k or "width" in k else n for k, n in symbols.items()})
@@ -109,14 +140,16 @@ def _min_size(runner: _Runner, symbols: Sizes, fixed: bool) -> Pair:
     return own
 
 
-def _candidates(symbols: Sizes) -> list[Sizes]:
-    """Two sizes of whole cells in which height and width grow differently, and one that is odd at every halving."""
+def _candidates(symbols: Sizes, multiple: Pair) -> list[Sizes]:
+    """Two sizes of whole cells in which height and width grow differently, and one that is odd at every halving, or as
+    odd as the program is declared for."""
     found = []
-    for high, wide in ((0, _ALIGN), (_ALIGN, 0), (1, 1)):
+    align = math.lcm(_ALIGN, *multiple)
+    for high, wide in ((0, align), (align, 0), multiple):
         grown = dict(symbols)
         for name, size in symbols.items():
             if not name.endswith(BATCH):
-                grown[name] = -(-size // _ALIGN) * _ALIGN + (high if "height" in name else wide)
+                grown[name] = -(-size // align) * align + (high if "height" in name else wide)
         found.append(grown)
     return found
 

@@ -20,7 +20,7 @@ _HANDED, _MOST_HANDED = 32, 0.1
 
 @dataclass(frozen=True)
 class Cut:
-    """Behind the first `ops` of a plan, `nodes` make the `outputs` of the program that are left from `inputs`. `front`:
+    """Behind the first `ops` of a plan, `nodes` make the `outputs` that are left from `inputs`. `front`:
     share of the plan's work before; `handed`: what handing over takes, as a share of it."""
 
     ops: int
@@ -31,9 +31,13 @@ class Cut:
     handed: float
 
 
-def find_cuts(analysis: Analysis, wants: Wants, plan: SpanPlan, local: Collection[str]) -> list[Cut]:
-    """At most two, in order. `local`: the nodes that the plan runs."""
-    cuts = [cut for ops in range(1, len(plan.ops)) if (cut := _cut(analysis, wants, plan, ops, local))]
+def find_cuts(
+    analysis: Analysis, wants: Wants, plan: SpanPlan, local: Collection[str], outputs: Collection[str]
+) -> list[Cut]:
+    """At most two, in order. `local`: the nodes that the plan runs; `outputs`: what is wanted in the end."""
+    cuts = [
+        cut for ops in range(1, len(plan.ops)) if (cut := _cut(analysis, wants, plan, ops, local, outputs))
+    ]
     chosen: list[Cut] = []
     for place in _PLACES:
         least = chosen[-1].front + _BETWEEN if chosen else 0.0
@@ -43,11 +47,18 @@ def find_cuts(analysis: Analysis, wants: Wants, plan: SpanPlan, local: Collectio
     return chosen
 
 
-def _cut(analysis: Analysis, wants: Wants, plan: SpanPlan, ops: int, local: Collection[str]) -> Cut | None:
+def _cut(
+    analysis: Analysis,
+    wants: Wants,
+    plan: SpanPlan,
+    ops: int,
+    local: Collection[str],
+    outputs: Collection[str],
+) -> Cut | None:
     """The cut there; None where it is not narrow, or where the engine would do again what the kernels have done."""
     formats = plan.formats or [None] * len(plan.names)
     made = {plan.names[op.target] for op in plan.ops[:ops] if formats[op.target] is None}
-    behind, inputs = wants.of(analysis.program.outputs, made)
+    behind, inputs = wants.of(outputs, made)
     before = {node.name for node in wants.of(made)[0]}
     if any(node.macs and node.name in before for node in behind) or len(inputs) > _MOST_TENSORS:
         return None
@@ -57,5 +68,5 @@ def _cut(analysis: Analysis, wants: Wants, plan: SpanPlan, ops: int, local: Coll
     if handed > _MOST_HANDED:
         return None
     front = 1 - sum(node.macs for node in behind if node.name in local) / total
-    outputs = tuple(name for name in analysis.program.outputs if name not in made)
-    return Cut(ops, tuple(node.name for node in behind), inputs, outputs, front, handed)
+    left = tuple(name for name in outputs if name not in made)
+    return Cut(ops, tuple(node.name for node in behind), inputs, left, front, handed)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .batching import Batching as Batching
     from .breakeven import measure as measure
     from .costs import DeviceCosts as DeviceCosts
     from .engine import NullConfig as NullConfig
@@ -32,6 +33,7 @@ _PUBLIC = {
     "StreamPolicy": "policy",
     "RegionStream": "region_stream",
     "RegionPolicy": "region_policy",
+    "Batching": "batching",
     "OrtConfig": "engine",
     "NullConfig": "engine",
     "FoveateError": "errors",

@@ -58,6 +58,12 @@ class EngineError(FoveateError):
     exit_code = 3
 
 
+class QueueFullError(FoveateError):
+    """As many images are on their way as the model may hold; once some are done there is room again."""
+
+    exit_code = 1
+
+
 class CheckFailed(FoveateError):
     """A verification went beyond its tolerance."""
 

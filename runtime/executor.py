@@ -48,7 +48,10 @@ class Request:
     strategies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     leases: list[tuple[Cached, Any]] = field(default_factory=list)  # with the scratch borrowed from each
     checked: bool = True  # decisions that are not finite are refused
-    fed: frozenset[int] = frozenset()  # ids of the caller's arrays
+    fed: frozenset[int] = (
+        frozenset()
+    )  # ids of arrays that are not this request's own: the caller's, or shared
+    whole: bool = False  # ran as one engine
     depth: np.ndarray | None = None  # layers that each image took, of programs with exits
     features: np.ndarray | None = None  # that the gate read
 
@@ -78,14 +81,16 @@ class Executor:
         self.guard = Guard(tuple(region.name for region in regions))
         files = {s.file: engines[s.file] for region in regions for s in region.segments}
         self.selective = {region.name: SelectiveExecutor(region, files) for region in regions}
-        self._drops = _last_uses(manifest)
+        self._drops = last_uses(manifest)
         self._unfit: set[Hashable] = set()  # resolutions at which a region's native plan does not run
         self._specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs)}
 
-    def run(self, request: Request) -> None:
-        """Runs all steps; the request then holds the outputs, fresh, and the decisions' tensors."""
+    def run(self, request: Request, first: int = 0, last: int | None = None) -> None:
+        """Runs the steps, or those from `first` on up to `last`. The request then holds, as arrays of its own, what
+        later steps read, the outputs, and the decisions' tensors."""
+        steps = list(zip(self.manifest.steps, self._drops, strict=True))
         try:
-            for step, drops in zip(self.manifest.steps, self._drops, strict=True):
+            for step, drops in steps[first:last]:
                 if isinstance(step, DenseSegment):
                     self._run_dense(step, request)
                 elif isinstance(step, ExitChain):
@@ -94,7 +99,7 @@ class Executor:
                     self._run_region(step, request)
                 for name in drops:
                     request.tensors.pop(name, None)
-            self._own_outputs(request)
+            self._own_tensors(request)
         except BaseException:
             request.leases.clear()  # half-written scratch is not worth saving
             raise
@@ -119,20 +124,25 @@ class Executor:
 
         def run(stage: ExitStage, tensors: Tensors) -> Tensors:
             nonlocal spent
-            began = perf_counter()
-            engine = self.engines[stage.file]
-            feeds = {**choice_feeds(engine, request.choices), **tensors}
-            made = dict(zip(engine.outputs, engine.run(feeds), strict=True))
-            ms = (perf_counter() - began) * 1e3
-            request.segments[f"{chain.name}.{stage.exit}"] = ms
-            spent += ms
+            made = self.run_stage(chain, stage, tensors, request)
+            spent += request.segments[f"{chain.name}.{stage.exit}"]
             return made
 
         request.tensors[chain.chosen] = run_exits(chain, request.tensors, run)
         request.depth = request.tensors[chain.depth]
         request.features = request.tensors.get(chain.features)
-        request.timing["dense"] += spent
         request.timing["gather"] += (perf_counter() - start) * 1e3 - spent
+
+    def run_stage(self, chain: ExitChain, stage: ExitStage, tensors: Tensors, request: Request) -> Tensors:
+        """A stage's outputs for its inputs among `tensors`."""
+        start = perf_counter()
+        engine = self.engines[stage.file]
+        feeds = {**choice_feeds(engine, request.choices), **{name: tensors[name] for name in stage.inputs}}
+        made = dict(zip(engine.outputs, engine.run(feeds), strict=True))
+        spent = (perf_counter() - start) * 1e3
+        request.timing["dense"] += spent
+        request.segments[f"{chain.name}.{stage.exit}"] = spent
+        return made
 
     def _run_region(self, region: Region, request: Request) -> None:
         images = [self._image(region, request, index) for index in range(request.batch)]
@@ -303,10 +313,16 @@ class Executor:
         if request.observe and dense_ms is not None:
             self.guard.saw_dense(region.name, dense_ms, measured / batch)
 
-    def _own_outputs(self, request: Request) -> None:
-        """Copies those outputs that lie in scratch or are an input: what is handed out belongs to the caller."""
+    def _own_tensors(self, request: Request) -> None:
+        """Copies what lies in scratch, and outputs that are an input: what is handed out belongs to the caller."""
         lent = {id(array) for _, scratch in request.leases for array in scratch.arrays.values()}
-        detach(request.tensors, (spec.name for spec in self.manifest.outputs), lent | request.fed)
+        detach(request.tensors, tuple(request.tensors), lent)
+        self.own_outputs(request)
+
+    def own_outputs(self, request: Request) -> None:
+        """Copies those outputs that are not the request's own."""
+        made = (spec.name for spec in self.manifest.outputs if spec.name in request.tensors)
+        detach(request.tensors, made, request.fed)
 
     def _release(self, request: Request) -> None:
         start = perf_counter()
@@ -315,7 +331,7 @@ class Executor:
         request.timing["restore"] += (perf_counter() - start) * 1e3
 
 
-def _last_uses(manifest: Manifest) -> list[tuple[str, ...]]:
+def last_uses(manifest: Manifest) -> list[tuple[str, ...]]:
     """For each step, the tensors that nothing later reads: dropped then, so that memory holds what is alive."""
     kept = {t.name for t in manifest.outputs}
     kept |= {n for d in manifest.decisions for n in (d.keep, d.logits, d.energy) if n is not None}

@@ -16,14 +16,13 @@ RunStage = Callable[[ExitStage, Tensors], Tensors]
 def run_exits(chain: ExitChain, tensors: Mapping[str, np.ndarray], run: RunStage) -> np.ndarray:
     """What each image leaves with, [N, …]. `run` gives a stage's outputs for its inputs, which hold the images that are
     still there. Raises DecisionError for a depth that is no exit, or scores that are not finite."""
-    depth = _depths(chain, tensors)
+    depth = check_depths(chain, tensors)
     held, images = dict(tensors), np.arange(len(depth))
     gone = [(images[depth <= chain.first], held[chain.shallow][depth <= chain.first])]
     if len(gone[0][0]) == len(images):
         return held[chain.shallow]
     for number, stage in enumerate(chain.stages):
-        before = chain.first if number == 0 else chain.stages[number - 1].exit
-        stays = depth[images] > before
+        stays = depth[images] > chain.exits[number]
         if not stays.any():
             break
         if (
@@ -46,8 +45,9 @@ def _read_from(chain: ExitChain, first: int) -> set[str]:
     return {name for stage in chain.stages[first:] for name in stage.inputs}
 
 
-def _depths(chain: ExitChain, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[N]. NaN is no score: which of several is the largest would be left to the runtime."""
+def check_depths(chain: ExitChain, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The images' depths, [N]. Raises DecisionError for one that is no exit, or scores that are not finite: which of
+    several is the largest would then be left to the runtime."""
     depth = tensors[chain.depth]
     if chain.scores:
         for index in np.flatnonzero(~np.isfinite(tensors[chain.scores]).all(axis=1)):

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import numpy as np
 from .dims import Symbols, count_bytes, read_symbols, resolve_shape
 from .errors import InputError
 from .finite import not_finite
-from .manifest import Manifest, Pair, TensorSpec
+from .manifest import Manifest, TensorSpec
+from .padding import Crops, crops, fitting_size, map_axes, pad
 from .preprocess import preprocess
 
 _REMEMBERED = 1024
@@ -24,19 +25,29 @@ Shape = Sequence[int] | Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Checked feeds. `symbols` are the symbolic dims' values for one image, `torch` says that tensors came in."""
+    """Checked feeds. `symbols` are the symbolic dims' values for one image, `torch` says that tensors came in. `crops`:
+    what to keep of the outputs of images that were padded."""
 
     feeds: dict[str, np.ndarray]
     images: int
     symbols: Symbols
     torch: bool
+    crops: Crops = field(default_factory=dict)
+
+    def unpad(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs without what lies behind the images' own right and bottom."""
+        return {
+            name: np.ascontiguousarray(value[self.crops[name]]) if name in self.crops else value
+            for name, value in outputs.items()
+        }
 
 
 class ImageReader:
-    """Reads what callers of one model pass. `memory_bytes`: more than that is refused; None is the machine's memory."""
+    """Reads what callers of one model pass. `memory_bytes`: more than that is refused; None is the machine's memory.
+    `pad`: images of sizes that the program does not take are padded."""
 
-    def __init__(self, manifest: Manifest, memory_bytes: int | None):
-        self._manifest = manifest
+    def __init__(self, manifest: Manifest, memory_bytes: int | None, pad: bool = False):
+        self._manifest, self._pad = manifest, pad
         self._limit = memory_bytes if memory_bytes is not None else _physical_bytes()
         self._known: dict[tuple, tuple[int, Symbols]] = {}  # shapes that were found good: images, symbols
 
@@ -56,6 +67,9 @@ class ImageReader:
             )
         torch = any(_is_torch(value) for value in given.values())
         feeds = {spec.name: _as_array(given[spec.name], spec, manifest) for spec in manifest.inputs}
+        own = {name: value.shape for name, value in feeds.items()}
+        if self._pad:
+            feeds = pad(feeds, manifest)
         shapes = tuple(value.shape for value in feeds.values())
         known = self._known.get(shapes)
         if known is None:
@@ -66,7 +80,8 @@ class ImageReader:
         for spec in manifest.inputs:
             if spec.name not in unchecked:
                 check_finite(spec.name, feeds[spec.name])
-        return Batch(feeds, count, symbols, torch)
+        padded = {name: value.shape for name, value in feeds.items()}
+        return Batch(feeds, count, symbols, torch, crops(manifest, own, padded) if padded != own else {})
 
     def _check_shapes(self, feeds: Mapping[str, np.ndarray]) -> tuple[int, Symbols]:
         """How many images there are, and the values of the symbolic dims for one of them."""
@@ -94,15 +109,12 @@ class ImageReader:
             )
 
 
-def one_frame(batch: Batch) -> Batch:
+def one_image(
+    batch: Batch, what: str = "frame", fix: str = "Call the stream with one frame at a time."
+) -> Batch:
     """The batch, which is to hold one image. Raises InputError."""
     if batch.images != 1:
-        raise InputError(
-            "frame",
-            got=f"{batch.images} images",
-            expected="one",
-            fix="Call the stream with one frame at a time.",
-        )
+        raise InputError(what, got=f"{batch.images} images", expected="one", fix=fix)
     return batch
 
 
@@ -193,20 +205,18 @@ def _check_shape(spec: TensorSpec, value: np.ndarray, manifest: Manifest) -> Non
             raise refuse(f"Axis {axis} is {size}, the program takes {dim}.")
     if value.shape[0] == 0:
         raise refuse("The batch is empty: skip the call where there are no images.", "at least one image")
-    least = _least_size(manifest)
-    size = _image_size(value, manifest)
-    if size is not None and (size[0] < least[0] or size[1] < least[1]):
-        raise refuse("Enlarge or pad the image.", f"height and width of at least {least[0]}×{least[1]}")
-
-
-def _least_size(manifest: Manifest) -> Pair:
-    return max(1, manifest.min_size[0]), max(1, manifest.min_size[1])
-
-
-def _image_size(value: np.ndarray, manifest: Manifest) -> Pair | None:
-    if value.ndim != 4:
-        return None
-    return value.shape[2:4] if manifest.preprocess.layout == "nchw" else value.shape[1:3]
+    axes = map_axes(value, manifest)
+    size = tuple(value.shape[axis] for axis in axes or ())
+    fitting = fitting_size(size, manifest) if axes else size
+    if size != fitting:
+        least, multiple = (
+            "×".join(map(str, pair)) for pair in (fitting_size((1, 1), manifest), manifest.multiple)
+        )
+        expected = f"height and width of at least {least}"
+        if manifest.multiple != (1, 1):
+            expected += f", multiples of {multiple}"
+        fix = f"Pass {fitting[0]}×{fitting[1]}, or load with pad=True, which pads the image and crops the outputs."
+        raise refuse(fix, expected)
 
 
 def _check_batch(manifest: Manifest, feeds: Mapping[str, np.ndarray]) -> int:

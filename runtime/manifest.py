@@ -205,7 +205,8 @@ Step = DenseSegment | Region | ExitChain
 @dataclass(frozen=True)
 class Tail:
     """Where an engine may take over from the kernels in a stream: behind the first `ops` of the span plan, `file` makes
-    those `outputs` of the program that are left, from `inputs`, of which the plan has made some by then."""
+    those `outputs` of the program (or what step `then` and those behind it read) that are left, from `inputs`, of which
+    the plan has made some by then."""
 
     ops: int
     file: str
@@ -218,7 +219,8 @@ class StreamPlan:
     """How a video runs through the program: `spans` is the span plan of everything that is local from the inputs on,
     which makes `outputs`; `rest`, an engine, computes from these and the program's inputs what is left ("": nothing
     is). `share`: of the program's multiply-adds that unchanged positions save; `ends`: the nodes with which the rest
-    begins, and why; `tails`: in the order of the plan, may be none."""
+    begins, and why; `tails`: in the order of the plan, may be none. `then`: the step of the manifest from which on it
+    goes as with single images, for an encoder with exits; 0: nothing is left."""
 
     spans: str
     outputs: tuple[str, ...]
@@ -228,6 +230,7 @@ class StreamPlan:
     share: float = 1.0
     ends: tuple[str, ...] = ()
     tails: tuple[Tail, ...] = ()
+    then: int = 0
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,7 @@ class Manifest:
     sizes: dict[str, int] = field(default_factory=dict)  # what dims are there that follow from no input's
     labels: tuple[str, ...] = ()
     min_size: Pair = (1, 1)
+    multiple: Pair = (1, 1)  # of which height and width must be one
     stream: StreamPlan | None = None
     stream_refused: str = ""  # why there is none
     crops: CropPlan | None = None
@@ -272,6 +276,9 @@ class Manifest:
     barriers: tuple[str, ...] = ()  # "node (op): reason", for `inspect`
     notes: tuple[str, ...] = ()
     active_fraction: float | None = None  # mean over calibration images; None: not calibrated
+    depths: dict[str, int] = field(
+        default_factory=dict
+    )  # calibration images by the layers that they took; {}: not calibrated
     stages: dict[str, str] = field(default_factory=dict)  # stage -> hash of its inputs, for skipping
     files: dict[str, FileEntry] = field(default_factory=dict)
     created_by: str = ""

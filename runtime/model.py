@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -14,25 +15,31 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from . import forks
+from .batcher import Batcher, closed
+from .batching import Batching
 from .breakeven import BUDGET_MS, measure_executor
 from .bundle import Bundle, open_bundle
 from .choices import change_choices, default_choices
 from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_costs
 from .decisions import check_decision, read_decisions
+from .drift import Depths
 from .engine import Config, NullConfig, OrtConfig, config_for
 from .engines import Engines, decision_tensors
-from .errors import EngineError, InputError, did_you_mean
+from .errors import FoveateError, InputError, did_you_mean
 from .executor import Executor, Request
-from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
+from .inputs import Batch, ImageReader, Shape, input_shapes, one_image, to_torch
+from .lanes import Job
 from .manifest import ExitChain, Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
 from .policy import StreamPolicy
 from .region_stream import RegionStream, open_regions
 from .result import Result
+from .route import Route
 from .selective import choice_feeds
 from .stats import Stats
 from .stream import Stream
+from .submitting import awaited, in_order
 
 MODES = ("layers", "regions")  # of streams
 
@@ -48,6 +55,8 @@ def load(
     max_state_bytes: int = MAX_STATE_BYTES,
     memory_bytes: int | None = None,
     verify: bool = True,
+    pad: bool = False,
+    batching: Batching | None = None,
 ) -> Model:
     """Opens a bundle.
 
@@ -60,6 +69,9 @@ def load(
     max_state_bytes: bound of what each stream keeps. Frames that would need more are refused.
     memory_bytes: inputs that would need more are refused; None takes the machine's memory.
     verify: check every file's sha256; sizes are always checked.
+    pad: images of sizes that the program does not take are padded with zeros, on the right and at the bottom, and
+        outputs cropped to the image's own size; decisions are those of the padded image. Else they are refused.
+    batching: how images run together that come one by one, to `Model.submit`.
 
     Raises BundleError, InputError, EngineError, MissingExtraError.
     """
@@ -71,8 +83,9 @@ def load(
     config = config_for(named, threads) if isinstance(named, str) else named
     if threads is not None and not isinstance(named, str):
         config = replace(config, threads=config_for(config.backend, threads).threads)
+    sizes = cache_bytes, max_state_bytes, memory_bytes
     return Model(
-        bundle, Options(config, strategy, choices or {}, cache_bytes, max_state_bytes, memory_bytes, verify)
+        bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching(), pad)
     )
 
 
@@ -87,7 +100,8 @@ class Model:
     def __init__(self, bundle: Bundle, options: Options):
         self._bundle, self._options = bundle, options
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
-        self._read = ImageReader(bundle.manifest, options.memory_bytes)
+        self._read = ImageReader(bundle.manifest, options.memory_bytes, options.pad)
+        self._route = Route(bundle.manifest, options.strategy != "dense", self._run_all)
         self._closed = False
         self.forget()
         self._live()
@@ -99,32 +113,62 @@ class Model:
 
         Raises InputError before anything is computed, DecisionError where a decision is not finite.
         """
-        with self._counted() as alone:
+        with self._counted(), self._in_flight() as alone:
             start = perf_counter()
             executor = self._live()
             batch = self._read(images)
-            if self._options.strategy == "auto" and not executor.costs.measured:
-                self._measure_once(executor, batch)
+            if self._measure_once(executor, batch.feeds):
                 start = perf_counter()
-            whole = self._prefers_whole_program(executor)
-            request = self._request(
-                batch, self._options.strategy, observe=alone and self._options.strategy == "auto"
-            )
-            if whole:
-                self._run_whole_program(executor, request)
-            else:
-                executor.run(request)
-            result = self._answer(batch, request, start)
-            if self._options.strategy == "auto":
-                self._tell_guard(executor, result, whole)
-            self._stats.add(result, batch.images, whole)
-            return result
+            request = self._request(batch, self._options.strategy)
+            request.observe = alone and self._options.strategy == "auto"
+            self._run_all(executor, request)
+            return self._conclude(batch, request, start)
+
+    def submit(self, image: Any, *, timeout: float | None = None) -> Future[Result]:
+        """Queues one image, [1, C, H, W] or uint8 [H, W, 3], and gives the future of its answer, which is that of
+        `model(image)`. Images of one size run as one batch (see `Batching`), behind a gate with those that take the
+        same stage next; the answer's `timing` has the ms that it waited, as "wait". A float array is not copied: it
+        must stay as it is until then.
+
+        timeout: seconds to wait for room in the queue; 0 not at all, None for as long as it takes. What is wrong with
+        the image, also before it is queued, its future raises, and no other. Until there is an answer, the future can
+        be cancelled. Raises QueueFullError, and EngineError after close()."""
+        start, queue = perf_counter(), self._queue()
+        try:
+            with self._counted():
+                batch = one_image(
+                    self._read(image), "submit", "Submit image by image, or call model(images)."
+                )
+        except FoveateError as error:
+            failed: Future[Result] = Future()
+            failed.set_exception(error)
+            return failed
+        return queue.submit(Job(batch, self._request(batch, self._options.strategy), start), timeout)
+
+    async def asubmit(self, image: Any) -> Result:
+        """`submit`, to be awaited: it waits for room and for the answer without holding up the event loop. A task that
+        is cancelled takes its image out of the queue."""
+        return await awaited(self.submit, image)
+
+    @overload
+    def map(
+        self, images: Iterable[Any], *, return_exceptions: Literal[False] = False
+    ) -> Iterator[Result]: ...
+    @overload
+    def map(self, images: Iterable[Any], *, return_exceptions: bool) -> Iterator[Result | FoveateError]: ...
+    def map(
+        self, images: Iterable[Any], *, return_exceptions: bool = False
+    ) -> Iterator[Result | FoveateError]:
+        """The answers of images of any sizes, in their order, each a Result of one image; at most the queue's length
+        are read ahead. An image that fails raises its error when its turn comes; with `return_exceptions` the error
+        stands in its place, and the others go on."""
+        return in_order(self.submit, images, self._options.batching.queue, return_exceptions)
 
     def dense(self, images: Any) -> Result:
         """Runs the whole program in one engine: the dense reference. Decisions are there if the program gives them."""
         start = perf_counter()
         batch = self._read(images)
-        request = self._request(batch, "dense", observe=False)
+        request = self._request(batch, "dense")
         self._run_whole_program(self._live(), request)
         return self._answer(batch, request, start)
 
@@ -141,11 +185,10 @@ class Model:
             batch = self._read(
                 {name: random.random(n).astype(specs[name].dtype) for name, n in feeds.items()}
             )
-            if self._options.strategy == "auto" and not executor.costs.measured:
-                self._measure_once(executor, batch)
+            self._measure_once(executor, batch.feeds)
             forced = self._options.strategy if self._options.strategy in SELECTIVE else "spans"
             for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", forced):
-                request = self._request(batch, strategy, observe=False)
+                request = self._request(batch, strategy)
                 request.checked = False  # noise may decide what it likes
                 executor.run(request)
 
@@ -198,20 +241,33 @@ class Model:
                 fix="See `foveate inspect` and `foveate doctor`; model(frame) runs single frames.",
             )
         engines, chosen = self._live().engines.stream, (policy or self.stream_policy).but(options)
-        return Stream(engines, plan, self.manifest.outputs, self._read, chosen, self._options.max_state_bytes)
+        limit = self._options.max_state_bytes
+        return Stream(
+            engines,
+            plan,
+            self.manifest.outputs,
+            self._read,
+            self._run_steps,
+            lambda: self._choices,
+            chosen,
+            limit,
+        )
 
     def set_choices(self, changes: Mapping[str, Any]) -> None:
         """Changes choices by name, for requests that start from now on. Raises InputError."""
         with self._lock:
             self._choices = change_choices(self._choices, changes, self.manifest)
+            self._stats.depths = self._depths()
 
     def stats(self) -> dict[str, Any]:
         """Counts since loading: requests, images, errors, strategies per region, mean active fraction per decision,
-        latency, references held, demotions, and what is known of this device."""
+        latency, references held, demotions, and what is known of this device; the depths that images took and those
+        expected, as long as choices are the bundle's; `waiting`: images that were submitted and are not done."""
         executor = self._live()
         references = executor.references
         return {
             **self._stats.summary(),
+            "waiting": self._batcher.waiting if self._batcher is not None else 0,
             "references": {
                 "count": len(references),
                 "bytes": references.nbytes,
@@ -252,9 +308,13 @@ class Model:
         """The steps themselves, for measurements."""
         return self._live()
 
-    def close(self) -> None:
-        """Closes the engines. Calls after it raise EngineError."""
-        self._closed = True
+    def close(self, *, cancel: bool = False) -> None:
+        """Closes the engines, once the images that were submitted are done; with `cancel`, the futures of those that do
+        not run are cancelled. Calls after it raise EngineError."""
+        with self._lock:
+            self._closed, batcher = True, self._batcher
+        if batcher is not None:
+            batcher.close(cancel)
         executor, self.started = self.started, None
         if executor is not None:
             executor.references.clear()
@@ -278,8 +338,9 @@ class Model:
         """Back to a model that has not started in this process: for a forked child, see `forks`."""
         self._lock, self._measuring = threading.Lock(), threading.Lock()
         self.started: Executor | None = None
-        self._stats = Stats()
-        self._in_flight = 0
+        self._stats = Stats(self._depths())
+        self._batcher: Batcher | None = None
+        self._flying = 0
 
     def _live(self) -> Executor:
         executor = self.started
@@ -287,12 +348,7 @@ class Model:
             return executor
         with self._lock:
             if self._closed:
-                raise EngineError(
-                    f"model {self.manifest.name!r}",
-                    got="a call after close()",
-                    expected="an open model",
-                    fix="Load the bundle again with foveate.load.",
-                )
+                raise closed(f"model {self.manifest.name!r}")
             if self.started is None:
                 self.started = self._start()
             return self.started
@@ -319,31 +375,89 @@ class Model:
         return fingerprint(config.threads, config.backend, isa)
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[bool]:
-        """Counts requests in flight; yields whether this one is alone, so that its times say something."""
-        with self._lock:
-            self._in_flight += 1
-            alone = self._in_flight == 1
+    def _counted(self) -> Iterator[None]:
+        """Counts errors."""
         try:
-            yield alone
+            yield
         except Exception:
             self._stats.add_error()
             raise
+
+    @contextlib.contextmanager
+    def _in_flight(self) -> Iterator[bool]:
+        """Counts requests that run; yields whether this one is alone, so that its times say something."""
+        with self._lock:
+            self._flying += 1
+            alone = self._flying == 1
+        try:
+            yield alone
         finally:
             with self._lock:
-                self._in_flight -= 1
+                self._flying -= 1
 
-    def _request(self, batch: Batch, strategy: str, *, observe: bool) -> Request:
+    def _request(self, batch: Batch, strategy: str) -> Request:
         first = batch.feeds[self.manifest.inputs[0].name]
         elements = first.size // len(first)
-        tensors = dict(batch.feeds)
         return Request(
-            tensors, batch.images, elements, strategy, self._choices, symbols=batch.symbols, observe=observe
+            dict(batch.feeds), batch.images, elements, strategy, self._choices, symbols=batch.symbols
         )
+
+    def _depths(self) -> Depths:
+        """Counts depths from now on. What calibration saw holds for the choices that it made."""
+        own = default_choices(self.manifest)
+        same = all(np.array_equal(value, own[name]) for name, value in self._choices.items())
+        return Depths({int(depth): n for depth, n in self.manifest.depths.items()} if same else {})
+
+    def _run_all(self, executor: Executor, request: Request) -> None:
+        request.whole = self._prefers_whole_program(executor)
+        if request.whole:
+            self._run_whole_program(executor, request)
+        else:
+            executor.run(request)
+
+    def _run_steps(self, tensors: Mapping[str, np.ndarray], first: int, last: int | None) -> Request:
+        """Of one frame, densely but for the exits."""
+        request = Request(dict(tensors), 1, 0, "dense", self._choices)
+        self._live().run(request, first, last)
+        return request
+
+    def _conclude(self, batch: Batch, request: Request, start: float) -> Result:
+        result = self._answer(batch, request, start)
+        if self._options.strategy == "auto":
+            self._tell_guard(self._live(), result, request.whole)
+        self._stats.add(result, batch.images, request.whole)
+        return result
+
+    def _queue(self) -> Batcher:
+        self._live()  # opens the engines: what is queued is still to be run after close()
+        with self._lock:
+            if self._closed:
+                raise closed(f"model {self.manifest.name!r}")
+            if self._batcher is None:
+                self._batcher = Batcher(
+                    self._options.batching, self._route.divisible, self._advance, self._finish
+                )
+            return self._batcher
+
+    def _advance(self, part: int, requests: Sequence[Request]) -> list[int | None]:
+        """For the batcher. An error counts where it is one image's."""
+        with self._counted() if len(requests) == 1 else contextlib.nullcontext(), self._in_flight() as alone:
+            executor = self._live()
+            if part == 0:
+                self._measure_once(executor, requests[0].tensors)
+            for request in requests:
+                request.observe = alone and self._options.strategy == "auto"
+            return self._route.advance(executor, part, requests)
+
+    def _finish(self, job: Job) -> Result:
+        job.request.timing["wait"] = (perf_counter() - job.start) * 1e3 - job.busy_ms
+        return self._conclude(job.batch, job.request, job.start)
 
     def _answer(self, batch: Batch, request: Request, start: float) -> Result:
         tensors = request.tensors
-        outputs: dict[str, Any] = {spec.name: tensors[spec.name] for spec in self.manifest.outputs}
+        outputs: dict[str, Any] = batch.unpad(
+            {spec.name: tensors[spec.name] for spec in self.manifest.outputs}
+        )
         known = all(d.keep in tensors for d in self.manifest.decisions)
         decisions = read_decisions(self.manifest, tensors) if known else {}
         if batch.torch:
@@ -394,12 +508,15 @@ class Model:
         request.timing["dense"] += (perf_counter() - start) * 1e3
         request.strategies.update((region, ("dense",) * request.batch) for region in executor.selective)
 
-    def _measure_once(self, executor: Executor, batch: Batch) -> None:
+    def _measure_once(self, executor: Executor, feeds: Mapping[str, np.ndarray]) -> bool:
+        """Whether this took the time to measure the device, as the first request does whose strategy asks for costs."""
+        if self._options.strategy != "auto" or executor.costs.measured:
+            return False
         with self._measuring:
-            if executor.costs.measured:
-                return
-            given = {name: value.shape for name, value in batch.feeds.items()}
-            self._measure(executor, self.manifest.sample or given, BUDGET_MS)
+            if not executor.costs.measured:
+                given = {name: value.shape for name, value in feeds.items()}
+                self._measure(executor, self.manifest.sample or given, BUDGET_MS)
+        return True
 
     def _measure(
         self, executor: Executor, shapes: Mapping[str, Sequence[int]], budget_ms: float

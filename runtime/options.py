@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .batching import Batching
 from .engine import Config
 from .errors import InputError
 
@@ -26,6 +27,8 @@ class Options:
     max_state_bytes: int
     memory_bytes: int | None
     verify: bool
+    batching: Batching
+    pad: bool
 
 
 def check_options(strategy: str, **sizes: int | None) -> None:

@@ -34,7 +34,7 @@ def preprocess(images: np.ndarray | Sequence[np.ndarray], settings: Preprocess) 
             "images of one batch",
             got=f"sizes {', '.join(f'{h}×{w}' for h, w in sizes)}",
             expected="one size",
-            fix="Call the model once for each size, or build the bundle with --size to have images resized.",
+            fix="model.map(images) takes any sizes, and answers image by image; or build the bundle with --size.",
         )
     return _normalise(ready, settings)
 

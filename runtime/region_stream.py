@@ -19,7 +19,7 @@ from .call_times import CallTimes
 from .changes import Changes, Seen
 from .crops import Crops
 from .errors import InputError
-from .inputs import Batch, one_frame
+from .inputs import Batch, one_image
 from .manifest import CropPlan, Manifest, Pair
 from .policy import StreamPolicy
 from .rectangles import Rects, any_pool, cover
@@ -72,7 +72,7 @@ class RegionStream:
     def __call__(self, frame: Any) -> Result:
         """One frame: what `Model.__call__` takes, with one image. Raises InputError before the state is touched."""
         start = perf_counter()
-        batch = one_frame(self._read(frame))
+        batch = one_image(self._read(frame))
         timing = new_timing()
         with self._lock:
             try:
@@ -80,7 +80,7 @@ class RegionStream:
             except BaseException:
                 self.reset()
                 raise
-            outputs = {name: value.copy() for name, value in self._outputs.items()}
+            outputs = batch.unpad({name: value.copy() for name, value in self._outputs.items()})
             strategy = "dense" if self.reason else "regions"
         timing["total"] = (perf_counter() - start) * 1e3
         return Result(outputs, timing=timing, strategies={"stream": (strategy,)})

@@ -16,7 +16,8 @@ Timing = dict[str, float]
 def new_timing() -> Timing:
     """Milliseconds of a request by phase: `dense` segments (with the decisions), `plan` (dirty positions, rectangles
     and the choice of strategy), `gather`, `compute` and `scatter` of windows, `restore` of scratch, `fallback` of
-    regions that ran densely, and `total`, which also holds checking the input and handing out the answer."""
+    regions that ran densely, and `total`, which also holds checking the input and handing out the answer. An image
+    that was submitted has the times of the batches that it was in, and `wait`, those between them."""
     return dict.fromkeys(PHASES, 0.0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .drift import Depths
 from .result import Result
 
 _KEPT = 1024  # latencies of the last requests, for percentiles
@@ -16,7 +17,8 @@ _KEPT = 1024  # latencies of the last requests, for percentiles
 class Stats:
     """Safe for concurrent callers."""
 
-    def __init__(self) -> None:
+    def __init__(self, depths: Depths) -> None:
+        self.depths = depths
         self._lock = threading.Lock()
         self._requests = self._images = self._whole = self._errors = 0
         self._strategies: dict[str, Counter[str]] = {}
@@ -34,6 +36,8 @@ class Stats:
             for name, decision in result.decisions.items():
                 total = self._active.get(name, 0.0) + float(decision.active_fraction.sum())
                 self._active[name] = total
+        if result.depth is not None:
+            self.depths.add(result.depth.tolist())
 
     def add_error(self) -> None:
         with self._lock:
@@ -53,6 +57,7 @@ class Stats:
                 "whole_program_requests": self._whole,
                 "regions": counts,
                 "fallbacks": sum(c["dense"] for c in counts.values()),
+                "depths": self.depths.summary(),
                 "active_fraction": {n: total / max(1, self._images) for n, total in self._active.items()},
                 "latency_ms": {
                     "mean": float(times.mean()) if times.size else None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,13 +16,17 @@ from .changes import Changes, Seen
 from .engine import Engine
 from .errors import InputError
 from .fallback import Fallback, FrameCosts
-from .inputs import Batch, check_finite, one_frame
+from .inputs import Batch, check_finite, one_image
 from .manifest import Pair, StreamPlan, TensorSpec
 from .native.handles import StateHandle
 from .policy import StreamPolicy
 from .result import Result, detach, new_timing
+from .selective import choice_feeds
 from .spans import SpanEngine
 from .stream_file import StreamState, read_state, write_state
+
+if TYPE_CHECKING:
+    from .executor import Request
 
 _RANGE = 3.0  # times a layer's root mean square: about what its values span
 # Multiply-adds that read each number of a layer's output, from which on looking at it pays. What is held back where
@@ -55,14 +59,21 @@ class _Course:
     foreseen: Sequence[float]
 
 
+class Steps(Protocol):
+    """Runs the manifest's steps from `first` on, up to `last` or all that are left."""
+
+    def __call__(self, tensors: Mapping[str, np.ndarray], first: int, last: int | None) -> Request: ...
+
+
 class Stream:
     """The state of one video; made by `Model.stream`. Call it with one frame after the other; one caller at a time.
 
     A frame with another resolution begins anew, and so does the frame after an error.
 
-    changed: bool [height, width] of the first input, what the last frame computed; None where that was all of it.
+    changed: bool [height, width] of the first input (as padded), what the last frame computed; None where that was all
+        of it.
     work, full_work: multiply-adds of the last frame, and of one that is computed whole; without what lies behind the
-        first barrier, which is computed for every frame.
+        first barrier, which is computed for every frame, an encoder with exits as deep as its gate asks for.
     reason: why the last frame was computed whole, "first", "refresh", "scene cut", "drift", or by the dense engine,
         "slower"; "resumed" where layers are computed whole that the dense engine computed before; "size" where the
         kernels' plan does not hold for the resolution. Empty for selective frames, also where the dense engine computes
@@ -76,11 +87,14 @@ class Stream:
         plan: StreamPlan,
         outputs: tuple[TensorSpec, ...],
         read: Callable[..., Batch],
+        steps: Steps,
+        choices: Callable[[], Mapping[str, np.ndarray]],
         policy: StreamPolicy,
         limit: int,
     ):
-        """`read`: an ImageReader."""
+        """`read`: an ImageReader. `choices`: their current values."""
         self._engines, self._plan, self._outputs, self._read = engines, plan, outputs, read
+        self._steps, self._choices = steps, choices
         self.policy, self._limit = policy, limit
         self._check_layers()
         self._lock = threading.Lock()
@@ -102,23 +116,29 @@ class Stream:
         """One frame: what `Model.__call__` takes, with one image. Raises InputError before the state is touched."""
         start = perf_counter()
         spans = self._engines.spans
-        batch = one_frame(self._read(frame, spans.inputs))
+        batch = one_image(self._read(frame, spans.inputs))
         with self._lock:
             inputs = [batch.feeds[name] for name in spans.inputs]
             seen = self._look(inputs)
-            if not spans.fits({name: value.shape[2:4] for name, value in batch.feeds.items()}):
-                tensors, used = self._run_unplanned(batch.feeds), ("dense",)
-            else:
-                state = self._state_for(inputs)
-                try:
+            fits = spans.fits({name: value.shape[2:4] for name, value in batch.feeds.items()})
+            state = self._state_for(inputs) if fits else None
+            try:
+                if state is None:
+                    tensors, used = self._run_unplanned(batch.feeds), ("dense",)
+                else:
                     tensors, used = self._advance(batch.feeds, inputs, seen, state)
-                except BaseException:
-                    self.reset()
-                    raise
+                behind = self._steps(tensors, self._plan.then, None) if self._plan.then else None
+            except BaseException:
+                self.reset()
+                raise
         timing = new_timing()
         timing["total"] = (perf_counter() - start) * 1e3
-        outputs = {spec.name: tensors[spec.name] for spec in self._outputs}
-        return Result(outputs, timing=timing, strategies={"stream": used})
+        tensors = tensors if behind is None else behind.tensors
+        outputs = batch.unpad({spec.name: tensors[spec.name] for spec in self._outputs})
+        result = Result(outputs, timing=timing, strategies={"stream": used})
+        if behind is None:
+            return result
+        return replace(result, segments=behind.segments, depth=behind.depth, features=behind.features)
 
     def reset(self) -> None:
         """Forgets the video: the next frame is computed whole."""
@@ -299,8 +319,11 @@ class Stream:
                 self._changes[i].accept(value, seen[i] if seen is not None else None)
 
     def _run_dense(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._plan.then:
+            return self._steps(feeds, 0, self._plan.then).tensors
         engine = self._engines.program()
-        return dict(zip(engine.outputs, engine.run(dict(feeds)), strict=True))
+        given = {**choice_feeds(engine, self._choices()), **feeds}
+        return dict(zip(engine.outputs, engine.run(given), strict=True))
 
     def _run_unplanned(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.reset()
@@ -318,7 +341,8 @@ class Stream:
                 name: tensors[name] if name in tensors else state.tensor(spans.names.index(name))
                 for name in engine.inputs
             }
+            given.update(choice_feeds(engine, self._choices()))
             tensors.update(zip(engine.outputs, engine.run(given), strict=True))
         lent = {id(array) for array in (*state.outputs, *feeds.values())}
-        detach(tensors, (spec.name for spec in self._outputs), lent)
+        detach(tensors, (spec.name for spec in self._outputs if spec.name in tensors), lent)
         return tensors

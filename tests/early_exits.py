@@ -19,12 +19,14 @@ def exit_program(
     mask: bool = False,
     peek: bool = False,
     queries: bool = False,
+    convs: int = 0,
     batch: str | int = "batch",
 ) -> Path:
     """Patches of 8 × 8 as tokens, layers that mix them all, and a linear head; the gate reads the mean token.
 
     mask: an EnergyMask over the image's features, ahead of all. peek: an output that reads the last layer directly.
-    queries: a head that answers as Mask2Former does, with `QUERIES` masks of 4 classes."""
+    queries: a head that answers as Mask2Former does, with `QUERIES` masks of 4 classes. convs: of 48 channels, more of
+    the backbone."""
     rng = np.random.default_rng(0)
     size = f"{batch}, 3, height, width"
     head = [
@@ -40,6 +42,10 @@ def exit_program(
             "masked = Mul (r2, keep)",
         ]
     source = "masked" if mask else "r"
+    for n in range(convs):
+        head += [f"g{n} = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> ({source}, w_conv{n})"]
+        head += [f"h{n} = Relu (g{n})"]
+        source = f"h{n}"
     body = [
         f"p = Conv <kernel_shape = [8, 8], strides = [8, 8]> ({source}, w_patch)",
         "q = Reshape (p, flat)",
@@ -88,7 +94,7 @@ def exit_program(
     )
     weights = {
         "w_features": rng.standard_normal((8, 3, 3, 3)) / 5,
-        "w_patch": rng.standard_normal((CHANNELS, 8, 8, 8)) / 20,
+        "w_patch": rng.standard_normal((CHANNELS, 48 if convs else 8, 8, 8)) / 20,
         # Scores of −k · x₁ − k² / 3: the mean token's x₁ is negative, and images of more contrast go deeper.
         "gw": np.outer(np.arange(len(exits)), -np.eye(CHANNELS)[1]).ravel(),
         "gb": -(np.arange(len(exits)) ** 2) / 3,
@@ -99,6 +105,9 @@ def exit_program(
     if queries:
         weights |= {"w_queries": 2 * rng.standard_normal((CHANNELS, QUERIES))}
         weights |= {"w_classes": 2 * rng.standard_normal((CHANNELS, 5))}
+    for n in range(convs):
+        read = 48 if n else 8
+        weights[f"w_conv{n}"] = rng.standard_normal((48, read, 3, 3)) * np.sqrt(2 / (9 * read))
     if mask:
         weights |= {"mask_w": rng.standard_normal((1, 128, 1, 1)), "mask_b": np.zeros(1)}
         weights |= {"w_more": rng.standard_normal((8, 8, 3, 3)) / 8}

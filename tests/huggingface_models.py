@@ -27,7 +27,8 @@ def small_mask2former(backbone: str = "resnet", **changes: Any) -> Any:
     import_transformers()
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-    swin = SwinConfig(embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], out_features=_stages(1, 5))
+    windows: dict[str, Any] = {"out_features": _stages(1, 5)}
+    swin = SwinConfig(embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], **windows)
     config = Mask2FormerConfig(
         backbone_config=swin if backbone == "swin" else _resnet(1), **{**_SMALL, **changes}
     )
@@ -48,9 +49,10 @@ def small_deformable_detr(**changes: Any) -> Any:
         "encoder_layers": 3,
         "decoder_layers": 2,
         "num_labels": 5,
+        "use_timm_backbone": False,
         **changes,
     }
-    config = DeformableDetrConfig(use_timm_backbone=False, backbone_config=_resnet(2), **small)
+    config = DeformableDetrConfig(backbone_config=_resnet(2), **small)
     return _random(DeformableDetrForObjectDetection, config)
 
 

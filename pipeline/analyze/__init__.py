@@ -11,6 +11,7 @@ import onnx
 
 from ..graph import Graph
 from ..normalize import to_local, to_program
+from ..normalize.declared_sizes import read_declared_sizes
 from ..probe import probe
 from . import channels, convolution, elementwise, layout, pooling, resize  # noqa: F401  (they register rules)
 from .analysis import BARRIER, DECISION, FLAT, LOCAL, MASK, Analysis, NodeInfo
@@ -38,7 +39,7 @@ def analyze(model: onnx.ModelProto, sample_shapes: Mapping[str, Sequence[int]]) 
     the sample's, InputError for a sample that does not fit its inputs; unknown ops are barriers.
     """
     program = to_program(model)
-    probes = probe(program, sample_shapes)
+    probes = probe(program, sample_shapes, read_declared_sizes(model))
     local, whole = to_local(program, probes)
     walk = Walk(Graph(local), probes, whole)
     return Analysis(

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     earlier = {c.name: c.value for c in source.manifest.choices} if source.manifest else None
     fraction = source.manifest.active_fraction if source.manifest else None
     policy = source.manifest.stream_policy if source.manifest else None
+    depths = source.manifest.depths if source.manifest else None
     with progress_of(args).stage("build") as stage:
         bundle = build(
             source.program,
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             choices=choices.choices if choices else earlier,
             active_fraction=choices.active_fraction if choices else fraction,
             stream_policy=choices.stream if choices else policy,
+            depths=choices.depths if choices else depths,
         )
         stage.note = f"{size_of(bundle)}  {bundle}"
     return 0

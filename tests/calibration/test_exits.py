@@ -68,6 +68,8 @@ def test_a_gate_is_trained_and_stored(bundle: Path, data: str):
         depth = model(images["images"])["depth"]
     assert (depth[images["labels"] == 1] == EXITS[-1]).mean() > 0.9
     assert (depth[images["labels"] == 0] == EXITS[0]).mean() > 0.9
+    seen = {str(exit): int((depth == exit).sum()) for exit in EXITS if (depth == exit).any()}
+    assert choices.depths == model.manifest.depths == seen
     assert len(list(rows(found))) == len(found.trials)
     assert choices.choices["gate0.offset"] == [0.0, 0.0, 0.0]
 

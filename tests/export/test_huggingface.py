@@ -90,13 +90,13 @@ def test_program_has_free_sizes_and_every_exit(name: str, tmp_path: Path) -> Non
     for shape in ((1, 3, least, least + 64), (3, 3, 448 if "swin" in name else least + 32, least)):
         images = torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
         for depth in EXITS:
-            offset = np.float32(forcing(EXITS, depth))
+            offset = np.array(forcing(EXITS, depth), np.float32)
             got = session.run([*outputs, "depth"], {"images": images.numpy(), "gate.offset": offset})
             with torch.no_grad():
                 wanted = model.truncated(images, depth)
             np.testing.assert_array_equal(got[2], depth)
             for value, output in zip(got, outputs, strict=False):
-                np.testing.assert_allclose(value, wanted[output].numpy(), rtol=0, atol=1e-5)
+                np.testing.assert_allclose(np.asarray(value), wanted[output].numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
