@@ -16,6 +16,7 @@ from .decisions import check_decision
 from .dims import Symbols, count_bytes
 from .engines import Engines
 from .errors import EngineError
+from .exit_costs import ExitCosts
 from .exits import run_exits
 from .geometry import support
 from .grid import RegionGrid, grid_of
@@ -78,6 +79,7 @@ class Executor:
         self.guard = Guard(tuple(region.name for region in regions))
         files = {s.file: engines[s.file] for region in regions for s in region.segments}
         self.selective = {region.name: SelectiveExecutor(region, files) for region in regions}
+        self.exit_costs = ExitCosts()
         self._drops = _last_uses(manifest)
         self._unfit: set[Hashable] = set()  # resolutions at which a region's native plan does not run
         self._specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs)}
@@ -128,7 +130,7 @@ class Executor:
             spent += ms
             return made
 
-        request.tensors[chain.chosen] = run_exits(chain, request.tensors, run)
+        request.tensors[chain.chosen] = run_exits(chain, request.tensors, run, self.exit_costs)
         request.depth = request.tensors[chain.depth]
         request.features = request.tensors.get(chain.features)
         request.timing["dense"] += spent

@@ -166,16 +166,22 @@ class ExitStage:
 
 
 @dataclass(frozen=True)
-class ExitChain:
-    """An early-exit encoder. `depth` [N] says how many layers each image takes: `first`, and it has `shallow`, or the
-    exit of a stage. `gate` is the name of what decides, `scores` [N, K] are its scores, `features` [N, D] what it
-    reads; "" where there is none. `chosen` is what images left with."""
+class Exits:
+    """An early-exit encoder, in one of several layouts. `depth` [N] says how many layers each image takes. `gate` is
+    the name of what decides, `scores` [N, K] are its scores, `features` [N, D] what it reads; "" where there is none."""
 
     name: str
     gate: str
     depth: str
     scores: str
     features: str
+
+
+@dataclass(frozen=True)
+class ExitChain(Exits):
+    """An engine for each stage. Images take `first` layers, and leave with `shallow`, or up to the exit of a stage.
+    `chosen` is what they left with."""
+
     first: int
     shallow: str
     chosen: str
@@ -199,7 +205,41 @@ class ExitChain:
         return (self.chosen,)
 
 
-Step = DenseSegment | Region | ExitChain
+@dataclass(frozen=True)
+class ExitPaths(Exits):
+    """An engine for each depth: all that lies behind the stem, as images of that depth take it."""
+
+    paths: tuple[ExitStage, ...]
+    kind: str = "paths"
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        return tuple(path.exit for path in self.paths)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        read = [name for path in self.paths for name in path.inputs]
+        return tuple(dict.fromkeys([self.depth, *filter(None, [self.scores, self.features]), *read]))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.paths[0].outputs
+
+
+@dataclass(frozen=True)
+class ExitGraph(Exits):
+    """Stem, layers and head in one engine, which runs as many layers as the deepest image of a batch takes. The depth,
+    scores and features are among its outputs."""
+
+    exits: tuple[int, ...]
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: float = 0.0
+    kind: str = "if"
+
+
+Step = DenseSegment | Region | ExitChain | ExitPaths | ExitGraph
 
 
 @dataclass(frozen=True)
