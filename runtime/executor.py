@@ -17,11 +17,11 @@ from .dims import Symbols, count_bytes
 from .engines import Engines
 from .errors import EngineError
 from .exit_costs import ExitCosts
-from .exits import run_exits
+from .exits import check_depths, run_exits, run_paths
 from .geometry import support
 from .grid import RegionGrid, grid_of
 from .guard import Guard
-from .manifest import DenseSegment, ExitChain, ExitStage, Manifest, Region
+from .manifest import DenseSegment, ExitChain, ExitGraph, ExitPaths, ExitStage, ExitStep, Manifest, Region
 from .result import Timing, detach, new_timing
 from .selective import SelectiveExecutor, choice_feeds, plan_region
 from .spans import SpanReference
@@ -88,12 +88,12 @@ class Executor:
         """Runs all steps; the request then holds the outputs, fresh, and the decisions' tensors."""
         try:
             for step, drops in zip(self.manifest.steps, self._drops, strict=True):
-                if isinstance(step, DenseSegment):
-                    self._run_dense(step, request)
-                elif isinstance(step, ExitChain):
+                if isinstance(step, Region):
+                    self._run_region(step, request)
+                elif isinstance(step, ExitChain | ExitPaths):
                     self._run_exits(step, request)
                 else:
-                    self._run_region(step, request)
+                    self._run_dense(step, request)
                 for name in drops:
                     request.tensors.pop(name, None)
             self._own_outputs(request)
@@ -102,7 +102,7 @@ class Executor:
             raise
         self._release(request)
 
-    def _run_dense(self, step: DenseSegment, request: Request) -> None:
+    def _run_dense(self, step: DenseSegment | ExitGraph, request: Request) -> None:
         start = perf_counter()
         engine = self.engines[step.file]
         feeds = choice_feeds(engine, request.choices)
@@ -111,11 +111,14 @@ class Executor:
         for decision in self.manifest.decisions:
             if request.checked and decision.keep in engine.outputs:
                 check_decision(decision, request.tensors)
+        if isinstance(step, ExitGraph):
+            check_depths(step, request.tensors)
+            _tell_depth(step, request)
         spent = (perf_counter() - start) * 1e3
         request.timing["dense"] += spent
         request.segments[step.name] = spent
 
-    def _run_exits(self, chain: ExitChain, request: Request) -> None:
+    def _run_exits(self, step: ExitChain | ExitPaths, request: Request) -> None:
         start = perf_counter()
         spent = 0.0
 
@@ -126,13 +129,15 @@ class Executor:
             feeds = {**choice_feeds(engine, request.choices), **tensors}
             made = dict(zip(engine.outputs, engine.run(feeds), strict=True))
             ms = (perf_counter() - began) * 1e3
-            request.segments[f"{chain.name}.{stage.exit}"] = ms
+            request.segments[f"{step.name}.{stage.exit}"] = ms
             spent += ms
             return made
 
-        request.tensors[chain.chosen] = run_exits(chain, request.tensors, run, self.exit_costs)
-        request.depth = request.tensors[chain.depth]
-        request.features = request.tensors.get(chain.features)
+        if isinstance(step, ExitChain):
+            request.tensors[step.chosen] = run_exits(step, request.tensors, run, self.exit_costs)
+        else:
+            request.tensors.update(run_paths(step, request.tensors, run))
+        _tell_depth(step, request)
         request.timing["dense"] += spent
         request.timing["gather"] += (perf_counter() - start) * 1e3 - spent
 
@@ -315,6 +320,11 @@ class Executor:
         while request.leases:
             self.references.give_back(*request.leases.pop())
         request.timing["restore"] += (perf_counter() - start) * 1e3
+
+
+def _tell_depth(step: ExitStep, request: Request) -> None:
+    request.depth = request.tensors[step.depth]
+    request.features = request.tensors.get(step.features)
 
 
 def _last_uses(manifest: Manifest) -> list[tuple[str, ...]]:

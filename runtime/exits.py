@@ -1,4 +1,5 @@
-"""Runs the stages of an early-exit encoder: images leave where the gate says, the others go on as a smaller batch."""
+"""Runs an early-exit encoder: stage by stage, where images leave as the gate says and the others go on as a smaller
+batch, or all images of one depth together."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from .errors import DecisionError
 from .exit_costs import ExitCosts
-from .manifest import ExitChain, ExitStage
+from .manifest import ExitChain, ExitPaths, ExitStage, ExitStep
 
 Tensors = dict[str, np.ndarray]
 RunStage = Callable[[ExitStage, Tensors], Tensors]
@@ -44,6 +45,23 @@ def run_exits(
     return chosen
 
 
+def run_paths(paths: ExitPaths, tensors: Mapping[str, np.ndarray], run: RunStage) -> Tensors:
+    """The outputs of all images, [N, …]. `run` gives a path's outputs for its inputs. Raises as `run_exits`."""
+    depth = check_depths(paths, tensors)
+    exits = set(depth.tolist())
+    taken = [path for path in paths.paths if path.exit in exits]
+    if len(taken) == 1:
+        return run(taken[0], {name: tensors[name] for name in taken[0].inputs})
+    joined: Tensors = {}
+    for path in taken:
+        rows = np.flatnonzero(depth == path.exit)
+        for name, value in run(path, {name: tensors[name][rows] for name in path.inputs}).items():
+            if name not in joined:
+                joined[name] = np.empty((len(depth), *value.shape[1:]), value.dtype)
+            joined[name][rows] = value
+    return joined
+
+
 def _run_together(chain: ExitChain, held: Tensors, run: RunStage, costs: ExitCosts, exit: int) -> np.ndarray:
     """All images leave at one exit."""
     answer = chain.shallow
@@ -66,7 +84,7 @@ def _read_from(chain: ExitChain, first: int) -> set[str]:
     return {name for stage in chain.stages[first:] for name in stage.inputs}
 
 
-def check_depths(chain: ExitChain, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+def check_depths(chain: ExitStep, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
     """The images' depths, [N]. Raises DecisionError for one that is no exit, or scores that are not finite: which of
     several is the largest would then be left to the runtime."""
     depth = tensors[chain.depth]

@@ -12,8 +12,9 @@ A bundle is a folder:
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
 
-A program runs as a list of *steps*, in order: dense segments, and regions. A `Region` is a run of local segments
-between two barriers. Its `fallback` computes all of it densely in one engine.
+A program runs as a list of *steps*, in order: dense segments, regions, and encoders with exits. A `Region` is a run of
+local segments between two barriers. Its `fallback` computes all of it densely in one engine. A program with exits has
+other lists of steps, its *layouts*, for the same answer.
 
 Geometry. A local segment is covered by a grid of *cells*: the smallest blocks in which each of its tensors has a whole
 number of positions. Tensor `t` has `positions` p = (py, px) a cell, so the cells [c0, c1) are its positions
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from .decode import decode
 
 SCHEMA_VERSION = 1
+CHAIN, PER_DEPTH, IF = "chain", "per-depth", "if"  # layouts of a program with exits
 
 Pair = tuple[int, int]  # along (height, width)
 
@@ -168,7 +170,7 @@ class ExitStage:
 @dataclass(frozen=True)
 class Exits:
     """An early-exit encoder, in one of several layouts. `depth` [N] says how many layers each image takes. `gate` is
-    the name of what decides, `scores` [N, K] are its scores, `features` [N, D] what it reads; "" where there is none."""
+    the name of what decides, `scores` [N, K] are its scores, `features` [N, D] what it reads; "": none."""
 
     name: str
     gate: str
@@ -239,7 +241,8 @@ class ExitGraph(Exits):
     kind: str = "if"
 
 
-Step = DenseSegment | Region | ExitChain | ExitPaths | ExitGraph
+ExitStep = ExitChain | ExitPaths | ExitGraph
+Step = DenseSegment | Region | ExitStep
 
 
 @dataclass(frozen=True)
@@ -292,6 +295,8 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     tensors: tuple[TensorSpec, ...]  # every tensor that crosses a border between steps or segments
     steps: tuple[Step, ...]
+    layouts: dict[str, tuple[Step, ...]] = field(default_factory=dict)  # beside "chain", which is `steps`
+    layout: str = "auto"  # that is loaded; "auto": the one measured to be fastest
     program: str = "programs/program.onnx"
     whole: str = ""  # the program as one engine, with the decisions among its outputs; "": the program itself
     backend: str = "ort"
@@ -321,6 +326,10 @@ class Manifest:
     def one_engine(self) -> str:
         """The file to open for the program as one engine."""
         return self.whole or self.program
+
+    def in_layout(self, name: str) -> Manifest:
+        """With that layout's steps. Raises KeyError where it has none of that name."""
+        return self if name == CHAIN else dataclasses.replace(self, steps=self.layouts[name])
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)

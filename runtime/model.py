@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, overload
@@ -24,16 +26,19 @@ from .engines import Engines, decision_tensors
 from .errors import EngineError, InputError, did_you_mean
 from .executor import Executor, Request
 from .inputs import Batch, ImageReader, Shape, input_shapes, to_torch
-from .manifest import ExitChain, Manifest, Region
+from .layouts import choose_layout, shallow_and_deep, time_layouts
+from .manifest import CHAIN, Exits, Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
 from .policy import StreamPolicy
 from .region_stream import RegionStream, open_regions
 from .result import Result
 from .selective import choice_feeds
+from .spans import native_regions
 from .stats import Stats
 from .stream import Stream
 
+_LOG = logging.getLogger("foveate")
 MODES = ("layers", "regions")  # of streams
 
 
@@ -48,6 +53,7 @@ def load(
     max_state_bytes: int = MAX_STATE_BYTES,
     memory_bytes: int | None = None,
     verify: bool = True,
+    layout: str | None = None,
 ) -> Model:
     """Opens a bundle.
 
@@ -60,6 +66,9 @@ def load(
     max_state_bytes: bound of what each stream keeps. Frames that would need more are refused.
     memory_bytes: inputs that would need more are refused; None takes the machine's memory.
     verify: check every file's sha256; sizes are always checked.
+    layout: of a program with exits: "chain" runs it stage by stage, and batches get smaller as images leave;
+        "per-depth" has an engine for each depth; "if" is one engine, which runs a batch as deep as its deepest image;
+        "auto" takes the one that `measure` found fastest. None is the bundle's.
 
     Raises BundleError, InputError, EngineError, MissingExtraError.
     """
@@ -72,7 +81,8 @@ def load(
     if threads is not None and not isinstance(named, str):
         config = replace(config, threads=config_for(config.backend, threads).threads)
     return Model(
-        bundle, Options(config, strategy, choices or {}, cache_bytes, max_state_bytes, memory_bytes, verify)
+        bundle,
+        Options(config, strategy, choices or {}, cache_bytes, max_state_bytes, memory_bytes, verify, layout),
     )
 
 
@@ -85,7 +95,11 @@ class Model:
     """
 
     def __init__(self, bundle: Bundle, options: Options):
-        self._bundle, self._options = bundle, options
+        self._options = options
+        self._device = _fingerprint(bundle.manifest, options.config)
+        costs = read_costs(bundle.path / "device.json", self._device, bundle.manifest)
+        self.layout = choose_layout(bundle.manifest, options.layout, costs.layouts if costs else {})
+        self._bundle = replace(bundle, manifest=bundle.manifest.in_layout(self.layout))
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
         self._read = ImageReader(bundle.manifest, options.memory_bytes)
         self._closed = False
@@ -150,10 +164,14 @@ class Model:
                 executor.run(request)
 
     def measure(self, shape: Shape | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
-        """Measures this device anew, within about two seconds, and keeps the costs (see `breakeven.measure`)."""
+        """Measures this device anew, within about two seconds, and keeps the costs (see `breakeven.measure`). Of a
+        program with exits its layouts, too, which takes as much again, for those who load it from then on."""
         executor = self._live()
         shapes = input_shapes(self.manifest, () if shape is None else (shape,))
         with self._measuring:
+            if self.manifest.layouts:
+                layouts = self._measure_layouts(shapes[0], budget_ms)
+                executor.costs = replace(executor.costs, layouts=layouts)
             return self._measure(executor, shapes[0], budget_ms)
 
     @overload
@@ -307,16 +325,11 @@ class Model:
                 expected="a region that they can run, and the library",
                 fix="Take strategy='auto', and see `foveate doctor` and `foveate inspect`.",
             )
-        device = self._device(engines)
+        device = self._device
         costs = read_costs(self.path / "device.json", device, self.manifest)
         return Executor(
             self.manifest, engines, costs or guess_costs(self.manifest, device), self._options.cache_bytes
         )
-
-    def _device(self, engines: Engines) -> dict[str, str]:
-        config = self._options.config
-        isa = native_isa(config.isa) if isinstance(config, OrtConfig) and engines.spans else ""
-        return fingerprint(config.threads, config.backend, isa)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[bool]:
@@ -366,7 +379,7 @@ class Model:
     def _prefers_whole_program(self, executor: Executor) -> bool:
         """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
         strategy = self._options.strategy
-        if strategy != "dense" and any(isinstance(step, ExitChain) for step in self.manifest.steps):
+        if strategy != "dense" and any(isinstance(step, Exits) for step in self.manifest.steps):
             return False
         guard = executor.guard
         if strategy in SELECTIVE or (strategy == "auto" and not (guard.all_demoted or guard.resting)):
@@ -406,11 +419,46 @@ class Model:
     ) -> DeviceCosts:
         config = self._options.config
         one_image = {name: (1, *shape[1:]) for name, shape in shapes.items()}
-        device = self._device(executor.engines)
-        executor.costs = measure_executor(executor, one_image, self._choices, device, budget_ms)
+        layouts = executor.costs.layouts
+        costs = measure_executor(executor, one_image, self._choices, self._device, budget_ms)
+        executor.costs = replace(costs, layouts=layouts)
+        if not executor.regions and not layouts:
+            return executor.costs
         if executor.costs.covers(executor.regions) and not isinstance(config, NullConfig):
             write_costs(self.path / "device.json", executor.costs)
         return executor.costs
+
+    def _measure_layouts(self, shapes: Mapping[str, Sequence[int]], budget_ms: float) -> dict[str, float]:
+        """The ms of one image in each layout, the mean of the first exit and the last; none where time was short."""
+        bundle = open_bundle(self.path, verify=False)
+        random = np.random.default_rng(0)
+        feeds = {
+            spec.name: random.random((1, *shapes[spec.name][1:])).astype(spec.dtype)
+            for spec in self.manifest.inputs
+        }
+        forced = shallow_and_deep(bundle.manifest)
+        with contextlib.ExitStack() as stack:
+            runs: dict[str, list[Callable[[], object]]] = {}
+            for name in (CHAIN, *bundle.manifest.layouts):
+                options = replace(self._options, layout=name, strategy="rects", choices=self.choices)
+                model = stack.enter_context(Model(bundle, options))
+                runs[name] = [partial(_run_with, model, choices, feeds) for choices in forced]
+            found = time_layouts(runs, perf_counter() + budget_ms / 1e3)
+        if not found:
+            _LOG.warning(
+                "layouts could not be measured in %.0f ms: call model.measure(budget_ms=…)", budget_ms
+            )
+        return found
+
+
+def _run_with(model: Model, choices: Mapping[str, Any], feeds: Mapping[str, np.ndarray]) -> None:
+    model.set_choices(choices)
+    model(feeds)
+
+
+def _fingerprint(manifest: Manifest, config: Config) -> dict[str, str]:
+    isa = native_isa(config.isa) if isinstance(config, OrtConfig) and native_regions(manifest) else ""
+    return fingerprint(config.threads, config.backend, isa)
 
 
 def _refused(manifest: Manifest) -> str:

@@ -26,6 +26,7 @@ class Options:
     max_state_bytes: int
     memory_bytes: int | None
     verify: bool
+    layout: str | None = None
 
 
 def check_options(strategy: str, **sizes: int | None) -> None:

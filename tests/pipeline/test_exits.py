@@ -20,12 +20,22 @@ SAMPLE = (2, 3, 32, 48)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exits")
-    with load(
-        build(exit_program(folder / "exits.onnx"), folder / "bundle", sample=SAMPLE), threads=1
-    ) as opened:
+    return build(exit_program(folder / "exits.onnx"), folder / "bundle", sample=SAMPLE)
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path):
+    with load(bundle, threads=1, layout="chain") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def layouts(bundle: Path, model: Model):
+    """The bundle in each."""
+    with load(bundle, threads=1, layout="per-depth") as paths, load(bundle, threads=1, layout="if") as graph:
+        yield {"chain": model, "per-depth": paths, "if": graph}
 
 
 def chain_of(manifest: Manifest) -> ExitChain | None:
@@ -60,12 +70,14 @@ def test_a_program_is_cut_at_its_exits(model: Model):
 
 @settings(max_examples=25, deadline=None)
 @given(
+    layout=st.sampled_from(["chain", "per-depth", "if"]),
     batch=st.integers(1, 9),
     size=st.tuples(st.sampled_from([8, 16, 40]), st.sampled_from([8, 32])),
     offset=st.sampled_from([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 99), (5, 5, 0), (0, 2, 2)]),
     seed=st.integers(0, 99),
 )
-def test_any_batch_has_the_dense_answer(model: Model, batch, size, offset, seed):
+def test_any_batch_has_the_dense_answer(layouts: dict[str, Model], layout, batch, size, offset, seed):
+    model = layouts[layout]
     model.set_choices({"gate0.offset": [float(v) for v in offset]})
     assert_dense(model, images(batch, size, seed))
 
@@ -92,8 +104,9 @@ def test_one_image_has_the_answer_that_it_has_in_a_batch(model: Model):
         assert alone["depth"][0] == together["depth"][i]
 
 
-def test_scores_that_are_not_finite_are_refused(model: Model):
-    huge = images(3)
+@pytest.mark.parametrize("layout", ["chain", "per-depth", "if"])
+def test_scores_that_are_not_finite_are_refused(layouts: dict[str, Model], layout: str):
+    model, huge = layouts[layout], images(3)
     huge[1] *= 3e38 / np.abs(huge[1]).max()
     with pytest.raises(DecisionError, match="image 1"):
         model(huge)
