@@ -39,6 +39,7 @@ from .stats import Stats
 from .stream import Stream
 
 _LOG = logging.getLogger("foveate")
+_LAYOUTS = 4  # times the budget of regions: their runs are few, but of all layers
 MODES = ("layers", "regions")  # of streams
 
 
@@ -165,7 +166,7 @@ class Model:
 
     def measure(self, shape: Shape | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
         """Measures this device anew, within about two seconds, and keeps the costs (see `breakeven.measure`). Of a
-        program with exits its layouts, too, which takes as much again, for those who load it from then on."""
+        program with exits its layouts, too, within four times the budget, for those who load it from then on."""
         executor = self._live()
         shapes = input_shapes(self.manifest, () if shape is None else (shape,))
         with self._measuring:
@@ -443,10 +444,10 @@ class Model:
                 options = replace(self._options, layout=name, strategy="rects", choices=self.choices)
                 model = stack.enter_context(Model(bundle, options))
                 runs[name] = [partial(_run_with, model, choices, feeds) for choices in forced]
-            found = time_layouts(runs, perf_counter() + budget_ms / 1e3)
+            found = time_layouts(runs, perf_counter() + _LAYOUTS * budget_ms / 1e3)
         if not found:
             _LOG.warning(
-                "layouts could not be measured in %.0f ms: call model.measure(budget_ms=…)", budget_ms
+                "layouts were not measured in time: call model.measure with more than %.0f ms", budget_ms
             )
         return found
 
