@@ -3,11 +3,12 @@
     python benchmarks/exit_memory.py                  # the bundle of benchmarks/exits.py; about a minute
     python benchmarks/exit_memory.py BUNDLE --batch 1
 
-Each contender has a process of its own, and they take turns, round after round. `dense` is stock ONNX Runtime on the
-whole program, its weights mapped from the bundle's file. Load: from the imported library to a model that could run;
-the bundle's hashes are not checked, for which dense has nothing to compare (`checked`: with them). Memory: what the
-process holds more than before the load, behind the first run and behind five, all images at full depth. The least of
-all rounds counts: other work on the machine only ever adds. Exit code 1 where the layout that is loaded by default misses a goal.
+Each contender has a process of its own, and they take turns, round after round; the least of all rounds counts, for
+other work on the machine only ever adds. `dense` is stock ONNX Runtime on the whole program, its weights mapped from
+the bundle's file. Load: from the imported library to a model that could run; the bundle's hashes are not checked, for
+which dense has nothing to compare (`checked`: with them). Memory: what the process holds more than before the load,
+behind the first run and behind five, all images at full depth. Exit code 1 where the layout that is loaded by default
+misses a goal.
 """
 
 from __future__ import annotations
