@@ -215,12 +215,14 @@ class _Assembler:
             same = {parts.chosen: last.answer}
             file = self._add(f"depth{last.exit}", [n.name for n in nodes], read, outputs, same)
             made.append(ExitStage(last.exit, file, read, outputs, sum(n.macs for n in nodes)))
-        crossing = {t for path in made for t in (*path.inputs, *path.outputs)}
-        if any(self.spec(t).shape[:1] != (batch,) for t in crossing):
+        crossing = dict.fromkeys(t for path in made for t in (*path.inputs, *path.outputs))
+        other = [t for t in crossing if self.spec(t).shape[:1] != (batch,)]
+        if not all(self.analysis.program.is_shared(t) for t in other):
             for path in made:
                 del self.models[path.file]
             return None
-        return ExitPaths("exits", parts.gate, parts.depth, parts.scores, parts.features, tuple(made))
+        gate = parts.gate, parts.depth, parts.scores, parts.features
+        return ExitPaths("exits", *gate, tuple(made), tuple(other))
 
     def _exit_graph(
         self, chain: ExitChain, step: PartitionStep, stem: DenseSegment, head: Sequence[DenseSegment]

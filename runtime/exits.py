@@ -55,7 +55,8 @@ def run_paths(paths: ExitPaths, tensors: Mapping[str, np.ndarray], run: RunStage
     joined: Tensors = {}
     for path in taken:
         rows = np.flatnonzero(depth == path.exit)
-        for name, value in run(path, {name: tensors[name][rows] for name in path.inputs}).items():
+        held = {name: tensors[name] if name in paths.shared else tensors[name][rows] for name in path.inputs}
+        for name, value in run(path, held).items():
             if name not in joined:
                 joined[name] = np.empty((len(depth), *value.shape[1:]), value.dtype)
             joined[name][rows] = value

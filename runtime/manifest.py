@@ -209,9 +209,11 @@ class ExitChain(Exits):
 
 @dataclass(frozen=True)
 class ExitPaths(Exits):
-    """An engine for each depth: all that lies behind the stem, as images of that depth take it."""
+    """An engine for each depth: all that lies behind the stem, as images of that depth take it. `shared`: what they
+    read that is the same for all images of a batch, like positions; its first axis is not the batch."""
 
     paths: tuple[ExitStage, ...]
+    shared: tuple[str, ...] = ()
     kind: str = "paths"
 
     @property

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from foveate.pipeline.build import build
 from foveate.pipeline.inspect import inspect, lines
 from foveate.runtime import Model, load
+from foveate.runtime.bundle import dense_files, open_bundle
+from foveate.runtime.costs import parse_costs
 from foveate.runtime.errors import DecisionError, InputError
+from foveate.runtime.layouts import choose_layout
 from foveate.runtime.manifest import ExitChain, Manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +147,45 @@ def test_a_single_image_may_be_all_that_a_program_takes(tmp_path: Path):
         assert_dense(model, images(1))
 
 
+def test_a_layout_is_measured_and_loaded(bundle: Path):
+    """By what device.json says, unless it is told."""
+    known = parse_costs((bundle / "device.json").read_text()).layouts
+    assert set(known) == {"chain", "per-depth", "if"} and min(known.values()) > 0
+    with load(bundle) as opened:
+        assert opened.layout == choose_layout(read_manifest(bundle), "auto", known)
+    with load(bundle, layout="if") as opened:
+        assert opened.layout == "if" and [step.kind for step in opened.manifest.steps] == ["if"]
+    with pytest.raises(InputError, match="layout"):
+        load(bundle, layout="none")
+
+
+def test_a_layout_may_be_built_for(tmp_path: Path):
+    program = exit_program(tmp_path / "exits.onnx")
+    built = build(program, tmp_path / "bundle", sample=SAMPLE, layout="per-depth")
+    assert not (built / "device.json").exists()
+    with load(built, threads=1) as opened:
+        assert opened.layout == "per-depth"
+        ran = opened(images(1))
+        assert ran.depth is not None and list(ran.segments) == ["dense0", f"exits.{ran.depth[0]}"]
+    with pytest.raises(InputError, match="layout"):
+        build(program, tmp_path / "other", sample=SAMPLE, layout="none")
+
+
+def test_weights_stand_once_in_every_layout(bundle: Path):
+    manifest = read_manifest(bundle)
+    for layout in ("per-depth", "if"):
+        files = [file for step in manifest.layouts[layout] for file in dense_files(step)]
+        assert sum(manifest.files[file].bytes for file in files) < 200_000
+        for file in files:
+            graph = onnx.load(bundle / file, load_external_data=False).graph
+            inner = [a.g for node in graph.node for a in node.attribute if a.g.node]
+            assert not any(g.initializer for g in inner)
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    return open_bundle(bundle).manifest
+
+
 def test_inspect_shows_exits_and_what_they_cost(model: Model):
     facts = inspect(model.path)
     step = next(s for s in facts["steps"] if s["kind"] == "exits")
@@ -150,6 +193,7 @@ def test_inspect_shows_exits_and_what_they_cost(model: Model):
     shown = "\n".join(lines(facts))
     assert "images leave behind 1, 2, 4 layers" in shown and "to 4 layers" in shown
     assert "gate0.weight = 18 numbers" in shown
+    assert "layout     auto of chain" in shown and facts["layouts"] == ["chain", "per-depth", "if"]
 
 
 def test_what_the_gate_reads_is_told(model: Model):

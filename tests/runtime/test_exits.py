@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -25,7 +25,8 @@ PATHS = ExitPaths(
     "depth",
     "scores",
     "",
-    tuple(ExitStage(exit, f"{exit}", ("t1", "where"), ("y",)) for exit in EXITS),
+    tuple(ExitStage(exit, f"{exit}", ("t1", "where", "place"), ("y",)) for exit in EXITS),
+    ("place",),
 )
 MANIFEST = Manifest("exits", (), (), (), (CHAIN,), layouts={"if": (DenseSegment("all", "all", (), ()),)})
 
@@ -35,7 +36,7 @@ depths = st.lists(st.sampled_from(EXITS), min_size=1, max_size=9)
 def tensors(depth: list[int]) -> Tensors:
     rng = np.random.default_rng(0)
     shape = len(depth), 3
-    given = {"t1": rng.standard_normal(shape), "where": rng.standard_normal(shape)}
+    given = {"t1": rng.standard_normal(shape), "where": rng.standard_normal(shape), "place": np.ones((1, 3))}
     return {**given, "depth": np.array(depth), "scores": np.zeros((len(depth), len(EXITS)))}
 
 
@@ -60,7 +61,7 @@ class Runner:
 
     def path(self, path: ExitStage, held: Tensors) -> Tensors:
         self.images[path.exit] = len(held["t1"])
-        return {"y": layers(1, path.exit, held["t1"], held["where"])}
+        return {"y": layers(1, path.exit, held["t1"], held["where"]) * held["place"]}
 
 
 def wanted(depth: list[int]) -> np.ndarray:
@@ -71,7 +72,9 @@ def wanted(depth: list[int]) -> np.ndarray:
 class Never(ExitCosts):
     """Finds no division worth its price."""
 
-    def division_pays(self, *_: object) -> bool:
+    def division_pays(
+        self, stage: ExitStage, held: Mapping[str, np.ndarray], leaving: int, copied: int
+    ) -> bool:
         return False
 
 
