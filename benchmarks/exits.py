@@ -6,7 +6,7 @@ Random weights: nothing here speaks of accuracy. Depths are forced by the gate's
 from its scores. `dense` is the program in stock ONNX Runtime, its session tuned: it computes all layers and selects.
 `skipped` is the time of the stages that did not run, as they take in a run through all layers of the same bundle, and
 `realized` how much of it was saved; `overhead` is what a run through all layers takes longer than dense, as a share:
-gate, selection and the seams between engines.
+gate, selection and the seams between engines. Images run in the layout `chain`; the others have rows of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from foveate.pipeline.environment import describe
 from foveate.pipeline.files import write_text
 from foveate.pipeline.interleave import interleave
 from foveate.runtime import Model
+from foveate.runtime.manifest import CHAIN, IF, PER_DEPTH
 from torch import Tensor, nn
 
 import foveate
@@ -77,13 +79,20 @@ def measure(out: Path, name: str, threads: int, rounds: int) -> dict:
     rng = np.random.default_rng(0)
     contrast = 10 ** rng.uniform(-1, 1, (BATCH, 1, 1, 1))
     images = (contrast * rng.standard_normal((BATCH, 3, 224, 224))).astype(np.float32)
-    with foveate.load(bundle, threads=threads) as model:
+    with ExitStack() as stack:
+        models = {
+            layout: stack.enter_context(foveate.load(bundle, threads=threads, layout=layout))
+            for layout in (CHAIN, PER_DEPTH, IF)
+        }
+        model = models[CHAIN]
         rows = _forced(model, program, images[:1], threads, rounds)
+        layouts = _layouts(models, images[:1], rounds)
         mixed = _mixed(model, program, images, threads, rounds)
     return {
         "model": name,
         "exits": EXITS,
         "rows": rows,
+        "layouts": layouts,
         "mixed": mixed,
         "environment": describe(threads, {}, "ort"),
     }
@@ -120,6 +129,27 @@ def _forced(model: Model, program: Path, image: np.ndarray, threads: int, rounds
             }
         )
     return rows
+
+
+def _layouts(models: dict[str, Model], image: np.ndarray, rounds: int) -> list[dict]:
+    """Batch 1, the first exit and the last: each layout's ms, and the chain's ÷ them."""
+
+    def run(layout: str, depth: int, x: np.ndarray) -> None:
+        models[layout].set_choices({OFFSET: forcing(EXITS, depth)})
+        models[layout](x)
+
+    ends = EXITS[0], EXITS[-1]
+    times = interleave({f"{n} {k}": partial(run, n, k) for n in models for k in ends}, [image], rounds)
+    return [
+        {
+            "layout": name,
+            "depth": depth,
+            "ms": times.ms(f"{name} {depth}"),
+            "of_chain": times.ratio(f"{CHAIN} {depth}", f"{name} {depth}").value,
+        }
+        for name in models
+        for depth in ends
+    ]
 
 
 def _mixed(model: Model, program: Path, images: np.ndarray, threads: int, rounds: int) -> dict:
@@ -185,6 +215,10 @@ def table(facts: dict) -> str:
         speed = f"{row['speedup']:6.2f}× [{low:4.2f}, {high:4.2f}]"
         lines.append(
             f"{row['depth']:5} {row['ms']:8.1f} {row['dense_ms']:8.1f} {speed:23} {row['skipped_ms']:8.1f} {realized}"
+        )
+    for row in facts["layouts"]:
+        lines.append(
+            f"{row['layout']:>10}, depth {row['depth']:2}: {row['ms']:6.1f} ms, chain ÷ it {row['of_chain']:.3f}"
         )
     mixed = facts["mixed"]
     lines.append(

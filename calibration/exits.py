@@ -24,7 +24,7 @@ from ..pipeline.metrics import metric_for, open_metric
 from ..runtime import Model, load
 from ..runtime.errors import InputError, MissingExtraError
 from ..runtime.files import replacing
-from ..runtime.manifest import ExitChain, Preprocess
+from ..runtime.manifest import CHAIN, ExitChain, Preprocess
 from .choices import Choices
 from .exit_data import ExitData
 from .gate import Gate, Operating, operating_point, train_gate
@@ -109,7 +109,7 @@ def calibrate_exits(
         )
     settings = preprocess(source.manifest.preprocess)
     opened = data if isinstance(data, Dataset) else open_data(data, settings, limit)
-    with load(bundle, threads=threads) as model:
+    with load(bundle, threads=threads, layout=CHAIN) as model:
         chain = _chain(model)
         metric = metric or metric_for(next(iter(opened))[1])
         found, left_out = collect(model, chain, opened, metric, Path(bundle) / KEPT, source.sha256, tick)

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import onnx
 
 from ..runtime.manifest import (
+    IF,
+    PER_DEPTH,
     Choice,
     DenseSegment,
     ExitChain,
+    ExitGraph,
+    ExitPaths,
     ExitStage,
     GridTensor,
     LocalSegment,
@@ -26,6 +30,7 @@ from ..runtime.manifest import (
 from ..runtime.native.plan import SpanPlan
 from .analyze import Analysis, NodeInfo
 from .crops import plan_crops
+from .exit_graph import exit_graph
 from .exits import ExitParts, borders, split_exits
 from .extract import describe, extract
 from .lean import lean
@@ -67,11 +72,13 @@ class _Assembler:
         }
         self.plans: dict[str, Callable[[Place], SpanPlan]] = {}
         self.notes: list[str] = []
+        self.layouts: dict[str, list[Step]] = {}  # of the step with exits, beside its chain
         self._dense = self._regions = 0
 
     def run(self, facts: dict) -> Assembly:
         analysis = self.analysis
-        steps = tuple(step for planned in self.plan.steps for step in self._steps(planned))
+        parts = [list(self._steps(planned)) for planned in self.plan.steps]
+        steps = tuple(step for part in parts for step in part)
         sample = analysis.probes.sample
         stream, refused = self._stream(steps)
         crops, crops_refused = plan_crops(analysis)
@@ -88,6 +95,7 @@ class _Assembler:
             outputs=tuple(self.spec(t) for t in analysis.program.outputs),
             tensors=tuple(self.spec(t) for t in crossing if t not in own),
             steps=steps,
+            layouts=self._layouts(parts),
             program=PROGRAM,
             whole=WHOLE,
             decisions=analysis.decisions,
@@ -188,7 +196,67 @@ class _Assembler:
         )
         before = self._dense_segment(parts.stem, *stem, "before the first exit")
         behind = [self._dense_segment(parts.head, *head, "behind the exits")] if parts.head else []
+        if paths := self._paths(parts, step, before, batch):
+            self.layouts[PER_DEPTH] = [before, paths]
+        if graph := self._exit_graph(chain, step, before, behind):
+            self.layouts[IF] = [graph]
         return [before, chain, *behind]
+
+    def _paths(
+        self, parts: ExitParts, step: PartitionStep, stem: DenseSegment, batch: int | str
+    ) -> ExitPaths | None:
+        """An engine for each depth; None where what lies behind the stem does not begin with the batch."""
+        outputs = tuple(t for t in step.outputs if t not in stem.outputs)
+        made: list[ExitStage] = []
+        for number, last in enumerate([parts.first, *parts.stages]):
+            nodes = [n for stage in parts.stages[:number] for n in stage.nodes] + list(parts.head)
+            ((read, _),) = borders([nodes], self.wants.sources, outputs)
+            other = () if number else (parts.first.answer,)
+            read = tuple(dict.fromkeys(t for t in (*other, *read) if t != parts.chosen))
+            same = {parts.chosen: last.answer}
+            file = self._add(f"depth{last.exit}", [n.name for n in nodes], read, outputs, same)
+            made.append(ExitStage(last.exit, file, read, outputs, sum(n.macs for n in nodes)))
+        crossing = dict.fromkeys(t for path in made for t in (*path.inputs, *path.outputs))
+        other = [t for t in crossing if self.spec(t).shape[:1] != (batch,)]
+        if not all(self.analysis.program.is_shared(t) for t in other):
+            for path in made:
+                del self.models[path.file]
+            return None
+        gate = parts.gate, parts.depth, parts.scores, parts.features
+        return ExitPaths("exits", *gate, tuple(made), tuple(other))
+
+    def _exit_graph(
+        self, chain: ExitChain, step: PartitionStep, stem: DenseSegment, head: Sequence[DenseSegment]
+    ) -> ExitGraph | None:
+        """All of it in one engine; None where a stage gives more than an answer."""
+        if any(len(stage.outputs) > 1 for stage in chain.stages) or not head:
+            return None
+        told = [chain.depth, chain.scores, chain.features]
+        outputs = tuple(dict.fromkeys([*step.outputs, *filter(None, told)]))
+        files = [stem.file, *(stage.file for stage in chain.stages), head[0].file]
+        read = {t for part in (stem, *chain.stages, *head) for t in part.inputs}
+        inputs = tuple(t for t in step.inputs if t in read)
+        file, answer = "programs/exits.onnx", self.spec(chain.shallow)
+
+        def make() -> onnx.ModelProto:
+            before, *stages, behind = (self.models[part]() for part in files)
+            described = [describe(self.spec(t)) for t in outputs]
+            return exit_graph(chain, before, stages, behind, answer, described)
+
+        self.models[file] = make
+        gate = chain.gate, chain.depth, chain.scores, chain.features
+        macs = stem.macs + sum(stage.macs for stage in chain.stages) + head[0].macs
+        return ExitGraph(chain.name, *gate, chain.exits, file, inputs, outputs, macs)
+
+    def _layouts(self, parts: Sequence[Sequence[Step]]) -> dict[str, tuple[Step, ...]]:
+        """Of all steps. A program with several encoders of the kind has none."""
+        with_exits = [part for part in parts if any(isinstance(step, ExitChain) for step in part)]
+        if len(with_exits) != 1:
+            return {}
+        return {
+            name: tuple(step for part in parts for step in (instead if part is with_exits[0] else part))
+            for name, instead in self.layouts.items()
+        }
 
     def _dense_segment(
         self, nodes: Sequence[NodeInfo], inputs: tuple[str, ...], outputs: tuple[str, ...], reason: str
@@ -295,10 +363,17 @@ class _Assembler:
         dirty = to_manifest(planned.terms[name]) if name in planned.outputs else ()
         return GridTensor(name, planned.geometry.positions[name], self.analysis.axes[name], dirty)
 
-    def _add(self, name: str, nodes: list[str], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> str:
+    def _add(
+        self,
+        name: str,
+        nodes: list[str],
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        same: Mapping[str, str] | None = None,
+    ) -> str:
         file = f"programs/{name}.onnx"
         read, made = [self.spec(t) for t in inputs], [self.spec(t) for t in outputs]
-        self.models[file] = lambda: extract(self.analysis.program, nodes, read, made, name)
+        self.models[file] = lambda: extract(self.analysis.program, nodes, read, made, name, same)
         return file
 
 

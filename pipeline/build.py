@@ -12,7 +12,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ..runtime import load
+from ..runtime.engine import OrtConfig
 from ..runtime.errors import InputError, InternalError
+from ..runtime.layouts import AUTO, choose_layout
 from ..runtime.manifest import FileEntry, Manifest, Preprocess
 from .assemble import PROGRAM, Assembly, assemble
 from .bundle_folder import replacing_folder
@@ -46,6 +49,7 @@ def build(
     stream_policy: Mapping[str, Any] | None = None,
     depths: Mapping[str, int] | None = None,
     model: CostModel | None = None,
+    layout: str = AUTO,
 ) -> Path:
     """Builds the bundle `out` from an ONNX program and gives its path.
 
@@ -53,6 +57,8 @@ def build(
     the one that the program was exported with, else what it fixes, else 224 × 224. choices: new defaults by name.
     active_fraction: mean over calibration images; the plan's cost model takes it for typical. stream_policy: fields of
     StreamPolicy that the bundle's streams take by default. depths: calibration images by the layers that they took.
+    layout: of a program with exits ("chain", "per-depth", "if"), that is loaded by default; "auto" measures them, on this
+    device and on those where `Model.measure` is called.
     Raises ProgramError, InputError, BundleError, EngineError.
     """
     config = target_config(target)
@@ -71,6 +77,7 @@ def build(
         "labels": tuple(labels),
         "stream_policy": dict(stream_policy or {}),
         "depths": dict(depths or {}),
+        "layout": layout,
         "created_by": f"foveate {_version()}",
     }
     out = Path(out)
@@ -82,6 +89,10 @@ def build(
         check_chain(folder, manifest, planned.analysis)
         _check_size(folder, manifest, planned.analysis)
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        choose_layout(manifest, layout, {})  # is there
+        if layout == AUTO and manifest.layouts and isinstance(config, OrtConfig):
+            with load(folder, verify=False) as opened:
+                opened.measure()
     return out
 
 

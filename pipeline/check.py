@@ -12,8 +12,8 @@ import onnx
 from ..runtime.backends.ort import spin
 from ..runtime.bundle import dense_files
 from ..runtime.errors import InternalError, MissingExtraError
-from ..runtime.exits import RunStage, run_exits
-from ..runtime.manifest import ExitChain, Manifest, Pair, TensorSpec
+from ..runtime.exits import RunStage, run_exits, run_paths
+from ..runtime.manifest import CHAIN, ExitChain, ExitPaths, Manifest, Pair, Step, TensorSpec
 from .analyze import Analysis
 from .extract import extract
 from .plan import Plan, PlannedSegment
@@ -134,23 +134,34 @@ def max_error(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check_chain(folder: Path, manifest: Manifest, analysis: Analysis) -> None:
-    """All steps, dense, one after another against the program, on noise at the sample's shape."""
+    """All steps, dense, one after another against the program, on noise at the sample's shape; in every layout."""
     rng = np.random.default_rng(1)
-    known: Arrays = {}
+    feeds: Arrays = {}
     for spec in manifest.inputs:
-        known[spec.name] = rng.standard_normal(analysis.probes.sample.shapes[spec.name]).astype(spec.dtype)
+        feeds[spec.name] = rng.standard_normal(analysis.probes.sample.shapes[spec.name]).astype(spec.dtype)
     names = [spec.name for spec in manifest.outputs]
-    expected = open_session(str(folder / manifest.program))(names, dict(known))
-    for step in manifest.steps:
+    expected = open_session(str(folder / manifest.program))(names, dict(feeds))
+    for layout in (CHAIN, *manifest.layouts):
+        found = _run_steps(folder, manifest.in_layout(layout).steps, feeds)
+        for name, value in expected.items():
+            error = max_error(found[name], value)
+            if not error <= TOLERANCE:
+                raise InternalError(
+                    f"output {name} of the steps ({layout}) differs from the program's by {error:.1e}"
+                )
+
+
+def _run_steps(folder: Path, steps: Sequence[Step], feeds: Arrays) -> Arrays:
+    known = dict(feeds)
+    for step in steps:
         if isinstance(step, ExitChain):
             known[step.chosen] = run_exits(step, known, _open_stage(folder))
-            continue
-        (file,) = dense_files(step)
-        known |= open_session(str(folder / file))(step.outputs, {t: known[t] for t in step.inputs})
-    for name, value in expected.items():
-        error = max_error(known[name], value)
-        if not error <= TOLERANCE:
-            raise InternalError(f"output {name} of the steps differs from the program's by {error:.1e}")
+        elif isinstance(step, ExitPaths):
+            known |= run_paths(step, known, _open_stage(folder))
+        else:
+            (file,) = dense_files(step)
+            known |= open_session(str(folder / file))(step.outputs, {t: known[t] for t in step.inputs})
+    return known
 
 
 def _open_stage(folder: Path) -> RunStage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,14 +14,23 @@ from .lean import lean
 
 
 def extract(
-    graph: Graph, nodes: Iterable[str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], name: str
+    graph: Graph,
+    nodes: Iterable[str],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    name: str,
+    same: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """The named nodes, with the constants, shape arithmetic, choices and function bodies that they need.
+    """The named nodes, with the constants, shape arithmetic, choices and function bodies that they need. `same`:
+    tensors that none of them makes, and those that stand for them.
 
     Weights are shared with the graph's model, not copied, until the result is changed."""
     wanted = set(nodes)
     wanted |= graph.free_closure(graph.by_name[n] for n in wanted)
     kept = [node for node in graph.nodes if node.name in wanted]
+    for tensor, other in (same or {}).items():
+        readers = [i for i, node in enumerate(kept) if tensor in node_inputs(node)]
+        kept.insert(min(readers, default=len(kept)), helper.make_node("Identity", [other], [tensor]))
     read = {i for node in kept for i in node_inputs(node)}
     source = graph.model.graph
     values = [describe(spec) for spec in inputs] + [

@@ -96,6 +96,19 @@ class Graph:
         """True for nodes that compute constants and shapes: every engine that needs one repeats it."""
         return all(self.depends[name] != DATA for name in node.output if name)
 
+    def is_shared(self, tensor: str) -> bool:
+        """True for what is the same for all images of a batch: no value of an input has a part in it."""
+        pending, seen = [tensor], set[str]()
+        while pending:
+            name = pending.pop()
+            if name in seen or self.depends.get(name, DATA) != DATA:
+                continue
+            if name not in self.producer:
+                return False
+            seen.add(name)
+            pending += node_inputs(self.producer[name])
+        return True
+
     def data_inputs(self, node: onnx.NodeProto) -> list[str]:
         return [name for name in node_inputs(node) if self.depends.get(name, DATA) == DATA]
 

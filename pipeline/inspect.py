@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..runtime.bundle import open_bundle
+from ..runtime.costs import parse_costs
 from ..runtime.dims import resolve_shape, symbols_at
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
-from ..runtime.manifest import DenseSegment, ExitChain, LocalSegment, Manifest, Pair, Region, Step
+from ..runtime.manifest import CHAIN, DenseSegment, ExitChain, LocalSegment, Manifest, Pair, Region, Step
 from ..runtime.native.plan import SpanPlan
 from ..runtime.spans import read_plan
 from .stream_bytes import stream_bytes
@@ -54,6 +55,7 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
     """Work is in MACs (multiply-accumulates) at the sample's resolution, for one image. `stream`: its plan."""
     sizes = _Sizes(manifest)
     steps = [_step(step, sizes) for step in manifest.steps]
+    exits = any(step["kind"] == "exits" for step in steps)
     total = sum(step["macs"] for step in steps)
     dense = sum(step["macs"] for step in steps if step["kind"] == "dense")
     return {
@@ -73,6 +75,9 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "active_fraction": manifest.active_fraction,
         "depths": manifest.depths,
         "steps": steps,
+        "layout": manifest.layout,
+        "layouts": [CHAIN, *manifest.layouts] if exits else [],
+        "layout_ms": _layout_ms(path) if exits else {},
         "macs": total,
         "dense_share": dense / total if total else None,
         "stream": dataclasses.asdict(manifest.stream) if manifest.stream else None,
@@ -87,10 +92,21 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
     }
 
 
+def _layout_ms(bundle: Path) -> dict[str, float]:
+    """As its device.json has them, for whatever device."""
+    try:
+        return parse_costs((bundle / "device.json").read_text(encoding="utf-8")).layouts
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def _step(step: Step, sizes: _Sizes) -> Facts:
     if isinstance(step, Region):
         return _region(step, sizes)
-    return _exits(step) if isinstance(step, ExitChain) else _dense(step)
+    if isinstance(step, ExitChain):
+        return _exits(step)
+    assert isinstance(step, DenseSegment)  # other layouts are not among the manifest's own steps
+    return _dense(step)
 
 
 def _exits(chain: ExitChain) -> Facts:
@@ -171,6 +187,7 @@ def lines(facts: Facts) -> list[str]:
     shown += _preprocess_lines(facts)
     shown += _decision_lines(facts)
     shown += _step_lines(facts)
+    shown += _layout_lines(facts)
     shown.append(f"stream     {_stream(facts)}")
     if facts["stream_bytes"] is not None:
         shown.append(
@@ -242,6 +259,15 @@ def _step_lines(facts: Facts) -> list[str]:
             shown.append(_row(f"  {segment['name']}", segment["strategy"], segment["macs"], total, text))
     share = f", {facts['dense_share']:.1%} of it stays dense" if facts["dense_share"] is not None else ""
     return [*shown, f"{'total':<38} {facts['macs'] / 1e6:>9.1f}{share}", ""]
+
+
+def _layout_lines(facts: Facts) -> list[str]:
+    if not facts["layouts"]:
+        return []
+    ms = facts["layout_ms"]
+    each = ", ".join(f"{name} {ms[name]:.2f} ms" if name in ms else name for name in facts["layouts"])
+    why = "measured, the mean of the first exit and the last" if ms else "not measured on this device"
+    return [f"layout     {facts['layout']} of {each} ({why})"]
 
 
 def _reason(step: Facts) -> str:

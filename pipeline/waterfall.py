@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime import Result
-from ..runtime.manifest import DenseSegment, ExitChain, Manifest, Region
+from ..runtime.manifest import DenseSegment, ExitChain, ExitGraph, ExitPaths, Manifest, Region
 
 WHOLE = "whole program"  # one engine ran all of it
 PARTS = ("plan", "gather", "compute", "scatter", "restore", "fallback")  # the runtime's phases of regions
@@ -66,4 +66,8 @@ def _places(manifest: Manifest) -> Mapping[str, str]:
             places[step.name] = f"{place} and {', '.join(made)}" if made else place
         elif isinstance(step, ExitChain):
             places.update((f"{step.name}.{stage.exit}", f"layers to {stage.exit}") for stage in step.stages)
+        elif isinstance(step, ExitPaths):
+            places.update((f"{step.name}.{path.exit}", f"{path.exit} layers and head") for path in step.paths)
+        elif isinstance(step, ExitGraph):
+            places[step.name] = "stem, layers and head"
     return places

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import BundleError
-from .manifest import ExitChain, FileEntry, LocalSegment, Manifest, Region, Step
+from .manifest import ExitChain, ExitPaths, FileEntry, LocalSegment, Manifest, Region, Step
 
 STRATEGIES = ("rects", "dense")  # of local segments, that this runtime runs
 
@@ -68,6 +68,8 @@ def dense_files(step: Step) -> list[str]:
     """The engines that run a step on whole maps."""
     if isinstance(step, ExitChain):
         return [stage.file for stage in step.stages]
+    if isinstance(step, ExitPaths):
+        return [path.file for path in step.paths]
     return [step.fallback if isinstance(step, Region) else step.file]
 
 
@@ -81,8 +83,8 @@ def _named_files(manifest: Manifest) -> set[str]:
     if manifest.stream:
         files |= {name for name in (manifest.stream.spans, manifest.stream.rest) if name}
         files |= {tail.file for tail in manifest.stream.tails}
-    for step in manifest.steps:
-        files |= set(dense_files(step))
+    for steps in (manifest.steps, *manifest.layouts.values()):
+        files |= {file for step in steps for file in dense_files(step)}
     return files
 
 

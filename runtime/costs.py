@@ -47,7 +47,8 @@ class SpanCost:
 @dataclass(frozen=True)
 class DeviceCosts:
     """What device.json holds. `shape` is the [N, C, H, W] the costs were measured at, `regions` the ms of each
-    region's dense fallback for one image, `break_even` the active fraction where both cost the same."""
+    region's dense fallback for one image, `break_even` the active fraction where both cost the same, `layouts` the ms
+    of one image in each layout, the mean over all exits."""
 
     fingerprint: dict[str, str]
     shape: tuple[int, ...]
@@ -55,6 +56,7 @@ class DeviceCosts:
     regions: dict[str, float]
     break_even: float = 0.0
     spans: dict[str, SpanCost] = field(default_factory=dict)
+    layouts: dict[str, float] = field(default_factory=dict)
     measured: bool = True
     guesses: Mapping[str, SegmentCost] = field(default_factory=dict, repr=False, compare=False)
 
@@ -87,6 +89,7 @@ class DeviceCosts:
             "segments": {name: dataclasses.asdict(cost) for name, cost in self.segments.items()},
             "regions": {name: {"dense_ms": ms} for name, ms in self.regions.items()},
             "spans": {name: dataclasses.asdict(cost) for name, cost in self.spans.items()},
+            "layouts": self.layouts,
             "break_even": self.break_even,
         }
         return json.dumps(data, indent=1)
@@ -109,6 +112,7 @@ def parse_costs(text: str) -> DeviceCosts:
             name: SpanCost(_positive(cost["fixed_ms"]), _positive(cost["ms_per_mega"]))
             for name, cost in data.get("spans", {}).items()
         },
+        layouts={name: _positive(ms) for name, ms in data.get("layouts", {}).items()},
         break_even=_positive(data["break_even"]),
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from .bundle import Bundle, dense_files
 from .engine import Config, Engine, OrtConfig, Ports, open_engine
 from .errors import InternalError
-from .manifest import DenseSegment, ExitChain, Manifest, StreamPlan, TensorSpec
+from .manifest import ExitChain, ExitPaths, Manifest, Region, StreamPlan, TensorSpec
 from .native.handles import PoolHandle
 from .spans import WEIGHTS, SpanEngine, native_regions
 from .stream import StreamEngines
@@ -110,12 +110,13 @@ def _ports(manifest: Manifest) -> dict[str, Ports]:
     specs = _specs(manifest)
     ports: dict[str, Ports] = {}
     for step in manifest.steps:
-        if isinstance(step, ExitChain):
-            ports.update((stage.file, _picked(specs, stage.inputs, stage.outputs)) for stage in step.stages)
+        if isinstance(step, ExitChain | ExitPaths):
+            stages = step.stages if isinstance(step, ExitChain) else step.paths
+            ports.update((stage.file, _picked(specs, stage.inputs, stage.outputs)) for stage in stages)
             continue
         (file,) = dense_files(step)
         ports[file] = _picked(specs, step.inputs, step.outputs)
-        for segment in () if isinstance(step, DenseSegment) else step.segments:
+        for segment in step.segments if isinstance(step, Region) else ():
             names = ([t.name for t in side] for side in (segment.inputs, segment.outputs))
             ports[segment.file] = _picked(specs, *names)
     return ports

@@ -16,11 +16,12 @@ from .decisions import check_decision
 from .dims import Symbols, count_bytes
 from .engines import Engines
 from .errors import EngineError
-from .exits import run_exits
+from .exit_costs import ExitCosts
+from .exits import check_depths, run_exits, run_paths
 from .geometry import support
 from .grid import RegionGrid, grid_of
 from .guard import Guard
-from .manifest import DenseSegment, ExitChain, ExitStage, Manifest, Region
+from .manifest import DenseSegment, ExitChain, ExitGraph, ExitPaths, ExitStage, ExitStep, Manifest, Region
 from .result import Timing, detach, new_timing
 from .selective import SelectiveExecutor, choice_feeds, plan_region
 from .spans import SpanReference
@@ -81,6 +82,7 @@ class Executor:
         self.guard = Guard(tuple(region.name for region in regions))
         files = {s.file: engines[s.file] for region in regions for s in region.segments}
         self.selective = {region.name: SelectiveExecutor(region, files) for region in regions}
+        self.exit_costs = ExitCosts()
         self._drops = last_uses(manifest)
         self._unfit: set[Hashable] = set()  # resolutions at which a region's native plan does not run
         self._specs = {t.name: t for t in (*manifest.tensors, *manifest.outputs)}
@@ -91,12 +93,12 @@ class Executor:
         steps = list(zip(self.manifest.steps, self._drops, strict=True))
         try:
             for step, drops in steps[first:last]:
-                if isinstance(step, DenseSegment):
-                    self._run_dense(step, request)
-                elif isinstance(step, ExitChain):
+                if isinstance(step, Region):
+                    self._run_region(step, request)
+                elif isinstance(step, ExitChain | ExitPaths):
                     self._run_exits(step, request)
                 else:
-                    self._run_region(step, request)
+                    self._run_dense(step, request)
                 for name in drops:
                     request.tensors.pop(name, None)
             self._own_tensors(request)
@@ -105,7 +107,7 @@ class Executor:
             raise
         self._release(request)
 
-    def _run_dense(self, step: DenseSegment, request: Request) -> None:
+    def _run_dense(self, step: DenseSegment | ExitGraph, request: Request) -> None:
         start = perf_counter()
         engine = self.engines[step.file]
         feeds = choice_feeds(engine, request.choices)
@@ -114,26 +116,33 @@ class Executor:
         for decision in self.manifest.decisions:
             if request.checked and decision.keep in engine.outputs:
                 check_decision(decision, request.tensors)
+        if isinstance(step, ExitGraph):
+            check_depths(step, request.tensors)
+            _tell_depth(step, request)
         spent = (perf_counter() - start) * 1e3
         request.timing["dense"] += spent
         request.segments[step.name] = spent
 
-    def _run_exits(self, chain: ExitChain, request: Request) -> None:
+    def _run_exits(self, step: ExitChain | ExitPaths, request: Request) -> None:
         start = perf_counter()
         spent = 0.0
 
         def run(stage: ExitStage, tensors: Tensors) -> Tensors:
             nonlocal spent
-            made = self.run_stage(chain, stage, tensors, request)
-            spent += request.segments[f"{chain.name}.{stage.exit}"]
+            made = self.run_stage(step, stage, tensors, request)
+            spent += request.segments[f"{step.name}.{stage.exit}"]
             return made
 
-        request.tensors[chain.chosen] = run_exits(chain, request.tensors, run)
-        request.depth = request.tensors[chain.depth]
-        request.features = request.tensors.get(chain.features)
+        if isinstance(step, ExitChain):
+            request.tensors[step.chosen] = run_exits(step, request.tensors, run, self.exit_costs)
+        else:
+            request.tensors.update(run_paths(step, request.tensors, run))
+        _tell_depth(step, request)
         request.timing["gather"] += (perf_counter() - start) * 1e3 - spent
 
-    def run_stage(self, chain: ExitChain, stage: ExitStage, tensors: Tensors, request: Request) -> Tensors:
+    def run_stage(
+        self, step: ExitChain | ExitPaths, stage: ExitStage, tensors: Tensors, request: Request
+    ) -> Tensors:
         """A stage's outputs for its inputs among `tensors`."""
         start = perf_counter()
         engine = self.engines[stage.file]
@@ -141,7 +150,7 @@ class Executor:
         made = dict(zip(engine.outputs, engine.run(feeds), strict=True))
         spent = (perf_counter() - start) * 1e3
         request.timing["dense"] += spent
-        request.segments[f"{chain.name}.{stage.exit}"] = spent
+        request.segments[f"{step.name}.{stage.exit}"] = spent
         return made
 
     def _run_region(self, region: Region, request: Request) -> None:
@@ -329,6 +338,11 @@ class Executor:
         while request.leases:
             self.references.give_back(*request.leases.pop())
         request.timing["restore"] += (perf_counter() - start) * 1e3
+
+
+def _tell_depth(step: ExitStep, request: Request) -> None:
+    request.depth = request.tensors[step.depth]
+    request.features = request.tensors.get(step.features)
 
 
 def last_uses(manifest: Manifest) -> list[tuple[str, ...]]:

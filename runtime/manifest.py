@@ -12,8 +12,9 @@ A bundle is a folder:
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
 
-A program runs as a list of *steps*, in order: dense segments, and regions. A `Region` is a run of local segments
-between two barriers. Its `fallback` computes all of it densely in one engine.
+A program runs as a list of *steps*, in order: dense segments, regions, and encoders with exits. A `Region` is a run of
+local segments between two barriers. Its `fallback` computes all of it densely in one engine. A program with exits has
+other lists of steps, its *layouts*, for the same answer.
 
 Geometry. A local segment is covered by a grid of *cells*: the smallest blocks in which each of its tensors has a whole
 number of positions. Tensor `t` has `positions` p = (py, px) a cell, so the cells [c0, c1) are its positions
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from .decode import decode
 
 SCHEMA_VERSION = 1
+CHAIN, PER_DEPTH, IF = "chain", "per-depth", "if"  # layouts of a program with exits
 
 Pair = tuple[int, int]  # along (height, width)
 
@@ -166,16 +168,22 @@ class ExitStage:
 
 
 @dataclass(frozen=True)
-class ExitChain:
-    """An early-exit encoder. `depth` [N] says how many layers each image takes: `first`, and it has `shallow`, or the
-    exit of a stage. `gate` is the name of what decides, `scores` [N, K] are its scores, `features` [N, D] what it
-    reads; "" where there is none. `chosen` is what images left with."""
+class Exits:
+    """An early-exit encoder, in one of several layouts. `depth` [N] says how many layers each image takes. `gate` is
+    the name of what decides, `scores` [N, K] are its scores, `features` [N, D] what it reads; "": none."""
 
     name: str
     gate: str
     depth: str
     scores: str
     features: str
+
+
+@dataclass(frozen=True)
+class ExitChain(Exits):
+    """An engine for each stage. Images take `first` layers, and leave with `shallow`, or up to the exit of a stage.
+    `chosen` is what they left with."""
+
     first: int
     shallow: str
     chosen: str
@@ -199,7 +207,44 @@ class ExitChain:
         return (self.chosen,)
 
 
-Step = DenseSegment | Region | ExitChain
+@dataclass(frozen=True)
+class ExitPaths(Exits):
+    """An engine for each depth: all that lies behind the stem, as images of that depth take it. `shared`: what they
+    read that is the same for all images of a batch, like positions; its first axis is not the batch."""
+
+    paths: tuple[ExitStage, ...]
+    shared: tuple[str, ...] = ()
+    kind: str = "paths"
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        return tuple(path.exit for path in self.paths)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        read = [name for path in self.paths for name in path.inputs]
+        return tuple(dict.fromkeys([self.depth, *filter(None, [self.scores, self.features]), *read]))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.paths[0].outputs
+
+
+@dataclass(frozen=True)
+class ExitGraph(Exits):
+    """Stem, layers and head in one engine, which runs as many layers as the deepest image of a batch takes. The depth,
+    scores and features are among its outputs."""
+
+    exits: tuple[int, ...]
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: float = 0.0
+    kind: str = "if"
+
+
+ExitStep = ExitChain | ExitPaths | ExitGraph
+Step = DenseSegment | Region | ExitStep
 
 
 @dataclass(frozen=True)
@@ -255,6 +300,8 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     tensors: tuple[TensorSpec, ...]  # every tensor that crosses a border between steps or segments
     steps: tuple[Step, ...]
+    layouts: dict[str, tuple[Step, ...]] = field(default_factory=dict)  # beside "chain", which is `steps`
+    layout: str = "auto"  # that is loaded; "auto": the one measured to be fastest
     program: str = "programs/program.onnx"
     whole: str = ""  # the program as one engine, with the decisions among its outputs; "": the program itself
     backend: str = "ort"
@@ -288,6 +335,10 @@ class Manifest:
     def one_engine(self) -> str:
         """The file to open for the program as one engine."""
         return self.whole or self.program
+
+    def in_layout(self, name: str) -> Manifest:
+        """With that layout's steps. Raises KeyError where it has none of that name."""
+        return self if name == CHAIN else dataclasses.replace(self, steps=self.layouts[name])
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, overload
@@ -29,7 +31,8 @@ from .errors import FoveateError, InputError, did_you_mean
 from .executor import Executor, Request
 from .inputs import Batch, ImageReader, Shape, input_shapes, one_image, to_torch
 from .lanes import Job
-from .manifest import ExitChain, Manifest, Region
+from .layouts import choose_layout, shallow_and_deep, time_layouts
+from .manifest import CHAIN, Exits, Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
 from .policy import StreamPolicy
@@ -37,10 +40,13 @@ from .region_stream import RegionStream, open_regions
 from .result import Result
 from .route import Route
 from .selective import choice_feeds
+from .spans import native_regions
 from .stats import Stats
 from .stream import Stream
 from .submitting import awaited, in_order
 
+_LOG = logging.getLogger("foveate")
+_LAYOUTS = 4  # times the budget of regions: their runs are few, but of all layers
 MODES = ("layers", "regions")  # of streams
 
 
@@ -57,6 +63,7 @@ def load(
     verify: bool = True,
     pad: bool = False,
     batching: Batching | None = None,
+    layout: str | None = None,
 ) -> Model:
     """Opens a bundle.
 
@@ -72,6 +79,9 @@ def load(
     pad: images of sizes that the program does not take are padded with zeros, on the right and at the bottom, and
         outputs cropped to the image's own size; decisions are those of the padded image. Else they are refused.
     batching: how images run together that come one by one, to `Model.submit`.
+    layout: of a program with exits: "chain" runs it stage by stage, and batches get smaller as images leave;
+        "per-depth" has an engine for each depth; "if" is one engine, which runs a batch as deep as its deepest image;
+        "auto" takes the one that `measure` found fastest. None is the bundle's.
 
     Raises BundleError, InputError, EngineError, MissingExtraError.
     """
@@ -85,7 +95,7 @@ def load(
         config = replace(config, threads=config_for(config.backend, threads).threads)
     sizes = cache_bytes, max_state_bytes, memory_bytes
     return Model(
-        bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching(), pad)
+        bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching(), pad, layout)
     )
 
 
@@ -98,10 +108,14 @@ class Model:
     """
 
     def __init__(self, bundle: Bundle, options: Options):
-        self._bundle, self._options = bundle, options
+        self._options = options
+        self._device = _fingerprint(bundle.manifest, options.config)
+        costs = read_costs(bundle.path / "device.json", self._device, bundle.manifest)
+        self.layout = choose_layout(bundle.manifest, options.layout, costs.layouts if costs else {})
+        self._bundle = replace(bundle, manifest=bundle.manifest.in_layout(self.layout))
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
         self._read = ImageReader(bundle.manifest, options.memory_bytes, options.pad)
-        self._route = Route(bundle.manifest, options.strategy != "dense", self._run_all)
+        self._route = Route(self._bundle.manifest, options.strategy != "dense", self._run_all)
         self._closed = False
         self.forget()
         self._live()
@@ -193,10 +207,14 @@ class Model:
                 executor.run(request)
 
     def measure(self, shape: Shape | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
-        """Measures this device anew, within about two seconds, and keeps the costs (see `breakeven.measure`)."""
+        """Measures this device anew, within about two seconds, and keeps the costs (see `breakeven.measure`). Of a
+        program with exits its layouts, too, within four times the budget, for those who load it from then on."""
         executor = self._live()
         shapes = input_shapes(self.manifest, () if shape is None else (shape,))
         with self._measuring:
+            if self.manifest.layouts:
+                layouts = self._measure_layouts(shapes[0], budget_ms)
+                executor.costs = replace(executor.costs, layouts=layouts)
             return self._measure(executor, shapes[0], budget_ms)
 
     @overload
@@ -363,16 +381,11 @@ class Model:
                 expected="a region that they can run, and the library",
                 fix="Take strategy='auto', and see `foveate doctor` and `foveate inspect`.",
             )
-        device = self._device(engines)
+        device = self._device
         costs = read_costs(self.path / "device.json", device, self.manifest)
         return Executor(
             self.manifest, engines, costs or guess_costs(self.manifest, device), self._options.cache_bytes
         )
-
-    def _device(self, engines: Engines) -> dict[str, str]:
-        config = self._options.config
-        isa = native_isa(config.isa) if isinstance(config, OrtConfig) and engines.spans else ""
-        return fingerprint(config.threads, config.backend, isa)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -480,7 +493,7 @@ class Model:
     def _prefers_whole_program(self, executor: Executor) -> bool:
         """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
         strategy = self._options.strategy
-        if strategy != "dense" and any(isinstance(step, ExitChain) for step in self.manifest.steps):
+        if strategy != "dense" and any(isinstance(step, Exits) for step in self.manifest.steps):
             return False
         guard = executor.guard
         if strategy in SELECTIVE or (strategy == "auto" and not (guard.all_demoted or guard.resting)):
@@ -523,11 +536,46 @@ class Model:
     ) -> DeviceCosts:
         config = self._options.config
         one_image = {name: (1, *shape[1:]) for name, shape in shapes.items()}
-        device = self._device(executor.engines)
-        executor.costs = measure_executor(executor, one_image, self._choices, device, budget_ms)
+        layouts = executor.costs.layouts
+        costs = measure_executor(executor, one_image, self._choices, self._device, budget_ms)
+        executor.costs = replace(costs, layouts=layouts)
+        if not executor.regions and not layouts:
+            return executor.costs
         if executor.costs.covers(executor.regions) and not isinstance(config, NullConfig):
             write_costs(self.path / "device.json", executor.costs)
         return executor.costs
+
+    def _measure_layouts(self, shapes: Mapping[str, Sequence[int]], budget_ms: float) -> dict[str, float]:
+        """The ms of one image in each layout, the mean of the first exit and the last; none where time was short."""
+        bundle = open_bundle(self.path, verify=False)
+        random = np.random.default_rng(0)
+        feeds = {
+            spec.name: random.random((1, *shapes[spec.name][1:])).astype(spec.dtype)
+            for spec in self.manifest.inputs
+        }
+        forced = shallow_and_deep(bundle.manifest)
+        with contextlib.ExitStack() as stack:
+            runs: dict[str, list[Callable[[], object]]] = {}
+            for name in (CHAIN, *bundle.manifest.layouts):
+                options = replace(self._options, layout=name, strategy="rects", choices=self.choices)
+                model = stack.enter_context(Model(bundle, options))
+                runs[name] = [partial(_run_with, model, choices, feeds) for choices in forced]
+            found = time_layouts(runs, perf_counter() + _LAYOUTS * budget_ms / 1e3)
+        if not found:
+            _LOG.warning(
+                "layouts were not measured in time: call model.measure with more than %.0f ms", budget_ms
+            )
+        return found
+
+
+def _run_with(model: Model, choices: Mapping[str, Any], feeds: Mapping[str, np.ndarray]) -> None:
+    model.set_choices(choices)
+    model(feeds)
+
+
+def _fingerprint(manifest: Manifest, config: Config) -> dict[str, str]:
+    isa = native_isa(config.isa) if isinstance(config, OrtConfig) and native_regions(manifest) else ""
+    return fingerprint(config.threads, config.backend, isa)
 
 
 def _refused(manifest: Manifest) -> str:

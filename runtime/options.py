@@ -29,6 +29,7 @@ class Options:
     verify: bool
     batching: Batching
     pad: bool
+    layout: str | None = None
 
 
 def check_options(strategy: str, **sizes: int | None) -> None:

@@ -59,14 +59,8 @@ def small_deformable_detr(**changes: Any) -> Any:
 def _resnet(first: int) -> Any:
     from transformers import ResNetConfig
 
-    widths = [8, 16, 16, 24]
-    return ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=widths,
-        depths=[1] * 4,
-        layer_type="basic",
-        out_features=_stages(first, 5),
-    )
+    small: dict[str, Any] = {"hidden_sizes": [8, 16, 16, 24], "out_features": _stages(first, 5)}
+    return ResNetConfig(embedding_size=8, depths=[1] * 4, layer_type="basic", **small)
 
 
 def _stages(first: int, end: int) -> list[str]:

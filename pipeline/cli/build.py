@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", type=Path, help="program (.onnx) or bundle")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle (default: the bundle given)")
     parser.add_argument("--choices", type=Path, metavar="FILE", help="choices.json of `foveate calibrate`")
+    about = "of a program with exits: chain, per-depth or if (default: auto, measured)"
+    parser.add_argument("--exit-layout", metavar="NAME", help=about)
     add_sample(parser)
     add_target(parser)
     add_preprocess(parser)
@@ -28,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from ...calibration.choices import read_choices
     from ...calibration.source import open_source
     from ...runtime.errors import InputError
+    from ...runtime.layouts import AUTO
     from ..build import build
     from ..progress import size_of
     from ..sample import shape_of
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             active_fraction=choices.active_fraction if choices else fraction,
             stream_policy=choices.stream if choices else policy,
             depths=choices.depths if choices else depths,
+            layout=args.exit_layout or (source.manifest.layout if source.manifest else AUTO),
         )
         stage.note = f"{size_of(bundle)}  {bundle}"
     return 0

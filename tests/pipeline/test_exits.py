@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from foveate.pipeline.build import build
 from foveate.pipeline.inspect import inspect, lines
 from foveate.runtime import Model, load
+from foveate.runtime.bundle import dense_files, open_bundle
+from foveate.runtime.costs import parse_costs
 from foveate.runtime.errors import DecisionError, InputError
+from foveate.runtime.layouts import choose_layout
 from foveate.runtime.manifest import ExitChain, Manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,12 +24,22 @@ SAMPLE = (2, 3, 32, 48)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exits")
-    with load(
-        build(exit_program(folder / "exits.onnx"), folder / "bundle", sample=SAMPLE), threads=1
-    ) as opened:
+    return build(exit_program(folder / "exits.onnx"), folder / "bundle", sample=SAMPLE)
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path):
+    with load(bundle, threads=1, layout="chain") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def layouts(bundle: Path, model: Model):
+    """The bundle in each."""
+    with load(bundle, threads=1, layout="per-depth") as paths, load(bundle, threads=1, layout="if") as graph:
+        yield {"chain": model, "per-depth": paths, "if": graph}
 
 
 def chain_of(manifest: Manifest) -> ExitChain | None:
@@ -60,12 +74,14 @@ def test_a_program_is_cut_at_its_exits(model: Model):
 
 @settings(max_examples=25, deadline=None)
 @given(
+    layout=st.sampled_from(["chain", "per-depth", "if"]),
     batch=st.integers(1, 9),
     size=st.tuples(st.sampled_from([8, 16, 40]), st.sampled_from([8, 32])),
     offset=st.sampled_from([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 99), (5, 5, 0), (0, 2, 2)]),
     seed=st.integers(0, 99),
 )
-def test_any_batch_has_the_dense_answer(model: Model, batch, size, offset, seed):
+def test_any_batch_has_the_dense_answer(layouts: dict[str, Model], layout, batch, size, offset, seed):
+    model = layouts[layout]
     model.set_choices({"gate0.offset": [float(v) for v in offset]})
     assert_dense(model, images(batch, size, seed))
 
@@ -92,8 +108,9 @@ def test_one_image_has_the_answer_that_it_has_in_a_batch(model: Model):
         assert alone["depth"][0] == together["depth"][i]
 
 
-def test_scores_that_are_not_finite_are_refused(model: Model):
-    huge = images(3)
+@pytest.mark.parametrize("layout", ["chain", "per-depth", "if"])
+def test_scores_that_are_not_finite_are_refused(layouts: dict[str, Model], layout: str):
+    model, huge = layouts[layout], images(3)
     huge[1] *= 3e38 / np.abs(huge[1]).max()
     with pytest.raises(DecisionError, match="image 1"):
         model(huge)
@@ -130,6 +147,45 @@ def test_a_single_image_may_be_all_that_a_program_takes(tmp_path: Path):
         assert_dense(model, images(1))
 
 
+def test_a_layout_is_measured_and_loaded(bundle: Path):
+    """By what device.json says, unless it is told."""
+    known = parse_costs((bundle / "device.json").read_text()).layouts
+    assert set(known) == {"chain", "per-depth", "if"} and min(known.values()) > 0
+    with load(bundle) as opened:
+        assert opened.layout == choose_layout(read_manifest(bundle), "auto", known)
+    with load(bundle, layout="if") as opened:
+        assert opened.layout == "if" and [step.kind for step in opened.manifest.steps] == ["if"]
+    with pytest.raises(InputError, match="layout"):
+        load(bundle, layout="none")
+
+
+def test_a_layout_may_be_built_for(tmp_path: Path):
+    program = exit_program(tmp_path / "exits.onnx")
+    built = build(program, tmp_path / "bundle", sample=SAMPLE, layout="per-depth")
+    assert not (built / "device.json").exists()
+    with load(built, threads=1) as opened:
+        assert opened.layout == "per-depth"
+        ran = opened(images(1))
+        assert ran.depth is not None and list(ran.segments) == ["dense0", f"exits.{ran.depth[0]}"]
+    with pytest.raises(InputError, match="layout"):
+        build(program, tmp_path / "other", sample=SAMPLE, layout="none")
+
+
+def test_weights_stand_once_in_every_layout(bundle: Path):
+    manifest = read_manifest(bundle)
+    for layout in ("per-depth", "if"):
+        files = [file for step in manifest.layouts[layout] for file in dense_files(step)]
+        assert sum(manifest.files[file].bytes for file in files) < 200_000
+        for file in files:
+            graph = onnx.load(bundle / file, load_external_data=False).graph
+            inner = [a.g for node in graph.node for a in node.attribute if a.g.node]
+            assert not any(g.initializer for g in inner)
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    return open_bundle(bundle).manifest
+
+
 def test_inspect_shows_exits_and_what_they_cost(model: Model):
     facts = inspect(model.path)
     step = next(s for s in facts["steps"] if s["kind"] == "exits")
@@ -137,6 +193,7 @@ def test_inspect_shows_exits_and_what_they_cost(model: Model):
     shown = "\n".join(lines(facts))
     assert "images leave behind 1, 2, 4 layers" in shown and "to 4 layers" in shown
     assert "gate0.weight = 18 numbers" in shown
+    assert "layout     auto of chain" in shown and facts["layouts"] == ["chain", "per-depth", "if"]
 
 
 def test_what_the_gate_reads_is_told(model: Model):

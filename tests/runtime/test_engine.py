@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from foveate.runtime import engine
 from foveate.runtime.backends.ort import spin
@@ -128,3 +130,27 @@ def test_null_answers_in_shape(fill: float):
     opened = open_engine(Path("nowhere.onnx"), NullConfig(fill=fill), PORTS)
     (b,) = opened.run(feeds(10))
     assert b.shape == (1, 8, 5, 5) and b.dtype == np.float32 and (b == fill).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's own figures")
+def test_engines_share_the_memory_of_their_runs(tmp_path: Path):
+    """What one engine's largest run took is there for the next, and not kept by each."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 18]>\n'
+        "spread (float[n] x) => (float s) {\n  m = Exp (x)\n  t = Sin (m)\n  u = Sub (m, t)\n"
+        "  s = ReduceSum <keepdims = 0> (u)\n}"
+    )
+    onnx.save(model, tmp_path / "spread.onnx")
+    ports = Ports((TensorSpec("x", "float32", ("n",)),), (TensorSpec("s", "float32", ()),))
+    fed, held = {"x": np.zeros(8_000_000, np.float32)}, []
+    engines = [open_engine(tmp_path / "spread.onnx", OrtConfig(1), ports) for _ in range(4)]
+    for opened in engines:
+        before = resident()
+        opened.run(fed)
+        held.append(resident() - before)
+    assert max(held[1:]) < 16 * 2**20  # an engine alone takes 64 of them
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
