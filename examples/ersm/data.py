@@ -89,12 +89,13 @@ def _window_max(mask: np.ndarray) -> np.ndarray:
     return np.logical_or.reduce(list(shifted))
 
 
-def load_photographs(split: str) -> list[np.ndarray]:
-    """uint8 [H, W, 3] each: scikit-image's CC0 and public-domain pictures, the columns that belong to `split`."""
+def load_photographs(split: str, names: tuple[str, ...] = PHOTOGRAPHS) -> list[np.ndarray]:
+    """uint8 [H, W, 3] each: the named ones of scikit-image's CC0 and public-domain pictures, the columns that belong
+    to `split`."""
     from skimage import data
 
     pictures = []
-    for name in PHOTOGRAPHS:
+    for name in names:
         picture = getattr(data, name)()
         picture = np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture
         border = int(TRAIN_SHARE * picture.shape[1])
@@ -123,12 +124,12 @@ class Scenes:
     def _make(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
         rng = np.random.default_rng([self.seed, number, self.split == "test"])
         index = int(rng.integers(len(self.garments.labels)))
-        scene = _background(rng, self.photographs[rng.integers(len(self.photographs))], self.size)
+        scene = background(rng, self.photographs[rng.integers(len(self.photographs))], self.size)
         silhouette = _place(rng, scene, self.garments.grey[index], self.garments.alpha[index])
         return scene, silhouette, int(self.garments.labels[index])
 
 
-def _background(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndarray:
+def background(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndarray:
     """A square crop, turned, flipped, lit and scaled at random: uint8 [size, size, 3]."""
     side = min(int(size * rng.uniform(*CROP)), *photograph.shape[:2])
     y, x = (int(rng.integers(extent - side + 1)) for extent in photograph.shape[:2])
@@ -146,8 +147,8 @@ def _place(rng: np.random.Generator, scene: np.ndarray, grey: np.ndarray, alpha:
     y, x = (int(v) for v in rng.integers(scene.shape[0] - side + 1, size=2))
     color = np.array(hsv_to_rgb(rng.random(), rng.uniform(*SATURATION), rng.uniform(0.6, 1.0)), np.float32)
     flip = 1 if rng.random() < 0.5 else -1
-    cloth = (0.2 + 0.8 / 255 * _scaled(grey[:, ::flip], side))[..., None] * color * 255
-    opacity = _scaled(alpha[:, ::flip], side) / 255
+    cloth = (0.2 + 0.8 / 255 * scaled(grey[:, ::flip], side))[..., None] * color * 255
+    opacity = scaled(alpha[:, ::flip], side) / 255
     window = scene[y : y + side, x : x + side]
     window[...] = (cloth * opacity[..., None] + window * (1 - opacity[..., None])).astype(np.uint8)
     silhouette = np.zeros(scene.shape[:2], np.float32)
@@ -155,7 +156,7 @@ def _place(rng: np.random.Generator, scene: np.ndarray, grey: np.ndarray, alpha:
     return silhouette
 
 
-def _scaled(image: np.ndarray, side: int) -> np.ndarray:
+def scaled(image: np.ndarray, side: int) -> np.ndarray:
     """uint8 [28, 28] → float32 [side, side] in 0 … 255."""
     picture = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture, dtype=np.float32)
