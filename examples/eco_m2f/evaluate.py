@@ -1,6 +1,8 @@
 """Panoptic quality (PQ) of every exit on held-out scenes, written into training.json.
 
-python -m examples.eco_m2f.evaluate --count 400
+    python -m examples.eco_m2f.evaluate --count 400
+
+Scenes, their truth and what the model finds are maps of one form; the image processor of transformers makes the latter.
 """
 
 from __future__ import annotations

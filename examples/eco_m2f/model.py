@@ -25,19 +25,20 @@ from transformers import (  # noqa: E402
 EXITS = (2, 3, 4, 5, 6)  # encoder layers
 PARENT = Path(__file__).parent / "parent"
 MEAN, STD = 0.5, 0.25  # of pixels in 0 … 1
+BACKBONE: dict[str, Any] = {
+    "embedding_size": 24,
+    "hidden_sizes": [32, 48, 64, 96],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
 PROCESSOR: Any = Mask2FormerImageProcessorPil()
 
 
 def new_model() -> nn.Module:
     """A Mask2Former small enough for a CPU, random weights. Its backbone is shallow and narrow, so that what a layer of
     the encoder adds matters."""
-    backbone = ResNetConfig(
-        embedding_size=24,
-        hidden_sizes=[32, 48, 64, 96],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
+    backbone = ResNetConfig(**BACKBONE)
     config: Any = Mask2FormerConfig(
         backbone_config=backbone,
         feature_size=64,
