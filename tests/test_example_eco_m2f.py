@@ -137,3 +137,18 @@ def test_a_step_of_training_moves_what_it_should(example, garments, tmp_path):
     again = train.Trainer(trainer.recipe, str(garments))
     again.resume(tmp_path / "out")
     assert again.step == 2 and torch.equal(again.net.class_predictor.weight, head())
+
+
+def test_every_exit_of_the_checkpoint_segments_shipped_scenes(example, parent, shipped):
+    images, truths = shipped[0][:8], shipped[1][:8]
+    for depth in example["model"].EXITS:
+        found = example["model"].predict(parent, images, depth)
+        assert found.shape == truths.shape and found.dtype == np.int32
+        assert (
+            example["evaluate"].quality(found, truths) >= 0.2
+        )  # all of the scene as one texture: below 0.05
+
+
+def test_checkpoint_and_scenes_are_small():
+    assert (EXAMPLE / "parent" / "model.safetensors").stat().st_size <= 10e6
+    assert (EXAMPLE / "scenes.npz").stat().st_size <= 3e6

@@ -24,20 +24,23 @@ from torchmetrics.functional.detection import panoptic_quality  # isort: skip  #
 
 BETAS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # PQ that a layer costs
 GARMENTS = ((1, 2), (3, 5), (6, MOST))  # bins of difficulty
-KINDS = {
-    "things": set(range(len(THINGS))),
-    "stuffs": set(range(len(THINGS), len(CATEGORIES))),
-    "allow_unknown_preds_category": True,
-}
+NOTHING = len(CATEGORIES)  # stands in for −1
+KINDS = {"things": set(range(len(THINGS))), "stuffs": set(range(len(THINGS), NOTHING + 1))}
 
 
 def quality(found: np.ndarray, truth: np.ndarray) -> float:
-    """PQ of int32 maps [N, H, W] as scenes write them, the mean over the categories that occur in any of them."""
-    return float(panoptic_quality(_pairs(found), _pairs(truth), **KINDS))
+    """PQ of int32 maps [N, H, W] as scenes write them, the mean over the categories that occur in any of them.
+
+    Where nothing is found is a category of its own, left out of the mean: torchmetrics would forgive a segment that was
+    not found, and the metric's authors do not."""
+    by_category = panoptic_quality(_pairs(found), _pairs(truth), return_per_class=True, **KINDS)[0]
+    occurs = np.union1d(found, truth) // INSTANCES
+    return float(by_category[np.unique(occurs[occurs >= 0])].mean())
 
 
 def _pairs(maps: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.stack([maps // INSTANCES, maps % INSTANCES], axis=-1))
+    category = np.where(maps < 0, NOTHING, maps // INSTANCES)
+    return torch.from_numpy(np.stack([category, maps % INSTANCES], axis=-1))
 
 
 def predict_all(model: Any, images: np.ndarray, batch: int = 20) -> np.ndarray:

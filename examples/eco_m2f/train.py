@@ -38,7 +38,7 @@ class Recipe:
     """Learning rate: linear warm-up, constant, then linear to 0 over the last `decay` of the steps."""
 
     alone: int = 1000  # first steps: the backbone learns, without encoder and decoder
-    joint: int = 2000
+    joint: int = 8000
     batch: int = 8
     rates: tuple[float, float] = (2e-3, 5e-4)  # of either
     warmup: int = 100  # steps
