@@ -57,8 +57,8 @@ def build(
     the one that the program was exported with, else what it fixes, else 224 × 224. choices: new defaults by name.
     active_fraction: mean over calibration images; the plan's cost model takes it for typical. stream_policy: fields of
     StreamPolicy that the bundle's streams take by default. depths: calibration images by the layers that they took.
-    layout: of a program with exits ("chain", "per-depth", "if"), that is loaded by default; "auto" measures them, on this
-    device and on those where `Model.measure` is called.
+    layout: of a program with exits ("chain", "per-depth", "if"), that is loaded by default; "auto" measures them, on
+    this device and on those where `Model.measure` is called.
     Raises ProgramError, InputError, BundleError, EngineError.
     """
     config = target_config(target)

@@ -112,6 +112,7 @@ class Model:
         self._device = _fingerprint(bundle.manifest, options.config)
         costs = read_costs(bundle.path / "device.json", self._device, bundle.manifest)
         self.layout = choose_layout(bundle.manifest, options.layout, costs.layouts if costs else {})
+        self._chain = bundle
         self._bundle = replace(bundle, manifest=bundle.manifest.in_layout(self.layout))
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
         self._read = ImageReader(bundle.manifest, options.memory_bytes, options.pad)
@@ -333,8 +334,8 @@ class Model:
             self._closed, batcher = True, self._batcher
         if batcher is not None:
             batcher.close(cancel)
-        executor, self.started = self.started, None
-        if executor is not None:
+        open_now, self.started, self._staged = (self.started, self._staged), None, None
+        for executor in filter(None, open_now):
             executor.references.clear()
             executor.engines.close()
 
@@ -356,6 +357,7 @@ class Model:
         """Back to a model that has not started in this process: for a forked child, see `forks`."""
         self._lock, self._measuring = threading.Lock(), threading.Lock()
         self.started: Executor | None = None
+        self._staged: Executor | None = None
         self._stats = Stats(self._depths())
         self._batcher: Batcher | None = None
         self._flying = 0
@@ -370,6 +372,19 @@ class Model:
             if self.started is None:
                 self.started = self._start()
             return self.started
+
+    def _live_chain(self) -> Executor:
+        """The steps of layout "chain": streams take exits stage by stage, whatever layout single images take."""
+        executor = self._live()
+        if self.layout == CHAIN:
+            return executor
+        with self._lock:
+            if self._staged is None:
+                engines = Engines(self._chain, self._options.config)
+                self._staged = Executor(
+                    self._chain.manifest, engines, executor.costs, self._options.cache_bytes
+                )
+            return self._staged
 
     def _start(self) -> Executor:
         config = self._options.config
@@ -431,7 +446,7 @@ class Model:
     def _run_steps(self, tensors: Mapping[str, np.ndarray], first: int, last: int | None) -> Request:
         """Of one frame, densely but for the exits."""
         request = Request(dict(tensors), 1, 0, "dense", self._choices)
-        self._live().run(request, first, last)
+        self._live_chain().run(request, first, last)
         return request
 
     def _conclude(self, batch: Batch, request: Request, start: float) -> Result:

@@ -82,6 +82,15 @@ def test_frames_are_as_deep_as_their_gate_asks(model: Model):
     assert len(depths) > 1 and selective >= 6
 
 
+@pytest.mark.parametrize("layout", ["per-depth", "if"])
+def test_a_stream_takes_the_exits_whatever_layout_images_take(bundle: Path, layout: str):
+    with load(bundle, threads=1, layout=layout) as model:
+        stream = model.stream(fallback=False)
+        depths = {assert_same(model, stream, frame) for frame in clip()}
+        assert len(depths) > 1
+        assert model(next(clip()))["depth"].shape == (1,)
+
+
 def test_where_the_dense_engine_takes_over_the_exits_follow_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
