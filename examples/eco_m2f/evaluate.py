@@ -25,7 +25,7 @@ from torchmetrics.functional.detection import panoptic_quality  # isort: skip  #
 BETAS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # PQ that a layer costs
 GARMENTS = ((1, 2), (3, 5), (6, MOST))  # bins of difficulty
 NOTHING = len(CATEGORIES)  # stands in for −1
-KINDS = {"things": set(range(len(THINGS))), "stuffs": set(range(len(THINGS), NOTHING + 1))}
+KINDS: dict[str, Any] = {"things": set(range(len(THINGS))), "stuffs": set(range(len(THINGS), NOTHING + 1))}
 
 
 def quality(found: np.ndarray, truth: np.ndarray) -> float:
