@@ -127,7 +127,7 @@ def verdicts(facts: dict) -> list[tuple[bool, str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("bundle", type=Path, nargs="?", default=Path("build/exits/bundle"))
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("build/exits/vit-s/bundle"))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

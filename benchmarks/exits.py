@@ -1,6 +1,7 @@
-"""A vision transformer with exits: what leaving early saves, against the full-depth program as one dense engine.
+"""Encoders with exits: what leaving early saves, against the full-depth program as one dense engine.
 
-    python benchmarks/exits.py                 # timm's ViT-S/16 at 224 × 224; some minutes on two cores
+    python benchmarks/exits.py                                     # timm's ViT-S/16; some minutes on two cores
+    python benchmarks/exits.py --model mask2former-r50 --rounds 7  # full width, at 512 × 512; or mask2former-swin-t
 
 Random weights: nothing here speaks of accuracy. Depths are forced by the gate's offset, or, for the mixed batch, follow
 from its scores. `dense` is the program in stock ONNX Runtime, its session tuned: it computes all layers and selects.
@@ -20,8 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from foveate.export import EarlyExitModel, export_program, import_timm
+from exit_models import SUBJECTS, prepare
 from foveate.export.early_exit_model import forcing
 from foveate.pipeline.build import build
 from foveate.pipeline.dense import tune
@@ -29,93 +29,58 @@ from foveate.pipeline.environment import describe
 from foveate.pipeline.files import write_text
 from foveate.pipeline.interleave import interleave
 from foveate.runtime import Model
-from foveate.runtime.manifest import CHAIN, IF, PER_DEPTH
-from torch import Tensor, nn
+from foveate.runtime.manifest import CHAIN, IF, PER_DEPTH, ExitChain
 
 import foveate
 
-EXITS = (4, 6, 8, 10, 12)
 REALIZED, OVERHEAD = 0.95, 0.01
-BATCH = 8
 OFFSET = "gate.offset"
 
 
-class Transformer(nn.Module):
-    """timm's vision transformer as an encoder of stem, layers and head."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.vit: nn.Module = import_timm().create_model(name, pretrained=False)
-        self.layers = nn.ModuleList(self.vit.blocks)  # type: ignore[arg-type]
-
-    def stem(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        vit = self.vit
-        return vit.norm_pre(vit._pos_embed(vit.patch_embed(images))), ()  # type: ignore[operator]
-
-    def pooled(self, tokens: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        return tokens.mean(1)
-
-    def head(self, tokens: Tensor, context: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        return {"logits": self.vit.forward_head(self.vit.norm(tokens))}  # type: ignore[operator]
-
-
-def prepare(out: Path, name: str) -> Path:
-    """The program, its gate at random but for a bias that spreads depths."""
-    program = out / "program.onnx"
-    if not program.exists():
-        torch.manual_seed(0)
-        encoder = Transformer(name)
-        model = EarlyExitModel(encoder, EXITS, encoder.vit.embed_dim).eval()  # type: ignore[arg-type]
-        with torch.no_grad():
-            model.gate.weight.normal_()
-            model.gate.bias.zero_()
-        export_program(model, torch.randn(1, 3, 224, 224), program, dynamic=("batch",))
-    return program
-
-
-def measure(out: Path, name: str, threads: int, rounds: int) -> dict:
-    program = prepare(out, name)
+def measure(out: Path, name: str, threads: int, rounds: int, batch: int) -> dict:
+    subject = SUBJECTS[name]
+    program = prepare(out / "program.onnx", subject)
     bundle = build(program, out / "bundle")
     rng = np.random.default_rng(0)
-    contrast = 10 ** rng.uniform(-1, 1, (BATCH, 1, 1, 1))
-    images = (contrast * rng.standard_normal((BATCH, 3, 224, 224))).astype(np.float32)
+    contrast = 10 ** rng.uniform(-1, 1, (batch, 1, 1, 1))
+    images = (contrast * rng.standard_normal((batch, 3, subject.size, subject.size))).astype(np.float32)
+    facts: dict = {"model": name, "size": subject.size, "environment": describe(threads, {}, "ort")}
+    with foveate.load(bundle, threads=threads, layout=CHAIN) as model:
+        facts["rows"] = _forced(model, program, images[:1], threads, rounds)
+        if batch > 1:
+            facts["mixed"] = _mixed(model, program, images, threads, rounds)
     with ExitStack() as stack:
         models = {
             layout: stack.enter_context(foveate.load(bundle, threads=threads, layout=layout))
             for layout in (CHAIN, PER_DEPTH, IF)
         }
-        model = models[CHAIN]
-        rows = _forced(model, program, images[:1], threads, rounds)
-        layouts = _layouts(models, images[:1], rounds)
-        mixed = _mixed(model, program, images, threads, rounds)
-    return {
-        "model": name,
-        "exits": EXITS,
-        "rows": rows,
-        "layouts": layouts,
-        "mixed": mixed,
-        "environment": describe(threads, {}, "ort"),
-    }
+        facts["layouts"] = _layouts(models, images[:1], rounds)
+    return facts
+
+
+def _exits(model: Model) -> tuple[int, ...]:
+    return next(step.exits for step in model.manifest.steps if isinstance(step, ExitChain))
 
 
 def _forced(model: Model, program: Path, image: np.ndarray, threads: int, rounds: int) -> list[dict]:
     """Batch 1, every exit."""
+    exits = _exits(model)
     dense = tune(program, threads, image)
     stages: dict[str, list[float]] = {}
 
     def run(depth: int, x: np.ndarray) -> None:
-        model.set_choices({OFFSET: forcing(EXITS, depth)})
+        model.set_choices({OFFSET: forcing(exits, depth)})
         result = model(x)
-        if depth == EXITS[-1]:
+        if depth == exits[-1]:
             for stage, ms in result.segments.items():
                 stages.setdefault(stage, []).append(ms)
 
-    contenders: dict[str, Callable] = {"dense": dense, **{str(k): partial(run, k) for k in EXITS}}
+    contenders: dict[str, Callable] = {"dense": dense, **{str(k): partial(run, k) for k in exits}}
     times = interleave(contenders, [image], rounds)
     ms = {stage: float(np.median(found)) for stage, found in stages.items()}
     full, rows = times.ms("dense"), []
-    for depth in EXITS:
-        skipped = sum(ms[f"exits.{k}"] for k in EXITS[1:] if k > depth)
+    for depth in exits:
+        skipped = sum(ms[f"exits.{k}"] for k in exits[1:] if k > depth)
         ratio = times.ratio("dense", str(depth))
         rows.append(
             {
@@ -133,12 +98,13 @@ def _forced(model: Model, program: Path, image: np.ndarray, threads: int, rounds
 
 def _layouts(models: dict[str, Model], image: np.ndarray, rounds: int) -> list[dict]:
     """Batch 1, the first exit and the last: each layout's ms, and the chain's ÷ them."""
+    exits = _exits(models[CHAIN])
 
     def run(layout: str, depth: int, x: np.ndarray) -> None:
-        models[layout].set_choices({OFFSET: forcing(EXITS, depth)})
+        models[layout].set_choices({OFFSET: forcing(exits, depth)})
         models[layout](x)
 
-    ends = EXITS[0], EXITS[-1]
+    ends = exits[0], exits[-1]
     times = interleave({f"{n} {k}": partial(run, n, k) for n in models for k in ends}, [image], rounds)
     return [
         {
@@ -154,12 +120,13 @@ def _layouts(models: dict[str, Model], image: np.ndarray, rounds: int) -> list[d
 
 def _mixed(model: Model, program: Path, images: np.ndarray, threads: int, rounds: int) -> dict:
     """A batch whose images leave at all exits in turn: an image at a time the ideal, all together, and dense."""
-    depths = [EXITS[i % len(EXITS)] for i in range(len(images))]
+    exits = _exits(model)
+    depths = [exits[i % len(exits)] for i in range(len(images))]
     dense, gate = tune(program, threads, images), model.choices["gate.weight"]
-    model.set_choices({OFFSET: [0.0] * len(EXITS)})
+    model.set_choices({OFFSET: [0.0] * len(exits)})
     features = _features(model, images)
-    wanted = np.zeros((len(images), len(EXITS)))
-    wanted[np.arange(len(images)), [EXITS.index(d) for d in depths]] = 100.0
+    wanted = np.zeros((len(images), len(exits)))
+    wanted[np.arange(len(images)), [exits.index(d) for d in depths]] = 100.0
     weight = np.linalg.lstsq(features, wanted, rcond=None)[0].T  # sends each image where it shall go
     model.set_choices({"gate.weight": weight.ravel().tolist()})
     assert model(images)["depth"].tolist() == depths
@@ -182,20 +149,21 @@ def _mixed(model: Model, program: Path, images: np.ndarray, threads: int, rounds
 
 def _features(model: Model, images: np.ndarray) -> np.ndarray:
     """What the gate reads, [N, D], out of its scores: they are linear in it."""
-    width = len(model.choices["gate.weight"]) // len(EXITS)
+    exits = _exits(model)
+    width = len(model.choices["gate.weight"]) // len(exits)
     found = []
-    for first in range(0, width, len(EXITS)):
-        weight = np.zeros((len(EXITS), width), np.float32)
-        for row in range(min(len(EXITS), width - first)):
+    for first in range(0, width, len(exits)):
+        weight = np.zeros((len(exits), width), np.float32)
+        for row in range(min(len(exits), width - first)):
             weight[row, first + row] = 1.0
         model.set_choices({"gate.weight": weight.ravel().tolist()})
-        found.append(_scores(model, images)[:, : min(len(EXITS), width - first)])
+        found.append(_scores(model, images)[:, : min(len(exits), width - first)])
     return np.concatenate(found, axis=1)
 
 
 def _scores(model: Model, images: np.ndarray) -> np.ndarray:
     """The gate's, straight from the stem's engine."""
-    from foveate.runtime.manifest import DenseSegment, ExitChain
+    from foveate.runtime.manifest import DenseSegment
     from foveate.runtime.selective import choice_feeds
 
     executor = model.executor
@@ -220,40 +188,46 @@ def table(facts: dict) -> str:
         lines.append(
             f"{row['layout']:>10}, depth {row['depth']:2}: {row['ms']:6.1f} ms, chain ÷ it {row['of_chain']:.3f}"
         )
-    mixed = facts["mixed"]
-    lines.append(
-        f"batch of {len(mixed['depths'])}, depths {', '.join(map(str, mixed['depths']))}: "
-        f"{mixed['batch_ms']:.1f} ms, dense {mixed['dense_ms']:.1f} ({mixed['speedup']:.2f}×), "
-        f"image by image {mixed['each_ms']:.1f} ({mixed['of_each']:.2f}×)"
-    )
+    if mixed := facts.get("mixed"):
+        lines.append(
+            f"batch of {len(mixed['depths'])}, depths {', '.join(map(str, mixed['depths']))}: "
+            f"{mixed['batch_ms']:.1f} ms, dense {mixed['dense_ms']:.1f} ({mixed['speedup']:.2f}×), "
+            f"image by image {mixed['each_ms']:.1f} ({mixed['of_each']:.2f}×)"
+        )
     return "\n".join(lines)
 
 
 def verdicts(facts: dict) -> list[tuple[bool, str]]:
-    rows, mixed = facts["rows"], facts["mixed"]
+    rows, mixed = facts["rows"], facts.get("mixed")
     least = min(row["realized"] for row in rows if row["realized"] is not None)
     overhead = rows[-1]["ms"] / rows[-1]["dense_ms"] - 1
-    return [
+    found = [
         (least >= REALIZED, f"{least:.2f} of the skipped time realized at the least, the goal is {REALIZED}"),
-        (
-            mixed["of_each"] >= REALIZED,
-            f"mixed batch: {mixed['of_each']:.2f} of image by image, the goal is {REALIZED}",
-        ),
         (overhead <= OVERHEAD, f"overhead at full depth {overhead:.1%}, at most {OVERHEAD:.0%}"),
     ]
+    if mixed:
+        words = f"mixed batch: {mixed['of_each']:.2f} of image by image, the goal is {REALIZED}"
+        found.append((mixed["of_each"] >= REALIZED, words))
+    if goal := SUBJECTS[facts["model"]].saved:
+        saved = 1 - 1 / rows[0]["speedup"]
+        words = f"exit {rows[0]['depth']} saves {saved:.0%} of the dense time, the goal is {goal:.0%}"
+        found.append((saved >= goal, words))
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="vit_small_patch16_224")
+    parser.add_argument("--model", default="vit-s", choices=SUBJECTS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--batch", type=int, default=8, help="images of the mixed batch; 1 leaves it out")
     parser.add_argument("--out", type=Path, default=Path("build/exits"))
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    facts = measure(args.out, args.model, args.threads, args.rounds)
+    out = args.out / args.model
+    out.mkdir(parents=True, exist_ok=True)
+    facts = measure(out, args.model, args.threads, args.rounds, args.batch)
     print(table(facts))
-    write_text(args.out / "exits.json", json.dumps(facts, indent=1))
+    write_text(out / "exits.json", json.dumps(facts, indent=1))
     found = verdicts(facts)
     for good, words in found:
         print("✓" if good else "✗", words)

@@ -1,7 +1,7 @@
 """Images that come one by one: what running them in batches gains or costs, by load.
 
-    python benchmarks/exits.py                         # builds build/exits/bundle, a ViT-S/16 with exits
-    python benchmarks/serving.py build/exits/bundle    # any bundle will do; some minutes
+    python benchmarks/exits.py                         # builds build/exits/vit-s/bundle, a ViT-S/16 with exits
+    python benchmarks/serving.py build/exits/vit-s/bundle    # any bundle will do; some minutes
 
 Images are noise of the sample's shape and of a contrast between 0.1 and 10, so that depths differ. They come at random
 (a Poisson process), at a share of the rate at which the model answers one after the other; at "full" load, as fast as

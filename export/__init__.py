@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .checkpoint import save_checkpoint as save_checkpoint
     from .early_exit_model import EarlyExitModel as EarlyExitModel
     from .energy_mask_layer import EnergyMaskLayer as EnergyMaskLayer
+    from .huggingface import with_exits as with_exits
     from .insert import insert_energy_mask as insert_energy_mask
     from .mask_losses import energy_regularizer as energy_regularizer
     from .mask_losses import location_loss as location_loss
@@ -41,6 +42,7 @@ _PUBLIC = {
     "resnet34_body": "models",
     "save_checkpoint": "checkpoint",
     "small_resnet": "models",
+    "with_exits": "huggingface",
 }
 __all__ = [
     "EarlyExitModel",
@@ -57,6 +59,7 @@ __all__ = [
     "resnet34_body",
     "save_checkpoint",
     "small_resnet",
+    "with_exits",
 ]
 
 

@@ -50,10 +50,22 @@ def load_folder(path: str | Path, exits: Sequence[int] | None = None) -> EarlyEx
             expected="the weights as safetensors",
             fix="Write them with model.save_pretrained(FOLDER) in the program that has them.",
         )
-    name, adapter = ARCHITECTURES[kind]
-    model = _load(getattr(import_transformers(), name), path)
+    return with_exits(_load(getattr(import_transformers(), ARCHITECTURES[kind][0]), path), exits)
+
+
+def with_exits(model: Any, exits: Sequence[int] | None = None) -> EarlyExitModel:
+    """A model of transformers that is loaded already, one of `ARCHITECTURES`, as `load_folder` gives it. It is changed:
+    it shares its weights with the answer, and goes into eval mode. Raises InputError as `load_folder` does."""
+    kinds = {name: adapter for name, adapter in ARCHITECTURES.values()}
+    if type(model).__name__ not in kinds:
+        raise InputError(
+            "model",
+            got=type(model).__name__,
+            expected=f"{' or '.join(kinds)} of transformers",
+            fix="Wrap other networks yourself: see EarlyExitModel in docs/early-exit.md.",
+        )
     layers = len(_encoder_layers(model))
-    return adapter(model, exits or range(min(2, layers - 1), layers + 1)).eval()
+    return kinds[type(model).__name__](model, exits or range(min(2, layers - 1), layers + 1))
 
 
 def read_folder(path: str | Path) -> dict[str, Any]:

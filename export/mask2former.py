@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..runtime.errors import InputError
 from .deformable_attention import DeformableLayer, Sizes, positions_of, tokens_of
 from .early_exit_model import EarlyExitModel
 from .swin import free_sizes, least_size
@@ -76,15 +75,7 @@ class Mask2FormerEncoder(nn.Module):
         return [(height * strides[0] // s, width * strides[0] // s) for s in coarse_first]
 
 
-def mask2former(model: Any, exits: Sequence[int] = (2, 3, 4, 5, 6)) -> EarlyExitModel:
-    """The model with a gate (that takes all layers, until it is trained). Raises InputError for exits that do not
-    end at its last layer, and for other models."""
-    config: Any = getattr(model, "config", None)
-    if getattr(config, "model_type", None) != "mask2former" or not hasattr(model, "class_predictor"):
-        raise InputError(
-            "model",
-            got=type(model).__name__,
-            expected="transformers' Mask2FormerForUniversalSegmentation",
-            fix="Load it with Mask2FormerForUniversalSegmentation.from_pretrained(FOLDER).",
-        )
-    return EarlyExitModel(Mask2FormerEncoder(model), exits, config.feature_size).eval()
+def mask2former(model: Any, exits: Sequence[int]) -> EarlyExitModel:
+    """The model, a Mask2FormerForUniversalSegmentation, in eval mode, with a gate (that takes all layers, until it is
+    trained). Raises InputError for exits that do not end at its last layer."""
+    return EarlyExitModel(Mask2FormerEncoder(model), exits, model.config.feature_size).eval()

@@ -32,6 +32,12 @@ BACKBONE: dict[str, Any] = {
     "layer_type": "basic",
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+PREPROCESSING = {
+    "rescale_factor": 1 / 255,
+    "image_mean": [MEAN] * 3,
+    "image_std": [STD] * 3,
+    "do_resize": False,
+}
 PROCESSOR: Any = Mask2FormerImageProcessorPil()
 
 

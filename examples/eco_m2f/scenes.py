@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from foveate.pipeline.files import replacing
+from foveate.pipeline.panoptic import save_panoptic
 
 from examples.ersm.data import background, load_garments, load_photographs, scaled
 
@@ -170,8 +170,7 @@ def main() -> None:
     parser.add_argument("--fashion-mnist", help="folder of the .gz files; default: Debian's package")
     args = parser.parse_args()
     images, labels = Scenes("test", args.seed, path=args.fashion_mnist).batch(0, args.count)
-    with replacing(args.out) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, images=images, labels=labels)
+    save_panoptic(args.out, images, labels, range(len(THINGS)))
     print(f"✓ scenes  {args.count} in {args.out}  {args.out.stat().st_size / 1e6:.1f} MB")
 
 

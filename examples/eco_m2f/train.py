@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from foveate.pipeline.files import replacing, write_text
 from torch import Tensor, nn
 
-from examples.eco_m2f.model import EXITS, exit_at, load_parent, new_model, to_input
+from examples.eco_m2f.model import EXITS, PREPROCESSING, exit_at, load_parent, new_model, to_input
 from examples.eco_m2f.scenes import CATEGORIES, INSTANCES, Scenes, segments
 
 ALPHA = {k: k / np.mean(EXITS) for k in EXITS}
@@ -143,6 +143,7 @@ class Trainer:
 
     def save(self, out: Path) -> None:
         self.net.save_pretrained(out / "parent")
+        write_text(out / "parent" / "preprocessor_config.json", json.dumps(PREPROCESSING, indent=1) + "\n")
         facts = {
             "recipe": dataclasses.asdict(self.recipe),
             "steps": self.step,

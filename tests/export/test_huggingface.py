@@ -15,7 +15,7 @@ import pytest
 import torch
 from foveate.export.deformable_detr import BOXES, LOGITS, deformable_detr
 from foveate.export.early_exit_model import EarlyExitModel, forcing
-from foveate.export.huggingface import load_folder, read_folder
+from foveate.export.huggingface import load_folder, read_folder, with_exits
 from foveate.export.mask2former import CLASSES, MASKS, mask2former
 from foveate.export.program import export_program
 from foveate.runtime.errors import InputError, MissingExtraError
@@ -151,7 +151,7 @@ def test_folders_that_cannot_be_read_are_named(folder: Path, tmp_path: Path) -> 
 
 def test_models_and_exits_that_do_not_fit_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="Mask2FormerForUniversalSegmentation"):
-        mask2former(torch.nn.Linear(1, 1))
+        with_exits(torch.nn.Linear(1, 1))
     with pytest.raises(InputError, match="two-stage"):
         deformable_detr(small_deformable_detr(two_stage=True, with_box_refine=True), EXITS)
     with pytest.raises(InputError, match="behind all 3"):
