@@ -6,7 +6,7 @@ layer reads in order to compute its own. Halos and covers are a strategy's price
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,17 +64,19 @@ def active_macs(
     *,
     size: Pair | None = None,
     steps: Sequence[PartitionStep] | None = None,
+    left: Collection[str] = (),
 ) -> Work:
     """The work of one image at `size` (height, width; by default the sample's).
 
     masks: every mask tensor that a region reads, e.g. mask0.keep [1, 1, H, W], at that size. steps: those of the
-    partition, if it was made before.
+    partition, if it was made before. left: names of nodes that lie behind the exit that the image takes.
     """
     scale = _scale(analysis, size)
     shares: dict[str, float] = {}
     for step in partition(analysis) if steps is None else steps:
         if step.local:
             shares |= _region_shares(step, analysis, masks, scale)
+    shares |= dict.fromkeys(left, 0.0)
     return Work(tuple(_layer(node, shares.get(node.name, 1.0), analysis, scale) for node in analysis.nodes))
 
 

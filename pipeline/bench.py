@@ -105,7 +105,9 @@ class _Measure:
 
     def __call__(self, image: np.ndarray, choices: Choices) -> tuple[float, ImageWork]:
         self.contenders.use(choices)
-        return active_fraction(self.contenders.auto(image)), self.meter(image, choices)
+        result = self.contenders.auto(image)
+        depth = None if result.depth is None else int(result.depth[0])
+        return active_fraction(result), self.meter(image, choices, depth)
 
 
 def _time_headline(

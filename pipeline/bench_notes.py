@@ -15,8 +15,8 @@ def notes_of(result: dict[str, Any]) -> list[str]:
             "No unmasked baseline was given: speed and accuracy are compared with the masked program run densely, "
             "which is slower than the network that one would otherwise ship. This flatters the speedup."
         )
-    if not result["sweep"]:
-        notes.append("The program has no mask: nothing can be skipped.")
+    if not result["sweep"] and result["work"]["ideal_share"] == 1.0:
+        notes.append("The program has no mask, and no image left early: nothing was skipped.")
     if result["realization"] is None:
         notes.append("More than 95 % of the work is active: there is no saving to realize.")
     if result["accuracy"]["metric"] == "agreement":

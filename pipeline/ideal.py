@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from ..runtime.errors import MissingExtraError
 from ..runtime.manifest import Manifest, Region
 from .activity import Work, active_macs
 from .dense import Dense
+
+if TYPE_CHECKING:
+    from .analyze import Analysis
+    from .partition import PartitionStep
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def mean_work(works: Iterable[ImageWork]) -> ImageWork:
 
 
 class WorkMeter:
-    """`meter(image, choices) -> ImageWork`: the masks come from the program run densely."""
+    """`meter(image, choices, depth) -> ImageWork`: the masks come from the program run densely; the depth, of a program
+    with exits, is the one that the image took."""
 
     def __init__(self, program: Path, manifest: Manifest, threads: int):
         from ..export.program import load_program
@@ -68,16 +73,31 @@ class WorkMeter:
         shapes = {name: tuple(shape) for name, shape in manifest.sample.items()}
         self._analysis = analyze(load_program(program), shapes)
         self._steps = partition(self._analysis)
+        self._stages = _stages(self._analysis, self._steps)
         masks = {name for step in manifest.steps if isinstance(step, Region) for name in step.masks}
         self._masks = sorted(masks)
         self._dense = Dense(program, threads, tensors=self._masks)
 
-    def __call__(self, image: np.ndarray, choices: Mapping[str, Any]) -> ImageWork:
+    def __call__(self, image: np.ndarray, choices: Mapping[str, Any], depth: int | None = None) -> ImageWork:
         values = self._dense(image, choices)
         size = image.shape[1:3] if self.nhwc else image.shape[2:4]
         masks = {name: values[name] for name in self._masks}
-        work = active_macs(self._analysis, masks, size=(size[0], size[1]), steps=self._steps)
+        left = [n for before, names in self._stages if depth is not None and depth <= before for n in names]
+        work = active_macs(self._analysis, masks, size=(size[0], size[1]), steps=self._steps, left=left)
         return image_work(work, self.balance)
+
+
+def _stages(analysis: Analysis, steps: Sequence[PartitionStep]) -> list[tuple[int, list[str]]]:
+    """Of each stage of an encoder with exits: the exit before it, of images that do not run it, and its nodes."""
+    from .exits import ExitParts, split_exits
+    from .wants import Wants
+
+    wants, found = Wants(analysis), []
+    for parts in (split_exits(analysis, wants, step) for step in steps if not step.local):
+        if isinstance(parts, ExitParts):
+            before = [parts.first.exit, *(stage.exit for stage in parts.stages)]
+            found += [(k, [n.name for n in s.nodes]) for k, s in zip(before, parts.stages, strict=False)]
+    return found
 
 
 def measure_balance(threads: int) -> float:

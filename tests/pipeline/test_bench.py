@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from foveate.pipeline.bench import bench
+from foveate.pipeline.build import build
 from foveate.pipeline.contenders import open_contenders
 from foveate.pipeline.data import open_data
 from foveate.pipeline.dense import CANDIDATES, Dense, tune
@@ -18,6 +19,9 @@ from foveate.pipeline.report_schema import check_report
 from foveate.pipeline.statistics import efficiency, realization
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.errors import EngineError, InputError, ProgramError
+from foveate.runtime.manifest import ExitChain
+
+from ..early_exits import EXITS, exit_program
 
 onnx = pytest.importorskip("onnx")
 
@@ -184,6 +188,19 @@ def test_work_is_dense_where_all_is_active_and_falls_with_the_mask(tiny_bundle, 
     assert 0 < none.share < 0.5 and none.dense == full.dense
     assert mean_work([full, none]).share == pytest.approx((1 + none.share) / 2)
     assert 0.1 < meter.balance < 1000
+
+
+def test_work_ends_behind_the_exit_that_an_image_takes(tmp_path):
+    bundle = build(exit_program(tmp_path / "exits.onnx"), tmp_path / "bundle", sample=(1, 3, 32, 48))
+    manifest = open_bundle(bundle).manifest
+    chain = next(step for step in manifest.steps if isinstance(step, ExitChain))
+    meter, image = WorkMeter(bundle / manifest.program, manifest, 1), np.ones((1, 3, 32, 48), np.float32)
+    whole = meter(image, {}, EXITS[-1])
+    assert whole.share == pytest.approx(1) and whole == meter(image, {})
+    for depth in EXITS:
+        skipped = sum(stage.macs for stage in chain.stages if stage.exit > depth)
+        assert meter(image, {}, depth).active_macs == pytest.approx(whole.dense_macs - skipped)
+        assert (meter(image, {}, depth).share < 1) == (depth != EXITS[-1])
 
 
 def test_the_environment_names_machine_versions_and_revision(tmp_path):
