@@ -28,7 +28,7 @@ from ..runtime.manifest import CHAIN, ExitChain, Preprocess
 from .choices import Choices
 from .exit_data import ExitData
 from .gate import Gate, Operating, operating_point, train_gate
-from .source import open_source, store
+from .source import of_bundle, open_source, store
 
 BETAS = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)  # of a quality between 0 and 1
 MAX_DROP = 0.005
@@ -103,11 +103,8 @@ def calibrate_exits(
 
     Raises InputError for a bundle without exits or with too few images, and what the metric raises."""
     source = open_source(Path(bundle))
-    if source.manifest is None:
-        raise InputError(
-            f"{bundle}", got="a program", expected="a bundle", fix="Build it first: foveate build."
-        )
-    settings = preprocess(source.manifest.preprocess)
+    manifest = of_bundle(source.manifest, bundle)
+    settings = preprocess(manifest.preprocess)
     opened = data if isinstance(data, Dataset) else open_data(data, settings, limit)
     with load(bundle, threads=threads, layout=CHAIN) as model:
         chain = _chain(model)
@@ -118,7 +115,7 @@ def calibrate_exits(
     values: dict[str, Any] = {**gate.choices(chain.gate), f"{chain.gate}.offset": [0.0] * len(chain.exits)}
     said_nothing = f"{left_out} images were left out: {metric} is not defined on them."
     notes = [*opened.notes, *([said_nothing] if left_out else []), *tradeoff.notes]
-    active = source.manifest.active_fraction
+    active = manifest.active_fraction
     depths = {
         str(exit): int(n)
         for exit, n in zip(*np.unique(gate.depths(found.features), return_counts=True), strict=True)

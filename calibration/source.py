@@ -14,6 +14,7 @@ from ..pipeline.files import write_text
 from ..pipeline.masks import Mask
 from ..pipeline.metadata import read_preprocess
 from ..runtime.bundle import hash_file, open_bundle
+from ..runtime.errors import InputError
 from ..runtime.manifest import Decision, Manifest, Preprocess
 from .choices import Choices
 
@@ -111,6 +112,15 @@ def store(source: Source, found: Choices, out: Path | None = None) -> Path:
         write_text(source.path / "manifest.json", manifest.to_json())
         return found.write(out or source.path / "choices.json")
     return found.write(out or source.path.with_suffix(".choices.json"))
+
+
+def of_bundle(manifest: Manifest | None, path: str | Path) -> Manifest:
+    """The manifest. Raises InputError for None: `path` is a program."""
+    if manifest is None:
+        raise InputError(
+            f"model {path}", got="a program", expected="a bundle", fix="Build it first: foveate build."
+        )
+    return manifest
 
 
 def with_choices(manifest: Manifest, found: Choices) -> Manifest:

@@ -28,7 +28,7 @@ from ..runtime.errors import InputError, MissingExtraError
 from ..runtime.manifest import Preprocess
 from ..runtime.policy import StreamPolicy
 from .choices import Choices
-from .source import open_source, store
+from .source import of_bundle, open_source, store
 
 FRAMES = 48
 BUDGET = 0.01
@@ -119,15 +119,12 @@ def calibrate_stream(
     change how the bundle prepares its frames. Raises InputError, BundleError, MissingExtraError."""
     threads = threads or usable_cores()
     opened = open_model(Path(bundle), threads)
-    if opened.manifest is None:
-        raise InputError(
-            f"model {bundle}", got="a program", expected="a bundle", fix="Build it first: foveate build."
-        )
+    manifest = of_bundle(opened.manifest, bundle)
     data, settings = fit_clip(opened, video, preprocess(opened.preprocess), frames or FRAMES)
     with load(bundle, threads=threads) as model:
         found = try_policies(model, opened.dense, data, settings, budget=max_error, metric=metric, tick=tick)
     source = open_source(Path(bundle))
-    active, notes = opened.manifest.active_fraction, [*data.notes, *found.notes]
+    active, notes = manifest.active_fraction, [*data.notes, *found.notes]
     choices = Choices(source.sha256, data.spec, found.frames, {}, {}, active, notes, found.chosen.policy)
     path = store(source, choices, out)
     found.write(path.parent)

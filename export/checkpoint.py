@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, told
 from .build import TIMM, build_module, insert_masks
 from .extras import needs
 from .trace import MaskedModule
@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(
         f"checkpoint {path}",
-        got=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}",
+        got=told(error),
         expected="safetensors, or torch.save(module.state_dict(), …)",
         fix="Write it with foveate.export.save_checkpoint(module, path).",
     )

@@ -87,8 +87,8 @@ class DeformableDetrEncoder(nn.Module):
 
 
 def deformable_detr(model: Any, exits: Sequence[int]) -> EarlyExitModel:
-    """The detector in eval mode, with a gate (that takes all layers, until it is trained). Raises InputError for other
-    models, and for exits that do not end at its last layer."""
+    """The detector in eval mode, with a gate (that takes all layers, until it is trained). Raises InputError for a
+    two-stage one, one over other than three maps, and for exits that do not end at its last layer."""
     config = model.config
     if config.two_stage or len(getattr(model.model.backbone, "intermediate_channel_sizes", ())) != 3:
         raise InputError(

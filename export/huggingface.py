@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, told
 from .deformable_detr import deformable_detr
 from .early_exit_model import EarlyExitModel
 from .mask2former import mask2former
@@ -103,7 +103,7 @@ def _load(kind: Any, path: Path) -> Any:
     except Exception as error:  # transformers' and safetensors' errors have no common root
         raise InputError(
             f"checkpoint {path}",
-            got=f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}",
+            got=told(error),
             expected=f"a folder that {kind.__name__}.from_pretrained reads",
             fix="Write it with model.save_pretrained(FOLDER); copies are compared by sha256.",
         ) from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from ..runtime.errors import InputError, ProgramError
+from ..runtime.errors import InputError, ProgramError, told
 from .domain import DOMAIN, STOCK_OPSET, translation_table
 
 _SPATIAL = {0: "batch", 2: "height", 3: "width"}
@@ -79,7 +79,7 @@ def _export(
             raise _not_free(fixed["input"], int(fixed["axis"]), f"fixed at {fixed['size']}") from error
         raise ProgramError(
             f"torch cannot export {type(module).__name__}",
-            got=f"{type(cause).__name__}: {(str(cause).strip() or '-').splitlines()[0]}",
+            got=told(cause),
             expected="a module that torch.export accepts with free " + ", ".join(dict.fromkeys(_flat(axes))),
             fix="fix an axis with dynamic=…, or take the branch on tensor values out of forward",
         ) from error

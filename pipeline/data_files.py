@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def open_folder(path: Path, settings: Preprocess, limit: int | None, classes: tu
             expected=f"files ending in {', '.join(sorted(IMAGE_SUFFIXES))}",
             fix="Check the path given as --data.",
         )
-    index = _class_index(path, tuple(folders), classes)
+    fix = "Rename the folders, or remove `labels` from the bundle to number the folders by name."
+    index = class_index(f"class folders of {path}", sorted(folders), classes, fix)
     turns = itertools.zip_longest(
         *([(image, index[name]) for image in found] for name, found in folders.items())
     )
@@ -72,16 +73,18 @@ def read_image(path: Path) -> np.ndarray:
         ) from error
 
 
-def _class_index(path: Path, folders: tuple[str, ...], classes: tuple[str, ...]) -> dict[str, int]:
-    unknown = sorted(set(folders) - set(classes)) if classes else []
+def class_index(what: str, names: Sequence[str], classes: Sequence[str], fix: str) -> dict[str, int]:
+    """The number of each name among the program's `classes`; without these, of its place among `names`. Raises
+    InputError that names `what` and tells the `fix` where the program has no label for one."""
+    unknown = sorted(set(names) - set(classes)) if classes else []
     if unknown:
         raise InputError(
-            f"class folders of {path}",
+            what,
             got=f"{len(unknown)} that the program has no label for ({', '.join(unknown[:5])})",
             expected=f"names among its {len(classes)} labels ({', '.join(classes[:5])}, …)",
-            fix="Rename the folders, or remove `labels` from the bundle to number the folders by name.",
+            fix=fix,
         )
-    return {name: number for number, name in enumerate(classes or sorted(folders))}
+    return {name: number for number, name in enumerate(classes or names)}
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -12,11 +12,12 @@ import numpy as np
 from ..runtime.errors import InputError
 from ..runtime.manifest import Preprocess
 from ..runtime.preprocess import preprocess as to_input
-from .data_files import read_image
+from .data_files import class_index, read_image
 from .dataset import Dataset, Sample
 from .panoptic import INSTANCES, Panoptic
 
 PANOPTIC = "panoptic.json"
+_RENAME = "Rename the categories, or remove `labels` from the bundle to number them by their order."
 
 
 def open_panoptic(path: Path, settings: Preprocess, limit: int | None, classes: tuple[str, ...]) -> Dataset:
@@ -24,7 +25,8 @@ def open_panoptic(path: Path, settings: Preprocess, limit: int | None, classes: 
     fix = f"Write {PANOPTIC} as cocodataset.org describes it (format of panoptic annotations)."
     try:
         facts = json.loads((path / PANOPTIC).read_text(encoding="utf-8"))
-        index = _class_index(path, [category["name"] for category in facts["categories"]], classes)
+        names = [category["name"] for category in facts["categories"]]
+        index = class_index(f"categories of {path / PANOPTIC}", names, classes, _RENAME)
         number = {c["id"]: index[c["name"]] for c in facts["categories"]}
         things = frozenset(number[c["id"]] for c in facts["categories"] if c["isthing"])
         files = {image["id"]: path / "images" / image["file_name"] for image in facts["images"]}
@@ -80,15 +82,3 @@ def _ids(path: Path, ids: Mapping[int, int]) -> np.ndarray:
     pixels = read_image(path).astype(np.int64) @ np.array([1, 256, 256**2])
     known, places = np.unique(pixels, return_inverse=True)
     return np.array([ids.get(int(value), -1) for value in known])[places].reshape(pixels.shape)
-
-
-def _class_index(path: Path, names: list[str], classes: tuple[str, ...]) -> dict[str, int]:
-    unknown = sorted(set(names) - set(classes)) if classes else []
-    if unknown:
-        raise InputError(
-            f"categories of {path / PANOPTIC}",
-            got=f"{len(unknown)} that the program has no label for ({', '.join(unknown[:5])})",
-            expected=f"names among its {len(classes)} labels ({', '.join(classes[:5])}, …)",
-            fix="Rename the categories, or remove `labels` from the bundle to number them by their order.",
-        )
-    return {name: place for place, name in enumerate(classes or names)}

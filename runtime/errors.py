@@ -74,6 +74,11 @@ class InternalError(Exception):
     """A defect in Foveate itself; please report it with the message."""
 
 
+def told(error: BaseException) -> str:
+    """Another library's error in a line: "ValueError: first line of what it says"."""
+    return f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """The fix for a name that is not known: the nearest one that is, or `otherwise`."""
     near = difflib.get_close_matches(name, list(known), n=1)
