@@ -13,7 +13,7 @@ from ..runtime.backends.ort import spin
 from ..runtime.bundle import dense_files
 from ..runtime.errors import InternalError, MissingExtraError
 from ..runtime.exits import RunStage, run_exits, run_paths
-from ..runtime.manifest import CHAIN, ExitChain, ExitPaths, Manifest, Pair, Step, TensorSpec
+from ..runtime.manifest import CHAIN, ExitChain, ExitPaths, ExitStage, Manifest, Pair, Step, TensorSpec
 from .analyze import Analysis
 from .extract import extract
 from .plan import Plan, PlannedSegment
@@ -165,7 +165,11 @@ def _run_steps(folder: Path, steps: Sequence[Step], feeds: Arrays) -> Arrays:
 
 
 def _open_stage(folder: Path) -> RunStage:
-    return lambda stage, tensors: open_session(str(folder / stage.file))(stage.outputs, tensors)
+    def run(stage: ExitStage, tensors: Arrays) -> Arrays:
+        feeds = {name: tensors[name] for name in stage.inputs}
+        return open_session(str(folder / stage.file))(stage.outputs, feeds)
+
+    return run
 
 
 Run = Callable[[Sequence[str], Arrays], Arrays]

@@ -13,7 +13,7 @@ from .exit_costs import ExitCosts
 from .manifest import ExitChain, ExitPaths, ExitStage, ExitStep
 
 Tensors = dict[str, np.ndarray]
-RunStage = Callable[[ExitStage, Tensors], Tensors]
+RunStage = Callable[[ExitStage, Tensors], Tensors]  # given its inputs, and whatever else is held
 
 
 def run_exits(
@@ -26,19 +26,21 @@ def run_exits(
     exits = set(depth.tolist())
     held = {name: tensors[name] for name in chain.inputs}
     if len(exits) == 1:
-        return _run_together(chain, held, run, costs, *exits)
+        return _run_together(chain, held, run, *exits)
     chosen, images = held[chain.shallow].copy(), np.arange(len(depth))
     for number, stage in enumerate(chain.stages):
         stays = depth[images] > chain.exits[number]
         if not stays.any():
             break
-        going, read = int(stays.sum()), [name for name in _read_from(chain, number) if name in held]
+        going, read = int(stays.sum()), [name for name in chain.read_from[number] if name in held]
         copied = sum(held[name].nbytes for name in read) * going // len(images)
         if going < len(images) and costs.division_pays(stage, held, len(images) - going, copied):
             start = perf_counter()
             images, held = images[stays], {name: held[name][stays] for name in read}
             costs.saw_division(copied, (perf_counter() - start) * 1e3)
-        held = _run_stage(chain, number, held, run, costs)
+        start, before = perf_counter(), held
+        held = _run_stage(chain, number, held, run)
+        costs.saw_stage(stage, before, (perf_counter() - start) * 1e3)
         leaves = depth[images] == stage.exit
         if leaves.any():
             chosen[images[leaves]] = held[stage.outputs[0]][leaves]
@@ -63,26 +65,20 @@ def run_paths(paths: ExitPaths, tensors: Mapping[str, np.ndarray], run: RunStage
     return joined
 
 
-def _run_together(chain: ExitChain, held: Tensors, run: RunStage, costs: ExitCosts, exit: int) -> np.ndarray:
-    """All images leave at one exit."""
+def _run_together(chain: ExitChain, held: Tensors, run: RunStage, exit: int) -> np.ndarray:
+    """All images leave at one exit: nothing to divide, nor to learn of what division costs."""
     answer = chain.shallow
     for number, stage in enumerate(chain.stages):
         if stage.exit <= exit:
-            held, answer = _run_stage(chain, number, held, run, costs), stage.outputs[0]
+            held, answer = _run_stage(chain, number, held, run), stage.outputs[0]
     return held[answer]
 
 
-def _run_stage(chain: ExitChain, number: int, held: Tensors, run: RunStage, costs: ExitCosts) -> Tensors:
+def _run_stage(chain: ExitChain, number: int, held: Tensors, run: RunStage) -> Tensors:
     """The stage's outputs, and what else later ones read."""
-    stage, start = chain.stages[number], perf_counter()
-    made = run(stage, {name: held[name] for name in stage.inputs})
-    costs.saw_stage(stage, held, (perf_counter() - start) * 1e3)
-    later = _read_from(chain, number + 1)
-    return {**{name: value for name, value in held.items() if name in later}, **made}
-
-
-def _read_from(chain: ExitChain, first: int) -> set[str]:
-    return {name for stage in chain.stages[first:] for name in stage.inputs}
+    made = run(chain.stages[number], held)
+    later = chain.read_from[number + 1]
+    return {name: value for name, value in held.items() if name in later} | made
 
 
 def check_depths(chain: ExitStep, tensors: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .decode import decode
 
@@ -190,17 +191,23 @@ class ExitChain(Exits):
     stages: tuple[ExitStage, ...]
     kind: str = "exits"
 
-    @property
+    @cached_property
     def exits(self) -> tuple[int, ...]:
         return (self.first, *(stage.exit for stage in self.stages))
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         made = {name for stage in self.stages for name in stage.outputs}
         read = [name for stage in self.stages for name in stage.inputs if name not in made]
         return tuple(
             dict.fromkeys([self.depth, *filter(None, [self.scores, self.features]), self.shallow, *read])
         )
+
+    @cached_property
+    def read_from(self) -> tuple[frozenset[str], ...]:
+        """What the stages from each one on read; nothing behind the last."""
+        behind = [self.stages[number:] for number in range(len(self.stages) + 1)]
+        return tuple(frozenset(name for stage in stages for name in stage.inputs) for stages in behind)
 
     @property
     def outputs(self) -> tuple[str, ...]:

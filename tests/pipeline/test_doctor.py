@@ -12,6 +12,8 @@ from foveate.pipeline.doctor import can_run, doctor, lines
 @pytest.fixture
 def without(monkeypatch):
     """`without("onnx")` makes importing it fail, as on a machine that lacks it."""
+    doctor()  # first imports are whole: one that fails half way would break later ones of this process
+    importlib.import_module("torch._dynamo")
     real = importlib.import_module
 
     def hide(*names: str) -> None:
