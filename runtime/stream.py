@@ -37,12 +37,12 @@ _MOSTLY = 0.5  # share of the positions from which all of the work is foreseen, 
 
 @dataclass(frozen=True)
 class StreamEngines:
-    """What the streams of a model share. `program`: opens all of it as one engine; `behind`: the engine for what lies
-    behind so many groups of the plan, none where nothing does; `costs`: by resolution; `fingerprint`: of plan and
-    weights."""
+    """What the streams of a model share. `program`: all of it as one engine, for inputs of these shapes; `behind`: the
+    engine for what lies behind so many groups of the plan, none where nothing does; `costs`: by resolution;
+    `fingerprint`: of plan and weights."""
 
     spans: SpanEngine
-    program: Callable[[], Engine]
+    program: Callable[[Mapping[str, tuple[int, ...]]], Engine]
     behind: Callable[[int], Engine | None]
     costs: dict[tuple[Pair, ...], FrameCosts]
     fingerprint: str
@@ -321,7 +321,7 @@ class Stream:
     def _run_dense(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._plan.then:
             return self._steps(feeds, 0, self._plan.then).tensors
-        engine = self._engines.program()
+        engine = self._engines.program({name: value.shape for name, value in feeds.items()})
         given = {**choice_feeds(engine, self._choices()), **feeds}
         return dict(zip(engine.outputs, engine.run(given), strict=True))
 

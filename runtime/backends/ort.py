@@ -29,7 +29,7 @@ class OrtEngine:
 
     def __init__(self, path: Path, config: OrtConfig, ports: Ports):
         self.name = path.name
-        self._session: Any = _open_session(path, config)
+        self._session: Any = _open_session(path, config, ports.sizes)
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.optional = tuple(i.name for i in self._session.get_overridable_initializers())
         has = [o.name for o in self._session.get_outputs()]
@@ -65,7 +65,7 @@ def open_ort(path: Path, config: Config, ports: Ports) -> OrtEngine:
     return OrtEngine(path, config, ports)
 
 
-def _open_session(path: Path, config: OrtConfig) -> Any:
+def _open_session(path: Path, config: OrtConfig, sizes: Mapping[str, int]) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -78,6 +78,8 @@ def _open_session(path: Path, config: OrtConfig) -> Any:
     options.log_severity_level = config.log_severity
     spin(options, config.spin_us)
     _share_arena(options)
+    for name, size in sizes.items():
+        options.add_free_dimension_override_by_name(name, size)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:

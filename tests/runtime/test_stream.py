@@ -9,7 +9,7 @@ import onnx
 import pytest
 from foveate.pipeline.build import build
 from foveate.runtime import Model, load
-from foveate.runtime.errors import InputError
+from foveate.runtime.errors import EngineError, InputError
 from foveate.runtime.fallback import Fallback
 
 
@@ -132,6 +132,21 @@ def test_refresh_recomputes_whole_frames(model: Model):
         stream(frame)
         reasons.append(stream.reason)
     assert reasons == ["first", "", "", "refresh", "", "", "refresh"]
+
+
+def test_the_dense_engine_is_opened_for_the_first_sizes_and_then_for_all(video_bundle: Path):
+    sizes = ((32, 48), (40, 40), (33, 47), (32, 48), (16, 20))
+    with load(video_bundle, threads=1) as model:
+        engines = model.executor.engines
+        opened = [engines.program_at({"images": (1, 3, *size)}) for size in sizes]
+        assert opened[0] is opened[3] and opened[2] is opened[4] is engines.program
+        with pytest.raises(EngineError):
+            opened[0].run({"images": frames(1, (40, 40))[0]})
+        for engine, size in zip(opened, sizes, strict=True):
+            (frame,) = frames(1, size)
+            found = dict(zip(engine.outputs, engine.run({"images": frame}), strict=True))
+            for name, value in model.dense(frame).items():
+                np.testing.assert_allclose(found[name], value, atol=1e-5)
 
 
 def test_another_resolution_and_a_reset_begin_anew(model: Model):
