@@ -53,8 +53,8 @@ class OrtConfig:
 
     `spin_us`: how long a thread without work waits actively for more, within a run and never between runs; 0 not at
     all, None to the run's end. Fifty microseconds bridge the gap between two ops and save 4 to 8 %, as None does; ten
-    save 2 % less. Where other programs want the cores, they cost 1 %, 200 a quarter, and None 1.5 times the time. onnxruntime before 1.26
-    knows 0 and None alone, and takes other values for 0.
+    save 2 % less. Where other programs want the cores, they cost 1 %, 200 a quarter, and None 1.5 times the time.
+    onnxruntime before 1.26 knows 0 and None alone, and takes other values for 0.
 
     isa: instruction set of the native kernels, where a bundle has plans for them: "best", "portable", "avx2", "avx512",
         "avx512_vnni" (which differ for int8 alone).
