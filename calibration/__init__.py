@@ -3,7 +3,8 @@ the gates of early exits."""
 
 from .choices import Activity, Choices, read_choices
 from .exit_data import ExitData, collect_exits
-from .gate import Gate, Operating, operating_point, trade_off, train_gate
+from .gate import Gate, train_gates
+from .operating import Operating, operating_point, trade_off
 from .thresholds import calibrate
 
 __all__ = [
@@ -17,5 +18,5 @@ __all__ = [
     "operating_point",
     "read_choices",
     "trade_off",
-    "train_gate",
+    "train_gates",
 ]

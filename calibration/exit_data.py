@@ -44,6 +44,10 @@ class ExitData:
                 "exit data", got="NaN or infinity", expected="finite numbers", fix="Check metric and images."
             )
 
+    def of(self, images: np.ndarray) -> ExitData:
+        """These images alone: indices, or bool [N]."""
+        return ExitData(self.features[images], self.quality[images], self.exits)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """As npz, written whole or not at all."""
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,12 +37,24 @@ def bootstrap_ratio(
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if above.shape != below.shape or above.ndim != 1 or not len(above):
         raise ValueError(f"paired samples of shape {above.shape} and {below.shape}")
-    picks = np.random.default_rng(seed).integers(0, len(above), (draws, len(above)))
-    ratios = above[picks].mean(1) / below[picks].mean(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
+    low, high = bootstrap(lambda w: (w @ above) / (w @ below), len(above), confidence, draws, seed)
     value = float(above.mean() / below.mean())
-    return Ratio(value, min(float(low), value), max(float(high), value))
+    return Ratio(value, min(low, value), max(high, value))
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    samples: int,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile interval of a statistic of this many samples. `statistic` takes weights of the samples, [M, samples],
+    whose rows have sum 1, and gives [M] values."""
+    counts = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), draws)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(statistic(counts / samples), [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def percentiles(samples_ms: np.ndarray) -> dict[str, float | str]:

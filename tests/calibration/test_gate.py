@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foveate.calibration import ExitData, collect_exits, operating_point, trade_off, train_gate
+from foveate.calibration import ExitData, collect_exits, operating_point, trade_off, train_gates
 from foveate.export import EarlyExitModel
 from foveate.runtime.errors import InputError
 from torch import Tensor, nn
@@ -49,21 +49,21 @@ def test_features_that_tell_nothing_gain_nothing():
 
 def test_training_is_deterministic_and_scales_with_the_features():
     data = make_data(200, 0)
-    again = train_gate(data, 0.02)
-    np.testing.assert_array_equal(train_gate(data, 0.02).weight, again.weight)
+    again = train_gates(data, [0.02])[0]
+    np.testing.assert_array_equal(train_gates(data, [0.02])[0].weight, again.weight)
     larger = ExitData(data.features * 1000 + 7, data.quality, EXITS)
     np.testing.assert_array_equal(
-        train_gate(larger, 0.02).depths(larger.features), again.depths(data.features)
+        train_gates(larger, [0.02])[0].depths(larger.features), again.depths(data.features)
     )
 
 
 def test_the_controls():
     """Fixed depths are interpolated, random ones have the gate's shares."""
     data = ExitData(np.zeros((4, 2), np.float32), np.tile([0.1, 0.5, 0.7], (4, 1)), EXITS)
-    gate = train_gate(data, 0.0)
+    gate = train_gates(data, [0.0])[0]
     assert operating_point(gate, data).fixed == pytest.approx(0.7)
     assert gate.choices("gate0").keys() == {"gate0.weight", "gate0.bias"}
-    found = operating_point(train_gate(data, 0.3), data)
+    found = operating_point(train_gates(data, [0.3])[0], data)
     assert (found.depth, found.quality, found.fixed, found.random) == pytest.approx((2, 0.5, 0.5, 0.5))
 
 
@@ -108,7 +108,7 @@ def test_bad_data_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="NaN"):
         ExitData(np.zeros((1, 2)), np.array([[0.0, np.nan, 0.0]]), EXITS)
     with pytest.raises(InputError, match="beta"):
-        train_gate(make_data(10, 0), -0.1)
+        train_gates(make_data(10, 0), [-0.1])
     with pytest.raises(InputError, match="at least one"):
         collect_exits(EarlyExitModel(_Counter(), EXITS, 3), [], lambda answer, label: 0.0)
     (tmp_path / "cut.npz").write_bytes(b"PK")
