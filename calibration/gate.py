@@ -4,9 +4,9 @@ wanted of a gate: on images that it has not seen, the largest mean of (quality a
 
 One linear layer, in one of two trainings, of which the data decides by cross-validation (`judged`):
 
-regression      a ridge regression of the quality at every exit; the gate takes the largest (prediction − beta · k). Where
-                the features tell little, it shrinks to the mean qualities: to one depth for all. One for all prices: a
-                higher one never sends an image deeper.
+regression      a ridge regression of the quality at every exit; the gate takes the largest (prediction − beta · k).
+                Where the features tell little, it shrinks to the mean qualities: to one depth for all. One for all
+                prices: a higher one never sends an image deeper.
 classification  the paper's: cross-entropy against the exit of the largest (quality − beta · k). Two exits of almost one
                 quality matter to it as much as a failure, so that on noise it comes out behind one depth for all; it is
                 ahead where the features tell well which exit an image needs.
@@ -27,7 +27,9 @@ from .exit_data import ExitData
 if TYPE_CHECKING:
     import torch
 
-_PENALTIES = np.geomspace(1e-4, 1e3, 29)  # of the regression; of a feature of variance 1 the largest leaves nothing
+_PENALTIES = np.geomspace(
+    1e-4, 1e3, 29
+)  # of the regression; of a feature of variance 1 the largest leaves nothing
 _DECAY = 1e-2  # of the classification's weights on standardised features
 _STEPS, _CLOSE = 200, 1e-5  # of L-BFGS, at most, and the gradient at which it ends
 

@@ -47,8 +47,8 @@ def judge_trainings(data: ExitData, betas: Sequence[float]) -> Judged:
 
 
 def explained(data: ExitData) -> float:
-    """What the gate's features tell of an image's differences in quality between exits: the share of their variance that a
-    regression explains on images that it has not seen. At most 1; 0 or less: nothing."""
+    """What the gate's features tell of an image's differences in quality between exits: the share of their variance
+    that a regression explains on images that it has not seen. At most 1; 0 or less: nothing."""
     predicted = judge(data, [0.0], "regression").scores
     gained = data.quality - data.quality.mean(axis=1, keepdims=True)
     total = np.square(gained - gained.mean(axis=0)).sum()

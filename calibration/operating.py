@@ -15,9 +15,9 @@ from .judged import judge_trainings
 
 @dataclass(frozen=True)
 class Operating:
-    """Mean depth and quality of a gate at price `beta` (None: all images at one exit). `fixed`: quality of every image at
-    one depth, the gate's mean, between two exits by interpolation; `lead`: the 95 % interval of quality − fixed, over
-    images; `random`: depths as the gate's, dealt at random."""
+    """Mean depth and quality of a gate at price `beta` (None: all images at one exit). `fixed`: quality of every image
+    at one depth, the gate's mean, between two exits by interpolation; `lead`: the 95 % interval of quality − fixed,
+    over images; `random`: depths as the gate's, dealt at random."""
 
     beta: float | None
     depth: float
@@ -30,7 +30,7 @@ class Operating:
     @property
     def wins(self) -> bool:
         """Over one depth for all images, told apart from chance."""
-        return self.lead[0] > 0
+        return self.lead[0] > 1e-9  # beyond rounding
 
 
 def operating_point(gate: Gate, data: ExitData) -> Operating:

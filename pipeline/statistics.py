@@ -49,8 +49,8 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile interval of a statistic of this many samples. `statistic` takes weights of the samples, [M, samples],
-    whose rows have sum 1, and gives [M] values."""
+    """The percentile interval of a statistic of this many samples. `statistic` takes weights of the samples,
+    [M, samples], whose rows have sum 1, and gives [M] values."""
     counts = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), draws)
     tail = (1 - confidence) / 2
     low, high = np.quantile(statistic(counts / samples), [tail, 1 - tail])

@@ -13,10 +13,12 @@ also stream_tradeoff.json and .png, with --exits exit_tradeoff.json and .png, wh
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..progress import Progress
+from ..report_tables import Table
 from .arguments import (
     add_data,
     add_json,
@@ -27,6 +29,7 @@ from .arguments import (
     preprocess_of,
     print_json,
     progress_of,
+    rate,
 )
 
 HELP = "choose thresholds from data"
@@ -69,13 +72,14 @@ def _add_exits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "exits", "--metric: one of docs/data.md, of each image (default: by the labels)"
     )
-    group.add_argument(
-        "--exits", action="store_true", help="train the gate on --data, whose quarter is held out"
-    )
-    about = "price of a layer, in quality (default: the cheapest gate within --max-drop)"
-    group.add_argument("--beta", type=number, metavar="B", help=about)
-    about = "quality that may be lost, of all layers' (default: 0.005)"
-    group.add_argument("--max-drop", type=number, default=0.005, metavar="Q", help=about)
+    group.add_argument("--exits", action="store_true", help="train the gate on --data")
+    budget = group.add_mutually_exclusive_group()
+    about = "the least work that loses at most so much of all layers' quality (default: 0.005)"
+    budget.add_argument("--max-drop", type=number, default=0.005, metavar="Q", help=about)
+    about = "the best quality at a mean latency of at most this, as measured here"
+    budget.add_argument("--max-ms", type=rate, metavar="MS", help=about)
+    about = "the gate for this price of a layer, in quality"
+    budget.add_argument("--beta", type=number, metavar="B", help=about)
 
 
 def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
@@ -98,15 +102,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_exits(args: argparse.Namespace) -> int:
-    from ...calibration.exits import calibrate_exits, rows
+    from ...calibration.exit_tradeoff import Budget
+    from ...calibration.exits import calibrate_exits
+    from ..report_exits import exits_table
 
     progress = progress_of(args)
     with progress.stage("calibrate") as stage:
         found, choices, path = calibrate_exits(
             args.source,
             args.data,
-            beta=args.beta,
-            max_drop=args.max_drop,
+            budget=Budget(args.beta, args.max_drop, args.max_ms),
             metric=args.metric,
             preprocess=lambda default: preprocess_of(args, default) or default,
             limit=args.limit,
@@ -115,10 +120,9 @@ def _run_exits(args: argparse.Namespace) -> int:
             tick=stage.tick,
         )
         stage.note = str(path)
-    point = found.chosen.point
-    head = ("beta", "depth", "work", f"{found.metric}, gate", "fixed depth", "random depth")
-    end = f"all layers: {found.full:.4f}; chosen: {point.quality:.4f} at a mean depth of {point.depth:.2f}"
-    return _tell(args, progress, found, choices.notes, head, tuple(rows(found)), end)
+    table = exits_table(dataclasses.asdict(found))
+    end = found.words() + (f"\n{found.verdict()}" if found.chosen.point.wins else "")
+    return _tell(args, progress, found, choices.notes, table, end)
 
 
 def _run_stream(args: argparse.Namespace) -> int:
@@ -140,7 +144,7 @@ def _run_stream(args: argparse.Namespace) -> int:
         stage.note = str(path)
     head = ("policy", "work", f"error ({found.metric})", "of hold")
     end = f"chosen: {words(found.chosen.policy)}"
-    return _tell(args, progress, found, choices.notes, head, tuple(rows(found)), end)
+    return _tell(args, progress, found, choices.notes, Table("", head, tuple(rows(found))), end)
 
 
 def _tell(
@@ -148,20 +152,18 @@ def _tell(
     progress: Progress,
     found: object,
     notes: Sequence[str],
-    head: tuple[str, ...],
-    rows: tuple[tuple[str, ...], ...],
+    table: Table,
     end: str,
 ) -> int:
     """What was tried and chosen, as JSON or as a table."""
     from ..report import plain_table
-    from ..report_tables import Table
 
     for note in notes:
         progress.note(note)
     if args.json:
         print_json(found)
         return 0
-    print("\n".join(plain_table(Table("", head, rows))))
+    print("\n".join(plain_table(table)))
     print(end)
     return 0
 

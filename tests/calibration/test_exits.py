@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foveate.calibration.exits import KEPT, calibrate_exits, rows
+from foveate.calibration import exit_times, exits
+from foveate.calibration.exit_tradeoff import Budget
+from foveate.calibration.exits import KEPT, calibrate_exits
 from foveate.pipeline.build import build
 from foveate.pipeline.cli.main import main
-from foveate.runtime import Model, load
+from foveate.pipeline.report_exits import exits_table
+from foveate.runtime import load
 from foveate.runtime.errors import InputError
 
 from ..early_exits import EXITS, exit_program
@@ -49,6 +52,12 @@ def deep_enough(outputs: dict[str, np.ndarray], label: int) -> float:
 
 
 @pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch):
+    """Its times are not what is tested."""
+    monkeypatch.setattr(exit_times, "SECONDS", 0.05)
+
+
+@pytest.fixture(autouse=True)
 def _metric(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "exit_metric", sys.modules[__name__])
 
@@ -57,12 +66,16 @@ METRIC = "exit_metric:deep_enough"
 
 
 def test_a_gate_is_trained_and_stored(bundle: Path, data: str):
-    found, choices, path = calibrate_exits(bundle, data, metric=METRIC, max_drop=0.05)
-    assert found.full == 1 and found.chosen.point.quality >= 0.95
-    assert found.chosen.point.quality > found.chosen.point.fixed + 0.1
+    found, choices, path = calibrate_exits(bundle, data, budget=Budget(max_drop=0.05), metric=METRIC)
+    point = found.chosen.point
+    assert found.full == 1 and point.quality >= 0.95
+    assert point.wins and 0 < point.lead[0] < point.quality - point.fixed < point.lead[1]
+    assert point.quality > point.fixed + 0.1 and found.explained > 0.3
     assert 0 < found.chosen.work < 1 and found.notes == []
     assert path == bundle / "choices.json" and (bundle / "exit_tradeoff.png").is_file()
-    assert json.loads((bundle / "exit_tradeoff.json").read_text())["held_out"] == 24
+    facts = json.loads((bundle / "exit_tradeoff.json").read_text())
+    assert facts["chosen"]["point"]["depth"] == point.depth
+    assert len(exits_table(facts).rows) == len(found.trials) + len(EXITS)
     images = np.load(data)
     with load(bundle) as model:
         depth = model(images["images"])["depth"]
@@ -70,15 +83,14 @@ def test_a_gate_is_trained_and_stored(bundle: Path, data: str):
     assert (depth[images["labels"] == 0] == EXITS[0]).mean() > 0.9
     seen = {str(exit): int((depth == exit).sum()) for exit in EXITS if (depth == exit).any()}
     assert choices.depths == model.manifest.depths == seen
-    assert len(list(rows(found))) == len(found.trials)
     assert choices.choices["gate0.offset"] == [0.0, 0.0, 0.0]
 
 
 def test_no_image_is_run_twice(bundle: Path, data: str, monkeypatch: pytest.MonkeyPatch):
     """For another budget, after the gate was changed; and a run that was cut off goes on where it was."""
     runs = []
-    call = Model.__call__
-    monkeypatch.setattr(Model, "__call__", lambda self, images: runs.append(1) or call(self, images))
+    run = exits._run_exits
+    monkeypatch.setattr(exits, "_run_exits", lambda *given: runs.append(1) or run(*given))
 
     def stop_after(count: int) -> Iterator[None]:
         for _ in range(count):
@@ -88,26 +100,52 @@ def test_no_image_is_run_twice(bundle: Path, data: str, monkeypatch: pytest.Monk
     ticks = stop_after(10)
     with pytest.raises(KeyboardInterrupt):
         calibrate_exits(bundle, data, metric=METRIC, tick=lambda: next(ticks))
-    assert len(runs) == 11 * len(EXITS) and (bundle / KEPT).is_file()
+    assert len(runs) == 11 and (bundle / KEPT).is_file()
     calibrate_exits(bundle, data, metric=METRIC)
-    assert len(runs) == 96 * len(EXITS)
-    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, beta=10.0)
-    assert len(runs) == 96 * len(EXITS) and found.chosen.point.depth == EXITS[0]
+    assert len(runs) == 96
+    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, budget=Budget(beta=10.0))
+    assert len(runs) == 96 and found.chosen.point.depth == EXITS[0]
     calibrate_exits(bundle, data, metric="agreement", limit=16)
-    assert len(runs) == (96 + 16) * len(EXITS)
+    assert len(runs) == 96 + 16
 
 
 def test_nothing_may_be_lost(bundle: Path, data: str):
     """All layers are always among what may be chosen."""
-    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, max_drop=0.0)
-    assert found.chosen.point.quality == found.full
+    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, budget=Budget(max_drop=0.0))
+    assert found.chosen.point.quality >= found.full
+
+
+def test_latency_is_measured_and_may_be_what_decides(bundle: Path, data: str):
+    found, _, _ = calibrate_exits(bundle, data, metric=METRIC)
+    assert all(trial.ms > 0 for trial in found.depths) and found.layout in ("chain", "per-depth", "if")
+    assert found.gate is not None and found.gate.images == 8 and found.gate.measured_ms > 0
+    assert found.gate.expected_ms > 0
+    for trial in found.trials:
+        by_exit = {int(t.point.depth): t.ms for t in found.depths}
+        assert trial.ms == pytest.approx(sum(by_exit[k] * share for k, share in trial.point.shares.items()))
+    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, budget=Budget(max_ms=1e6))
+    assert found.chosen.point.quality == max(t.point.quality for t in [*found.trials, *found.depths])
+    with pytest.raises(InputError, match="--max-ms"):
+        calibrate_exits(bundle, data, metric=METRIC, budget=Budget(max_ms=1e-6))
+
+
+def test_a_gate_that_tells_nothing_is_not_called_ahead(bundle: Path, tmp_path: Path):
+    """Labels that nothing in the images tells."""
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((64, 3, *SIZE)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", images=images, labels=rng.integers(0, 2, 64))
+    path = str(tmp_path / "images.npz")
+    found, choices, _ = calibrate_exits(bundle, path, metric=METRIC, budget=Budget(beta=0.1))
+    assert found.explained < 0.1 and not found.chosen.point.wins
+    assert found.notes == [found.verdict(), found.why()] and choices.notes == found.notes
+    assert "ahead" not in found.verdict()
 
 
 def test_on_the_command_line(bundle: Path, data: str, capsys: pytest.CaptureFixture[str]):
     arguments = ["calibrate", str(bundle), "--exits", "--data", data, "--metric", METRIC]
     assert main([*arguments, "--max-drop", "0.05"]) == 0
     shown = capsys.readouterr().out
-    assert "fixed depth" in shown and "chosen:" in shown
+    assert "one depth" in shown and "random depth" in shown and "chosen:" in shown and "ahead of" in shown
     assert main([*arguments, "--beta", "0.05", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["chosen"]["point"]["beta"] == 0.05
 

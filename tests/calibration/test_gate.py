@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 from foveate.calibration import ExitData, collect_exits, operating_point, trade_off, train_gates
+from foveate.calibration.gate import _PENALTIES, TRAININGS, _ridge
+from foveate.calibration.judged import explained, judge, judge_trainings
+from foveate.calibration.operating import operating, oracle
 from foveate.export import EarlyExitModel
 from foveate.runtime.errors import InputError
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 EXITS = (1, 2, 4)
@@ -32,6 +37,68 @@ def test_a_gate_beats_fixed_and_random_depths():
     ((_, found),) = trade_off(train, test, [0.02])
     assert found.quality > found.fixed + 0.05 and found.quality > found.random + 0.1
     assert 1 < found.depth < 4 and sum(found.shares.values()) == pytest.approx(1)
+
+
+@given(told=st.floats(0, 3), seed=st.integers(0, 99))
+def test_with_a_regression_a_higher_price_sends_no_image_deeper(told: float, seed: int):
+    data = make_data(40, seed, told)
+    gates = train_gates(data, [0.0, 0.01, 0.02, 0.1, 0.5], "regression")
+    depths = np.array([gate.depths(data.features) for gate in gates])
+    assert (np.diff(depths, axis=0) <= 0).all()
+
+
+def test_the_regression_has_the_penalty_of_the_least_leave_one_out_error():
+    """As refitting without each image says."""
+    data = make_data(40, 0, told=1.0)
+    features = data.features - data.features.mean(axis=0)
+    targets = data.quality - data.quality.mean(axis=0)
+
+    def weight(rows: np.ndarray, penalty: float) -> np.ndarray:
+        x, y = (values[rows] - values[rows].mean(axis=0) for values in (features, targets))
+        covariance = x.T @ x / len(features) + penalty * np.eye(x.shape[1])
+        return np.linalg.solve(covariance, x.T @ y / len(features)).T
+
+    def left_out(image: int, penalty: float) -> np.ndarray:
+        others = np.arange(len(features)) != image
+        told = weight(others, penalty) @ (features[image] - features[others].mean(axis=0))
+        return targets[image] - targets[others].mean(axis=0) - told
+
+    def error(penalty: float) -> float:
+        return float(np.square([left_out(image, penalty) for image in range(len(features))]).mean())
+
+    found = _ridge(features.astype(np.float64), targets)
+    best = min(_PENALTIES, key=error)
+    np.testing.assert_allclose(found, weight(np.arange(len(features)), best), atol=1e-6)
+
+
+@pytest.mark.parametrize(("told", "training"), [(3.0, "classification"), (0.3, "regression")])
+def test_the_data_decides_how_a_gate_is_trained(told: float, training: str):
+    data = make_data(300, 0, told)
+    noisy = ExitData(
+        data.features,
+        data.quality + (0.0 if told > 1 else 0.5) * np.random.default_rng(0).standard_normal((300, 3)),
+        EXITS,
+    )
+    assert judge_trainings(noisy, [0.0, 0.02]).training == training
+
+
+def test_no_image_is_judged_by_a_gate_that_knows_it():
+    """Features that name each image, with qualities that nothing else tells: what was learnt by heart is of no use."""
+    rng = np.random.default_rng(0)
+    data = ExitData(np.eye(80, dtype=np.float32), rng.standard_normal((80, 3)), EXITS)
+    known = train_gates(data, [0.0], "classification")[0]
+    assert operating_point(known, data).wins
+    for name in TRAININGS:
+        assert not operating(0.0, judge(data, [0.0], name).depths[0], data).wins
+    assert explained(data) < 0.05 < 0.7 < explained(make_data(400, 0))
+
+
+def test_an_oracle_bounds_all_gates():
+    data = make_data(400, 0)
+    best = oracle(data, 0.02)
+    for name in TRAININGS:
+        point = operating(0.02, judge(data, [0.02], name).depths[0], data)
+        assert point.quality - 0.02 * point.depth <= best.quality - 0.02 * best.depth
 
 
 def test_a_higher_price_gives_shallower_depths():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from foveate.pipeline.statistics import (
     TOO_SMALL,
+    bootstrap,
     bootstrap_ratio,
     break_even,
     efficiency,
@@ -67,6 +68,15 @@ def test_bootstrap_interval_covers_the_true_ratio_about_as_often_as_it_says():
         ratio = bootstrap_ratio(above, below, draws=300, seed=seed)
         covered += ratio.low <= 2 <= ratio.high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20), st.floats(-10, 10))
+def test_the_interval_of_a_mean_moves_with_its_samples(samples, shift):
+    values = np.array(samples)
+    low, high = bootstrap(lambda weights: weights @ values, len(values), draws=50)
+    assert values.min() - 1e-9 <= low <= high <= values.max() + 1e-9
+    moved = bootstrap(lambda weights: weights @ (values + shift), len(values), draws=50)
+    assert moved == pytest.approx((low + shift, high + shift), abs=1e-6)
 
 
 def test_bootstrap_refuses_samples_that_are_not_pairs():
