@@ -11,7 +11,7 @@ import numpy as np
 
 from ..pipeline.interleave import Contender, interleave
 from ..runtime import Model, Result, load
-from ..runtime.manifest import Exits
+from ..runtime.manifest import ExitChain
 from .gate import Gate
 
 IMAGES = 8  # at most
@@ -32,7 +32,7 @@ class GateTime:
 class ExitTimes:
     """A bundle in the layout that `load` takes, with a few images. A context manager."""
 
-    def __init__(self, bundle: Path, exits: Exits, images: Sequence[np.ndarray], threads: int | None):
+    def __init__(self, bundle: Path, exits: ExitChain, images: Sequence[np.ndarray], threads: int | None):
         self._model: Model = load(bundle, threads=threads)
         self._exits, self._images = exits, list(images[:IMAGES])
         self.layout = self._model.layout

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime import Result
 from .accuracy import active_fraction, measure_accuracy
 from .bench_notes import notes_of
 from .bench_result import (
     Headline,
     accuracy_facts,
+    exits_facts,
     hashes,
     headline_facts,
-    mean_times,
     overlay_facts,
     parity_facts,
     tradeoff_facts,
@@ -54,8 +55,8 @@ def bench(
     """Measure `bundle` on `data`; returns a result in report.json's schema (docs/report.md).
 
     `baseline`: ONNX file of the same architecture trained without masks, for speed and accuracy; without it the
-    masked program is the baseline. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is taken
-    over the first `limit` images of `data` (default all), times over the first `images` of them, `rounds` times.
+    program, run densely, is the baseline. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is
+    taken over the first `limit` images of `data` (default all), times over the first `images` of them, `rounds` times.
     `threads` of every engine (default: all usable cores). `tick` is called at every step, for progress.
     Raises InputError, BundleError, MissingExtraError.
     """
@@ -74,9 +75,10 @@ def bench(
             **headline_facts(contenders, headline),
             "sweep": points,
             "break_even": sweep_break_even(points),
-            "worst_case": worst_case(points, mean_times(headline.times)),
+            "worst_case": worst_case(contenders, timed[:SWEEP_IMAGES], rounds, points, tick),
             "tradeoff": tradeoff_facts(contenders, chosen, accuracy, spent),
             "accuracy": accuracy_facts(accuracy),
+            "exits": exits_facts(contenders, headline),
             "overlays": overlays,
             "settings": {
                 "data": data.spec,
@@ -119,9 +121,15 @@ def _time_headline(
 ) -> Headline:
     waterfall = Waterfall(contenders.manifest)
     names = ("dense", "masked_dense", "adaptive") if contenders.baseline else ("masked_dense", "adaptive")
-    times = contenders.time(names, images, rounds, tick, record=waterfall.record)
+    depths: list[int] = []
+
+    def record(result: Result) -> None:
+        waterfall.record(result)
+        depths.extend([] if result.depth is None else result.depth.tolist())
+
+    times = contenders.time(names, images, rounds, tick, record=record)
     if contenders.baseline is None:
         times.wall["dense"], times.cpu["dense"] = times.wall["masked_dense"], times.cpu["masked_dense"]
     found = [measure(image, contenders.reference.choices) for image in images]
     work = mean_work(work for _, work in found)
-    return Headline(times, waterfall, [active for active, _ in found], work, measure.meter.balance)
+    return Headline(times, waterfall, [active for active, _ in found], work, measure.meter.balance, depths)

@@ -10,7 +10,7 @@ NEVER_SLOWER = 1.05  # adaptive ÷ dense, at most, on any input
 def notes_of(result: dict[str, Any]) -> list[str]:
     """`result` as in docs/report.md, complete but for its notes."""
     notes = []
-    if result["baseline"]["kind"] != "unmasked":
+    if result["baseline"]["kind"] == "masked program":
         notes.append(
             "No unmasked baseline was given: speed and accuracy are compared with the masked program run densely, "
             "which is slower than the network that one would otherwise ship. This flatters the speedup."
@@ -20,10 +20,11 @@ def notes_of(result: dict[str, Any]) -> list[str]:
     if result["realization"] is None:
         notes.append("More than 95 % of the work is active: there is no saving to realize.")
     if result["accuracy"]["metric"] == "agreement":
-        notes.append("The data has no labels: the metric is agreement with the masked program run densely.")
+        notes.append("The data has no labels: the metric is agreement with the program run densely.")
     if result["worst_case"]["ratio"] > NEVER_SLOWER:
+        worst = "every position active" if result["sweep"] else "all layers computed"
         notes.append(
-            f"With every position active the bundle took {result['worst_case']['ratio']:.2f} times as long as its "
+            f"With {worst} the bundle took {result['worst_case']['ratio']:.2f} times as long as its "
             f"program run densely, which should be at most {NEVER_SLOWER}."
         )
     return [*notes, *machine_notes(result["environment"])]

@@ -13,12 +13,14 @@ import numpy as np
 
 from ..runtime.bundle import hash_file
 from ..runtime.errors import MissingExtraError
+from ..runtime.manifest import ExitStep
 from .accuracy import Accuracy, active_fraction
 from .contenders import Choices, Contenders
 from .data import Dataset, Sample
 from .ideal import ImageWork
 from .interleave import Times
 from .overlays import overlay
+from .report_exits import read_curve
 from .report_schema import SCHEMA_VERSION
 from .statistics import efficiency, percentiles, realization
 from .verify_report import VerifyReport
@@ -34,6 +36,7 @@ class Headline:
     active: list[float]  # of each timed image
     work: ImageWork
     balance: float
+    depths: list[int]  # of each timed call, of programs with exits
 
 
 def headline_facts(contenders: Contenders, headline: Headline) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def headline_facts(contenders: Contenders, headline: Headline) -> dict[str, Any]
         "active_fraction": float(np.mean(headline.active)),
         **mean_times(times),
         "baseline": {
-            "kind": "unmasked" if contenders.baseline else "masked program",
+            "kind": _kind(contenders),
             "file": contenders.baseline_file.name,
             "settings": contenders.dense.settings.words(),
         },
@@ -71,6 +74,26 @@ def headline_facts(contenders: Contenders, headline: Headline) -> dict[str, Any]
         },
         "waterfall": headline.waterfall.parts(adaptive),
         "strategies": headline.waterfall.strategies(),
+    }
+
+
+def _kind(contenders: Contenders) -> str:
+    if contenders.baseline:
+        return "unmasked"
+    return "masked program" if contenders.reference.masks else "program"
+
+
+def exits_facts(contenders: Contenders, headline: Headline) -> dict[str, Any] | None:
+    """What depths the timed images took, and the curve of the bundle's calibration; None without exits."""
+    if not headline.depths:
+        return None
+    step = next(step for step in contenders.manifest.steps if isinstance(step, ExitStep))
+    exits, counts = np.unique(headline.depths, return_counts=True)
+    return {
+        "layers": max(step.exits),
+        "mean_depth": float(np.mean(headline.depths)),
+        "shares": {str(k): float(n / counts.sum()) for k, n in zip(exits, counts, strict=True)},
+        "calibrated": read_curve(contenders.bundle, contenders.manifest),
     }
 
 

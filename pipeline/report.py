@@ -12,10 +12,11 @@ from typing import Any, TextIO
 
 from ..runtime.errors import InputError, MissingExtraError
 from .files import write_text
+from .report_exits import exit_drawings, exit_tables
 from .report_format import share
 from .report_html import html
 from .report_page import Page, Picture
-from .report_plots import plots
+from .report_plots import drawings, svgs
 from .report_schema import FIELDS, Fields, check_report
 from .report_tables import Table, headline, tables
 
@@ -27,7 +28,11 @@ def write_report(result: dict[str, Any], out: str | Path) -> Path:
     Raises InputError if `result` does not follow the schema.
     """
     check_report(result)
-    return write_pages(result, bench_page(result), plots, Path(out))
+    return write_pages(result, bench_page(result), _plots, Path(out))
+
+
+def _plots(result: dict[str, Any]) -> dict[str, str]:
+    return svgs({**drawings(result), **exit_drawings(result)}, result)
 
 
 def write_pages(
@@ -62,14 +67,14 @@ def read_report(path: str | Path, fields: Fields = FIELDS) -> dict[str, Any]:
 
 
 def bench_page(result: dict[str, Any]) -> Page:
-    environment = result["environment"]
+    environment, (main, *others) = result["environment"], tables(result)
     machine = f"{environment['cpu']} · {environment['threads']} threads · {environment['backend']}"
     return Page(
         name=result["name"],
         title=f"{result['name']}: {result['speedup']:.2f}× as fast as dense",
         about=f"Foveate benchmark · {result['created']} · {machine}",
         headline=headline(result),
-        tables=tables(result),
+        tables=[main, *exit_tables(result), *others],
         notes=result["notes"],
         pictures=[
             Picture(

@@ -1,15 +1,84 @@
-"""The trade-off of early exits, as `foveate calibrate --exits` left it: a table and a picture of its JSON."""
+"""Early exits in a report: what gates and fixed depths reach, by the JSON that `foveate calibrate --exits` left, and
+what leaving early saves; tables and pictures."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..runtime.errors import InputError
+from ..runtime.manifest import Manifest
 from .report_format import figure, ms, share, times
-from .report_plots import PALETTE, Colours
+from .report_plots import PALETTE, Colours, Draw, bars
 from .report_tables import Table
 
 CURVE = "exit_tradeoff"  # .json and .png, in the bundle
+TITLE, SAVINGS = "Early exits", "What leaving early saves"
+
+
+def read_curve(bundle: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """What `foveate calibrate --exits` left in the bundle; None where its gate is another one by now."""
+    from ..calibration.choices import read_choices
+
+    try:
+        chosen = read_choices(bundle / "choices.json").choices
+        found = json.loads((bundle / f"{CURVE}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, InputError):
+        return None
+    now = {choice.name: choice.value for choice in manifest.choices}
+    return found if all(now.get(name) == value for name, value in chosen.items()) else None
+
+
+def exit_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Of a result of `bench`; none without exits."""
+    if not result["exits"]:
+        return []
+    found = result["exits"]["calibrated"]
+    return [*([exits_table(found)] if found else []), _savings(result)]
+
+
+def exit_drawings(result: Mapping[str, Any]) -> dict[str, Draw]:
+    """By the title of their table."""
+    if not result["exits"]:
+        return {}
+    chosen: dict[str, Draw] = {SAVINGS: _draw_savings}
+    if result["exits"]["calibrated"]:
+        chosen[TITLE] = lambda axes, result: draw_exits(axes, result["exits"]["calibrated"])
+    return chosen
+
+
+def _steps(result: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """From the dense engine to the bundle: (what, ms where it starts, ms). What a bundle takes longer where it computes
+    all layers, too, is the price of gate and dispatch."""
+    dense, adaptive = result["masked_dense_ms"], result["adaptive_ms"]
+    price = dense * (result["worst_case"]["ratio"] - 1)
+    left = adaptive - price
+    return [
+        ("all layers, dense", 0.0, dense),
+        ("layers left out", left, dense - left),
+        ("gate and dispatch", min(left, adaptive), price),
+        ("Foveate, adaptive", 0.0, adaptive),
+    ]
+
+
+def _savings(result: Mapping[str, Any]) -> Table:
+    (_, _, dense), (_, _, saved), (_, _, price), (_, _, adaptive) = _steps(result)
+    rows = (
+        ("all layers, dense", ms(dense), share(1.0)),
+        ("− layers that images left out", ms(-saved), share(-saved / dense)),
+        ("+ gate and dispatch", f"{price:+.2f}", share(price / dense)),
+        ("= Foveate, adaptive", ms(adaptive), share(adaptive / dense)),
+    )
+    note = "Gate and dispatch: what the bundle takes longer than the dense engine where it computes all layers, too."
+    return Table(SAVINGS, ("", "ms", "of dense"), rows, note)
+
+
+def _draw_savings(axes: Any, result: Mapping[str, Any]) -> None:
+    colours = ("baseline", "ideal", "masked", "adaptive")
+    steps = zip(_steps(result), colours, strict=True)
+    bars(axes, [(what, start, abs(took), PALETTE[colour]) for (what, start, took), colour in steps])
 
 
 def exits_table(found: Mapping[str, Any]) -> Table:
@@ -36,7 +105,7 @@ def exits_table(found: Mapping[str, Any]) -> Table:
             )
         )
     header = ("", metric, "layers", "work", "ms", "speedup", "one depth", "gate − it", "95 %", "random depth")
-    return Table("Early exits", header, tuple(rows), _note(found))
+    return Table(TITLE, header, tuple(rows), _note(found))
 
 
 def _note(found: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ..runtime.errors import MissingExtraError
 from .files import replacing
 from .report_format import ms
+from .report_tables import contenders
 
 # Colours that matplotlib writes into the SVG, and the CSS variables that take their place.
 PALETTE = {
@@ -38,14 +39,14 @@ PAPER: Colours = {  # for files outside of the page
 }
 
 
-def plots(result: dict[str, Any]) -> dict[str, str]:
-    """Title -> SVG element. Raises MissingExtraError without matplotlib."""
+def drawings(result: dict[str, Any]) -> dict[str, Draw]:
+    """Those of any result of `bench`, by the title of their table."""
     chosen: dict[str, Draw] = {"Where the time goes": _waterfall}
     if result["sweep"]:
         chosen["Speedup against active fraction"] = _speedup
     if result["tradeoff"]:
         chosen["Accuracy against latency"] = _accuracy
-    return svgs(chosen, result)
+    return chosen
 
 
 def svgs(chosen: Mapping[str, Draw], result: dict[str, Any]) -> dict[str, str]:
@@ -172,7 +173,7 @@ def _accuracy(axes: Any, result: dict[str, Any]) -> None:
     if result["baseline"]["kind"] == "unmasked":
         style: dict[str, Any] = {"color": PALETTE["baseline"], "ms": 9, "label": "baseline, dense"}
         axes.plot(result["dense_ms"], accuracy["dense"], "s", **style)
-    style = {"color": PALETTE["masked"], "ms": 8, "label": "masked program, dense"}
+    style = {"color": PALETTE["masked"], "ms": 8, "label": contenders(result)["masked_dense"]}
     axes.plot(result["masked_dense_ms"], accuracy["masked_dense"], "D", **style)
     axes.set(xlabel="latency, ms an image", ylabel=accuracy["metric"])
     axes.set_xlim(left=0)
@@ -190,13 +191,18 @@ def _waterfall(axes: Any, result: dict[str, Any]) -> None:
     start, rows = 0.0, []
     if result["baseline"]["kind"] == "unmasked":
         rows.append(("baseline, dense", 0.0, result["dense_ms"], PALETTE["baseline"]))
-    rows.append(("masked program, dense", 0.0, result["masked_dense_ms"], PALETTE["masked"]))
+    rows.append((contenders(result)["masked_dense"], 0.0, result["masked_dense_ms"], PALETTE["masked"]))
     for part in result["waterfall"]:
         rows.append((part["part"], start, part["ms"], PALETTE["adaptive"]))
         start += part["ms"]
+    bars(axes, rows)
+
+
+def bars(axes: Any, rows: Sequence[tuple[str, float, float, str]]) -> None:
+    """One below the other: (label, ms where it starts, ms, colour)."""
     labels, starts, widths, colours = zip(*rows, strict=True)
-    bars = axes.barh(range(len(rows)), widths, left=starts, color=colours, height=0.62)
-    axes.bar_label(bars, labels=[ms(width) for width in widths], padding=4, color=PALETTE["ink"], fontsize=9)
+    drawn = axes.barh(range(len(rows)), widths, left=starts, color=colours, height=0.62)
+    axes.bar_label(drawn, labels=[ms(width) for width in widths], padding=4, color=PALETTE["ink"], fontsize=9)
     axes.set_yticks(range(len(rows)), labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

@@ -7,11 +7,11 @@ from typing import Any
 
 from .report_format import NOT_AVAILABLE, error, figure, ms, share, tail, times
 
-CONTENDERS = {
-    "dense": "baseline, dense",
-    "masked_dense": "masked program, dense",
-    "adaptive": "Foveate, adaptive",
-}
+
+def contenders(result: dict[str, Any]) -> dict[str, str]:
+    """What the report calls each."""
+    program = "masked program" if result["sweep"] else "all layers" if result["exits"] else "program"
+    return {"dense": "baseline, dense", "masked_dense": f"{program}, dense", "adaptive": "Foveate, adaptive"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def headline(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             "realization",
             f"of the time that the skipped work should save; the ideal is {times(result['ideal_speedup'])}",
         ),
-        (share(result["active_fraction"]), "active", f"break-even at {share(result['break_even'])}"),
+        _how_much(result),
         (
             figure(accuracy["adaptive"]),
             accuracy["metric"],
@@ -50,6 +50,15 @@ def headline(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def _how_much(result: dict[str, Any]) -> tuple[str, str, str]:
+    """Of the work: positions, or without masks layers."""
+    if result["sweep"] or not result["exits"]:
+        return share(result["active_fraction"]), "active", f"break-even at {share(result['break_even'])}"
+    taken = ", ".join(f"{k}: {share(each, 0)}" for k, each in result["exits"]["shares"].items())
+    layers = f"layers of {result['exits']['layers']}"
+    return f"{result['exits']['mean_depth']:.2f}", layers, f"mean over the images; {taken}"
+
+
 def main_table(result: dict[str, Any]) -> Table:
     """Speed and accuracy of the three contenders."""
     latency, accuracy = result["latency"], result["accuracy"]
@@ -62,7 +71,7 @@ def main_table(result: dict[str, Any]) -> Table:
             *(tail(latency[name][f"p{p}_ms"]) for p in (50, 90, 99)),
             figure(accuracy[name]),
         )
-        for name, label in CONTENDERS.items()
+        for name, label in contenders(result).items()
         if name != "dense" or result["baseline"]["kind"] == "unmasked"
     ]
     settings, baseline = result["settings"], result["baseline"]
@@ -176,10 +185,11 @@ def _tradeoff(result: dict[str, Any]) -> Table:
 def _worst_case(result: dict[str, Any]) -> Table:
     worst = result["worst_case"]
     rows = (
-        ("to the masked program, dense", ms(worst["masked_dense_ms"]), f"{worst['ratio']:.2f}"),
+        (f"to {contenders(result)['masked_dense']}", ms(worst["masked_dense_ms"]), f"{worst['ratio']:.2f}"),
         ("to the baseline", ms(worst["dense_ms"]), f"{worst['ratio_to_dense']:.2f}"),
     )
-    note = f"Every position active: adaptive takes {ms(worst['adaptive_ms'])} ms."
+    which = "Every position active" if result["sweep"] else "All layers computed"
+    note = f"{which}: adaptive takes {ms(worst['adaptive_ms'])} ms."
     return Table("Worst case", ("adaptive time ÷ dense time", "dense ms", "ratio"), rows, note)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.layouts import shallow_and_deep
 from .contenders import Choices, Contenders
 from .ideal import ImageWork
 from .masks import threshold_for
@@ -63,10 +64,23 @@ def sweep_break_even(points: Sequence[dict[str, Any]]) -> float | None:
     return break_even(*([p[key] for p in points] for key in ("active_fraction", "dense_ms", "selective_ms")))
 
 
-def worst_case(points: Sequence[dict[str, Any]], otherwise: dict[str, float]) -> dict[str, float]:
-    """The sweep's fully active end; without a mask the bundle is dense anyway (`otherwise`)."""
-    times = points[-1] if points else otherwise
-    kept = {key: times[key] for key in ("adaptive_ms", "dense_ms", "masked_dense_ms")}
+def worst_case(
+    contenders: Contenders,
+    images: Sequence[np.ndarray],
+    rounds: int,
+    points: Sequence[dict[str, Any]],
+    tick: Callable[[], None],
+) -> dict[str, float]:
+    """The sweep's fully active end; without a mask, all layers of an encoder with exits."""
+    names = ("dense", "masked_dense", "adaptive")
+    if points:
+        found = points[-1]
+    else:
+        all_layers = {**contenders.reference.choices, **shallow_and_deep(contenders.manifest)[-1]}
+        times = contenders.time(names, images, rounds, tick, [all_layers] * len(images))
+        found = {f"{name}_ms": times.ms(name) for name in names}
+        contenders.use(contenders.reference.choices)
+    kept = {f"{name}_ms": found[f"{name}_ms"] for name in names}
     ratios = {key: kept["adaptive_ms"] / kept[of] for key, of in _RATIOS.items()}
     return {**kept, **ratios}
 

@@ -52,12 +52,13 @@ class Waterfall:
 
 
 def _places(manifest: Manifest) -> Mapping[str, str]:
-    """Dense segment -> its part: stem before the first region, tail behind the last, with the decisions it makes."""
+    """Dense segment -> its part: stem before the first region, tail behind the last, with the decisions it makes;
+    without regions head behind the exits."""
     regions = [number for number, step in enumerate(manifest.steps) if isinstance(step, Region)]
-    places = {}
+    places, behind = {}, False
     for number, step in enumerate(manifest.steps):
         if isinstance(step, DenseSegment):
-            place = "between" if regions else "stem"
+            place = "between" if regions else "head" if behind else "stem"
             if regions and number < regions[0]:
                 place = "stem"
             elif regions and number > regions[-1]:
@@ -65,6 +66,7 @@ def _places(manifest: Manifest) -> Mapping[str, str]:
             made = [d.name for d in manifest.decisions if d.keep in step.outputs]
             places[step.name] = f"{place} and {', '.join(made)}" if made else place
         elif isinstance(step, ExitChain):
+            behind = True
             places.update((f"{step.name}.{stage.exit}", f"layers to {stage.exit}") for stage in step.stages)
         elif isinstance(step, ExitPaths):
             places.update((f"{step.name}.{path.exit}", f"{path.exit} layers and head") for path in step.paths)

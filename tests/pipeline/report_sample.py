@@ -88,6 +88,7 @@ def sample_report() -> dict[str, Any]:
             "masked_dense": 0.9275,
             "adaptive": 0.9275,
         },
+        "exits": None,
         "parity": {
             "max_rel_error": 3.2e-7,
             "decision_agreement": 1.0,
