@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,14 @@ import numpy as np
 from ..runtime import load
 from ..runtime.bundle import open_bundle
 from ..runtime.errors import InputError
+from ..runtime.layouts import shallow_and_deep
 from ..runtime.manifest import Manifest
 from ..runtime.spans import native_regions
 from .compare import ImageCheck, compare
 from .data import Dataset, Sample
-from .reference import Reference
-from .verify_report import TOLERANCE, VerifyReport, summarize
+from .metrics import open_metric
+from .reference import Expected, Reference
+from .verify_report import TOLERANCE, Quality, VerifyReport, summarize
 
 RANDOM_IMAGES = 8
 RANDOM_FRACTIONS = (
@@ -48,6 +50,7 @@ def verify(
     data: Dataset | None = None,
     *,
     tolerance: float = TOLERANCE,
+    metric: str | None = None,
     limit: int | None = None,
     strategies: Sequence[str] | None = None,
     threads: int | None = None,
@@ -56,16 +59,20 @@ def verify(
     """Compare selective and dense answers on `data` (its first `limit` images), or on 8 seeded random images.
 
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
+    metric: a row of docs/data.md, taken of `data`, of the last strategy's answers; it is told, and decides nothing.
     strategies: of `foveate.load`; every one that this bundle and this machine have, if left out.
     Raises InputError, BundleError.
     """
     start = time.monotonic()
     strategies = strategies or strategies_of(bundle)
     checks: dict[str, list[ImageCheck]] = {strategy: [] for strategy in strategies}
+    if metric is not None and data is None:
+        raise InputError("verify", got=f"metric {metric} without data", expected="images", fix="Add --data.")
     with contextlib.ExitStack() as stack:
         models = {s: stack.enter_context(load(bundle, strategy=s, threads=threads)) for s in strategies}
         manifest = models[strategies[0]].manifest
         reference = Reference(Path(bundle), manifest, threads or 0)
+        judge = _Judge(metric, reference) if metric is not None else None
         for sample, fraction in _samples(data, manifest, limit):
             choices = reference.choices if fraction is None else reference.forced(sample.image, fraction)
             expected = reference(sample.image, choices)
@@ -77,10 +84,34 @@ def verify(
                 checks[strategy].append(
                     compare(sample.name, outputs, keeps, expected.outputs, expected.keeps)
                 )
+                if judge is not None and strategy == strategies[-1]:
+                    judge(sample, outputs, expected)
             tick()
     spec = data.spec if data else "seeded random images"
     summaries = tuple(summarize(strategy, found, tolerance) for strategy, found in checks.items())
-    return VerifyReport(str(bundle), spec, tolerance, summaries, time.monotonic() - start)
+    quality = judge.quality() if judge is not None else None
+    return VerifyReport(str(bundle), spec, tolerance, summaries, quality, time.monotonic() - start)
+
+
+class _Judge:
+    """The task metric of the bundle's answers, of the reference's, and of the reference's with all layers."""
+
+    def __init__(self, metric: str, reference: Reference):
+        self._name, self._reference, self._images = metric, reference, 0
+        self._all_layers = shallow_and_deep(reference.manifest)[-1]
+        self._metrics = [open_metric(metric) for _ in range(3 if self._all_layers else 2)]
+
+    def __call__(self, sample: Sample, outputs: Mapping[str, np.ndarray], expected: Expected) -> None:
+        answers = [outputs, expected.outputs]
+        if self._all_layers:
+            answers.append(self._reference(sample.image, self._all_layers).outputs)
+        for measured, answer in zip(self._metrics, answers, strict=True):
+            measured.update(answer, sample.label, expected.outputs)
+        self._images += 1
+
+    def quality(self) -> Quality:
+        bundle, reference, *deep = (measured.value() for measured in self._metrics)
+        return Quality(self._name, self._images, bundle, reference, *(deep or [None]))
 
 
 def _samples(

@@ -41,11 +41,28 @@ class StrategyCheck:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """A task metric over all images: of the bundle with its choices, of the dense reference with the same, and of the
+    reference with all layers, where images may leave before (else None)."""
+
+    metric: str
+    images: int
+    bundle: float
+    reference: float
+    all_layers: float | None
+
+    def line(self) -> str:
+        full = "" if self.all_layers is None else f", with all layers {self.all_layers:.4f}"
+        return f"{self.metric} over {self.images} images: {self.bundle:.4f}; dense reference {self.reference:.4f}{full}"
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     bundle: str
     data: str
     tolerance: float
     checks: tuple[StrategyCheck, ...]
+    quality: Quality | None = None
     seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -58,7 +75,8 @@ class VerifyReport:
         return max(self.checks, key=lambda c: (not c.passed, np.nan_to_num(c.max_rel_error, nan=np.inf)))
 
     def lines(self) -> list[str]:
-        return [check.line() for check in self.checks]
+        quality = [self.quality.line()] if self.quality else []
+        return [check.line() for check in self.checks] + quality
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "passed": self.passed}

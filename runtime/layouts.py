@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 from .errors import InputError, did_you_mean
-from .manifest import CHAIN, IF, PER_DEPTH, ExitChain, Manifest
+from .manifest import CHAIN, IF, PER_DEPTH, ExitStep, Manifest
 
 AUTO = "auto"
 _MUST_WIN = {CHAIN: 1.0, IF: 0.98, PER_DEPTH: 0.95}
@@ -34,12 +34,13 @@ def choose_layout(manifest: Manifest, asked: str | None, ms: Mapping[str, float]
 
 
 def shallow_and_deep(manifest: Manifest) -> list[dict[str, list[float]]]:
-    """Choices that send every image to the first exit, and to the last one; of a program without a gate, none."""
-    chain = next((step for step in manifest.steps if isinstance(step, ExitChain)), None)
-    if chain is None or not chain.gate:
+    """Choices that send every image to the first exit, and to the last one, in any layout; of a program without a gate,
+    none."""
+    step = next((step for step in manifest.steps if isinstance(step, ExitStep)), None)
+    if step is None or not step.gate:
         return [{}]
-    ends = chain.exits[0], chain.exits[-1]
-    return [{f"{chain.gate}.offset": [_FORCED * (exit == end) for exit in chain.exits]} for end in ends]
+    ends = step.exits[0], step.exits[-1]
+    return [{f"{step.gate}.offset": [_FORCED * (exit == end) for exit in step.exits]} for end in ends]
 
 
 def time_layouts(runs: Mapping[str, Sequence[Callable[[], object]]], deadline: float) -> dict[str, float]:

@@ -1,6 +1,9 @@
 """Check that a bundle, run selectively, answers as its dense reference does in stock onnxruntime.
 
 Decisions and values are compared apart. Exit code 1 beyond the tolerance. Without --data: seeded random images.
+With --metric also what the answers are worth:
+
+    foveate verify build/x --data labelled.npz --metric pq
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
     about = "largest relative error allowed (default: 1e-5)"
     parser.add_argument("--tolerance", type=float, metavar="E", help=about)
+    parser.add_argument("--metric", metavar="NAME", help="also tell this metric of docs/data.md, on --data")
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -33,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
             args.bundle,
             data_of(args),
             tolerance=tolerance,
+            metric=args.metric,
             limit=args.limit,
             threads=args.threads,
             tick=stage.tick,

@@ -9,16 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foveate.pipeline.build import build
+from foveate.pipeline.cli.main import main
 from foveate.pipeline.compare import NEAR, ImageCheck, Keep, compare, relative_error
 from foveate.pipeline.data import open_data
 from foveate.pipeline.masks import CLOSED, OPEN, importance, threshold_for
 from foveate.pipeline.verify import random_images, summarize, verify
 from foveate.runtime.bundle import hash_file, open_bundle
-from foveate.runtime.errors import CheckFailed
+from foveate.runtime.errors import CheckFailed, InputError
 from foveate.runtime.manifest import DenseSegment, Region
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
+from ..early_exits import EXITS, exit_program
 
 onnx = pytest.importorskip("onnx")
 
@@ -43,6 +47,41 @@ def test_data_is_compared_under_the_bundle_s_own_choices(tiny_bundle, tmp_path):
     )
     assert report.passed and report.data.endswith("d.npz") and len(ticks) == 2
     assert report.checks[0].worst_image in ("d.npz[0]", "d.npz[1]")
+
+
+def test_a_metric_is_told_of_the_bundle_its_reference_and_all_layers(tiny_bundle, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    images = random.normal(size=(3, 3, 64, 96)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", images=images, labels=random.integers(0, 10, 3))
+    data = open_data(tmp_path / "d.npz")
+    quality = verify(tiny_bundle, data, metric="top5", threads=1).quality
+    assert quality is not None and (quality.metric, quality.images) == ("top5", 3)
+    assert quality.bundle == quality.reference and quality.all_layers is None
+    with pytest.raises(InputError, match="Add --data"):
+        verify(tiny_bundle, metric="top5", threads=1)
+
+    bundle = build(exit_program(tmp_path / "exits.onnx"), tmp_path / "bundle", sample=(1, 3, 32, 48))
+    images = random.normal(size=(4, 3, 32, 48)) * np.array([0.2, 0.2, 8, 8])[:, None, None, None]
+    np.savez(tmp_path / "e.npz", images=images.astype(np.float32), labels=np.zeros(4, np.int64))
+    arguments = [
+        str(bundle),
+        "--data",
+        str(tmp_path / "e.npz"),
+        "--metric",
+        "tests.pipeline.test_verify:depth",
+    ]
+    assert main(["verify", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["quality"]
+    assert found["bundle"] == found["reference"] < found["all_layers"] == EXITS[-1]
+    for layout in ("chain", "per-depth", "if"):
+        assert main(["build", str(bundle), "--exit-layout", layout]) == 0
+        assert main(["verify", *arguments]) == 0
+        assert "with all layers 4.0000" in capsys.readouterr().out
+
+
+def depth(outputs: dict[str, np.ndarray], label: int) -> float:
+    """A metric: the layers that an image took."""
+    return float(outputs["depth"][0])
 
 
 def damaged(bundle: Path, copy: Path, damage: Callable[[Path, Region, DenseSegment], str]) -> Path:
