@@ -57,7 +57,7 @@ def calibrate_exits(
     source = open_source(Path(bundle))
     manifest = of_bundle(source.manifest, bundle)
     settings = preprocess(manifest.preprocess)
-    opened = data if isinstance(data, Dataset) else open_data(data, settings, limit)
+    opened = data if isinstance(data, Dataset) else open_data(data, settings, limit, manifest.labels)
     with load(bundle, threads=threads, layout=CHAIN) as model:
         chain = _chain(model)
         metric = metric or metric_for(next(iter(opened))[1])

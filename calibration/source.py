@@ -12,7 +12,7 @@ import numpy as np
 
 from ..pipeline.files import write_text
 from ..pipeline.masks import Mask
-from ..pipeline.metadata import read_preprocess
+from ..pipeline.metadata import read_labels, read_preprocess
 from ..runtime.bundle import hash_file, open_bundle
 from ..runtime.errors import InputError
 from ..runtime.manifest import Decision, Manifest, Preprocess
@@ -36,6 +36,7 @@ class Source:
     choices: dict[str, Any]
     earlier: dict[str, str]
     preprocess: Preprocess | None
+    labels: tuple[str, ...] = ()
     manifest: Manifest | None = None  # of a bundle
     folder: Any = field(default=None, repr=False, compare=False)  # keeps `program` while this lives
 
@@ -53,13 +54,15 @@ def open_source(path: Path) -> Source:
             source,
             choices={**source.choices, **values},
             preprocess=bundle.manifest.preprocess,
+            labels=bundle.manifest.labels,
             manifest=bundle.manifest,
         )
     model = load_program(path)
     folder = tempfile.TemporaryDirectory(prefix="foveate-")
     program = save_program(model, Path(folder.name) / "program.onnx")  # in form, whoever made the file
     source = _source(path, program, hash_file(path), model)
-    return dataclasses.replace(source, preprocess=read_preprocess(path), folder=folder)
+    said = {"preprocess": read_preprocess(path), "labels": read_labels(path)}
+    return dataclasses.replace(source, **said, folder=folder)
 
 
 def _source(path: Path, program: Path, sha256: str, model: onnx.ModelProto) -> Source:

@@ -71,8 +71,13 @@ def with_exits(model: Any, exits: Sequence[int] | None = None) -> EarlyExitModel
 def read_folder(path: str | Path) -> dict[str, Any]:
     """What the folder says beside tensors, as a checkpoint's config does: labels, preprocess, the sample's shape."""
     path, config = Path(path), _json(Path(path) / CONFIG)
-    labels = {int(number): name for number, name in config.get("id2label", {}).items()}
-    facts: dict[str, Any] = {"labels": [labels[number] for number in sorted(labels)], "sample": SAMPLE}
+    labels = {int(number): str(name) for number, name in config.get("id2label", {}).items()}
+    names = [labels[number] for number in sorted(labels)]
+    if names == [
+        f"LABEL_{number}" for number in range(len(names))
+    ]:  # transformers' own, where nobody gave any
+        names = []
+    facts: dict[str, Any] = {"labels": names, "sample": SAMPLE}
     if (path / PREPROCESSOR).is_file():
         facts["preprocess"] = _preprocess(_json(path / PREPROCESSOR))
     return facts

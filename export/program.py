@@ -35,6 +35,7 @@ def export_program(
     output_names: Sequence[str] | None = None,
     name: str | None = None,
     preprocess: Preprocess | None = None,
+    labels: Sequence[str] = (),
     multiple: int | None = None,
     least: int | None = None,
 ) -> Path:
@@ -43,7 +44,8 @@ def export_program(
     `sample` is the module's input or inputs, float32 [B, C, H, W] of the size it usually gets. The axes called in
     `dynamic` stay free. Inputs are called "images" (one) or after forward's arguments, outputs "output", "output1",
     … or after the keys of a dict. Heights and widths must be multiples of `multiple` and at least `least`; None
-    asks the module's attributes of these names, else any will do. Before the file is written, stock onnxruntime's
+    asks the module's attributes of these names, else any will do. `preprocess` and `labels`, the names of the classes,
+    are written into the program for the commands that read it. Before the file is written, stock onnxruntime's
     answers are compared with torch's at the sample's size and, if axes are free, at another one.
 
     Raises ProgramError if torch cannot export the module, if an axis that should be free came out fixed, or if the
@@ -68,7 +70,7 @@ def export_program(
         model = to_onnx(module, samples, tuple(dynamic), input_names, output_names, multiple, least)
         model.graph.name = name or type(module).__name__
         normalize(model)
-        _describe(model, samples, preprocess, {"multiple": multiple, "least": least})
+        _describe(model, samples, preprocess, labels, {"multiple": multiple, "least": least})
         check_model(model, str(path))
         check_against_torch(model, module, samples, tuple(dynamic), multiple)
     finally:
@@ -134,7 +136,11 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
 
 
 def _describe(
-    model: onnx.ModelProto, samples: Sequence[Tensor], preprocess: Preprocess | None, sizes: dict[str, int]
+    model: onnx.ModelProto,
+    samples: Sequence[Tensor],
+    preprocess: Preprocess | None,
+    labels: Sequence[str],
+    sizes: dict[str, int],
 ) -> None:
     """Who made it, for what: metadata that `inspect` and the pipeline read."""
     from foveate import __version__
@@ -149,6 +155,8 @@ def _describe(
         facts["foveate.sizes"] = sizes
     if preprocess is not None:
         facts["foveate.preprocess"] = dataclasses.asdict(preprocess)
+    if labels:
+        facts["foveate.labels"] = list(labels)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
 
 

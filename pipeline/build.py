@@ -21,7 +21,7 @@ from .assemble import PROGRAM, Assembly, assemble
 from .bundle_folder import replacing_folder
 from .check import check_chain, failing_segments
 from .costs import CostModel
-from .metadata import read_sample
+from .metadata import read_labels, read_sample
 from .native_cut import plan_for_kernels
 from .plan import Plan
 from .targets import build_engine, target_config
@@ -45,7 +45,7 @@ def build(
     preprocess: Preprocess | None = None,
     choices: Mapping[str, float | Sequence[float]] | None = None,
     active_fraction: float | None = None,
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
     stream_policy: Mapping[str, Any] | None = None,
     depths: Mapping[str, int] | None = None,
     model: CostModel | None = None,
@@ -55,8 +55,9 @@ def build(
 
     sample: the shape the plan is made at, of the one input or by input name; by default what `preprocess` makes, else
     the one that the program was exported with, else what it fixes, else 224 × 224. choices: new defaults by name.
-    active_fraction: mean over calibration images; the plan's cost model takes it for typical. stream_policy: fields of
-    StreamPolicy that the bundle's streams take by default. depths: calibration images by the layers that they took.
+    active_fraction: mean over calibration images; the plan's cost model takes it for typical. labels: names of the
+    classes; None takes what the program says. stream_policy: fields of StreamPolicy that the bundle's streams take by
+    default. depths: calibration images by the layers that they took.
     layout: of a program with exits ("chain", "per-depth", "if"), that is loaded by default; "auto" measures them, on
     this device and on those where `Model.measure` is called.
     Raises ProgramError, InputError, BundleError, EngineError.
@@ -74,7 +75,7 @@ def build(
         "backend": config.backend,
         "preprocess": preprocess,
         "active_fraction": active_fraction,
-        "labels": tuple(labels),
+        "labels": read_labels(program_path) if labels is None else tuple(labels),
         "stream_policy": dict(stream_policy or {}),
         "depths": dict(depths or {}),
         "layout": layout,

@@ -69,6 +69,10 @@ class Driver:
             from .metadata import read_preprocess
 
             self.preprocess = read_preprocess(program)
+        if not self.labels and program.is_file():
+            from .metadata import read_labels
+
+            self.labels = read_labels(program)
         choices = self.calibrate(program)
         self.build(program, choices)
         if self.job.target == "null":
@@ -85,12 +89,13 @@ class Driver:
             return source
         path = self.job.out.with_name(self.job.out.name + suffix)
         inputs = {**source.identity, "sample": self._shape(), "preprocess": self._preprocess_facts()}
+        inputs["labels"] = self.labels
         if self._needed(stage, inputs, path.is_file()):
             from ..export.program import export_program
 
             with self.progress.stage(stage) as shown:
                 example = example_of(self.job.sample, self._shape())
-                export_program(source.module, example, path, preprocess=self.preprocess)
+                export_program(source.module, example, path, preprocess=self.preprocess, labels=self.labels)
                 shown.note = size_of(path)
             self._record(stage, inputs)
         return path

@@ -40,12 +40,12 @@ def _planned(program: Path) -> Facts:
     """What `build` would write, without its files."""
     from .assemble import assemble
     from .build import plan_model
-    from .metadata import read_preprocess
+    from .metadata import read_labels, read_preprocess
     from .spans import no_place
 
     preprocess = read_preprocess(program)
     planned = plan_model(program, preprocess=preprocess)
-    facts = {"backend": "ort", "active_fraction": None, "labels": (), "created_by": ""}
+    facts = {"backend": "ort", "active_fraction": None, "labels": read_labels(program), "created_by": ""}
     made = assemble(planned, program.stem, preprocess=preprocess, **facts)
     stream = made.plans[made.manifest.stream.spans](no_place) if made.manifest.stream else None
     return describe(made.manifest, "program", program, stream)

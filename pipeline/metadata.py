@@ -12,6 +12,7 @@ from ..runtime.manifest import Preprocess
 
 PREPROCESS = "foveate.preprocess"  # metadata keys of the ONNX file
 SAMPLE = "foveate.sample"
+LABELS = "foveate.labels"
 
 
 def read_preprocess(program: str | Path) -> Preprocess | None:
@@ -24,6 +25,12 @@ def read_sample(program: str | Path) -> dict[str, tuple[int, ...]]:
     """The shape of each input that the program was exported with; empty where it does not say."""
     found = _entry(program, SAMPLE)
     return {name: tuple(shape) for name, shape in found.items()} if isinstance(found, dict) else {}
+
+
+def read_labels(program: str | Path) -> tuple[str, ...]:
+    """The names of the classes; empty where the program does not say."""
+    found = _entry(program, LABELS)
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def preprocess_of(facts: Mapping[str, Any], what: str) -> Preprocess:

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             sample=shape_of(args.sample, preprocess),
             target=args.target,
             preprocess=preprocess,
+            labels=source.labels,
             choices=choices.choices if choices else earlier,
             active_fraction=choices.active_fraction if choices else fraction,
             stream_policy=choices.stream if choices else policy,

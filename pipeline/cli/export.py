@@ -5,7 +5,8 @@
     foveate export timm:resnet18 --mask-after layer1 --size 224 --out model.onnx      random weights, to try it out
     foveate export mask2former/ --size 512 --out model.onnx      Hugging Face folder; images leave its encoder early
 
-The program says how its images are to be prepared (--size, --mean …), so that later commands need not be told.
+The program says how its images are to be prepared (--size, --mean …) and what its classes are called, where the
+checkpoint says it, so that later commands need not be told.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     preprocess = preprocess_of(args, network.preprocess)
     shape = shape_of(args.sample, preprocess, network.sample)
     with progress_of(args).stage("export") as stage:
-        path = export_program(network.module, example_of(None, shape), args.out, preprocess=preprocess)
+        example = example_of(None, shape)
+        path = export_program(network.module, example, args.out, preprocess=preprocess, labels=network.labels)
         stage.note = f"{size_of(path)}  {path}"
     return 0

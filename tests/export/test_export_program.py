@@ -12,10 +12,12 @@ import pytest
 import torch
 from foveate.export import export_program, insert_energy_mask, small_resnet
 from foveate.export.domain import DOMAIN
+from foveate.pipeline.metadata import read_labels
 from foveate.runtime.errors import InputError, ProgramError
 from foveate.runtime.manifest import Preprocess
 from torch import nn
 
+NAMES = ["road", "sky"]
 SAMPLE = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
 
 
@@ -37,7 +39,7 @@ def exported(tmp_path_factory):
     net = two_masks()
     preprocess = Preprocess(size=(64, 48), mean=(0.5, 0.4, 0.3))
     path = tmp_path_factory.mktemp("program") / "net.onnx"
-    assert export_program(net, SAMPLE, path, name="net", preprocess=preprocess) == path
+    assert export_program(net, SAMPLE, path, name="net", preprocess=preprocess, labels=NAMES) == path
     return net, path
 
 
@@ -95,6 +97,7 @@ def test_the_file_says_what_it_is_and_nothing_of_the_machine(exported):
     assert facts["foveate.sample"] == {"images": [1, 3, 64, 48]}
     assert [d["name"] for d in facts["foveate.decisions"]] == ["mask0", "mask1"]
     assert facts["foveate.preprocess"]["mean"] == [0.5, 0.4, 0.3]
+    assert facts["foveate.labels"] == NAMES and read_labels(path) == tuple(NAMES)
     assert (model.producer_name, model.graph.name) == ("foveate", "net")
     assert b"site-packages" not in path.read_bytes()
     assert [p.name for p in path.parent.iterdir()] == ["net.onnx"]  # no temporary file is left

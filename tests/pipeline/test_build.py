@@ -14,7 +14,9 @@ from foveate.pipeline import build as build_module
 from foveate.pipeline import bundle_folder, geometry
 from foveate.pipeline.build import build
 from foveate.pipeline.check import max_error, open_session
+from foveate.pipeline.cli.main import main
 from foveate.pipeline.costs import CostModel
+from foveate.pipeline.metadata import LABELS
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.errors import BundleError, EngineError, InputError, ProgramError
 from foveate.runtime.manifest import DenseSegment, Manifest, Preprocess, Region
@@ -332,3 +334,17 @@ def test_maps_with_channels_last(random_program, masked_image, tmp_path):
         mask = np.random.default_rng(0).random((27, 33)) < 0.1
         result = runner(masked_image(mask))
         assert max_error(result["y"], runner.dense(masked_image(mask))["y"]) <= 1e-5
+
+
+def test_the_classes_are_called_as_the_program_says(make_program, tmp_path):
+    """A bundle that is built anew keeps the names."""
+    program = make_program(masks=0)
+    model = onnx.load(program)
+    model.metadata_props.add(key=LABELS, value=json.dumps(["road", "sky"]))
+    onnx.save(model, program)
+    bundle = tmp_path / "bundle"
+    assert main(["build", str(program), "--out", str(bundle)]) == 0
+    assert open_bundle(bundle).manifest.labels == ("road", "sky")
+    assert main(["build", str(bundle)]) == 0
+    assert open_bundle(bundle).manifest.labels == ("road", "sky")
+    assert open_bundle(build(program, bundle, labels=["a"])).manifest.labels == ("a",)
