@@ -90,6 +90,7 @@ def exits_facts(contenders: Contenders, headline: Headline) -> dict[str, Any] | 
     step = next(step for step in contenders.manifest.steps if isinstance(step, ExitStep))
     exits, counts = np.unique(headline.depths, return_counts=True)
     return {
+        "layout": contenders.auto.layout,
         "layers": max(step.exits),
         "mean_depth": float(np.mean(headline.depths)),
         "shares": {str(k): float(n / counts.sum()) for k, n in zip(exits, counts, strict=True)},

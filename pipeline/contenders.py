@@ -51,7 +51,8 @@ class Contenders:
     def renew(self) -> None:
         """Loads strategy auto anew: what its online guard learnt on other masks is forgotten."""
         self.auto.close()
-        self.auto = load(self.bundle, threads=self.threads, strategy="auto", choices=self.choices)
+        layout = self.auto.layout
+        self.auto = load(self.bundle, threads=self.threads, choices=self.choices, layout=layout)
 
     def run(self, name: str, record: Callable[[Result], None] | None = None) -> Contender:
         """The contender of report.json's name; `record` gets the bundle's results."""
@@ -83,7 +84,9 @@ def open_contenders(
 ) -> Iterator[Contenders]:
     """Opens and tunes everything; `threads` is every engine's number. Raises BundleError, InputError."""
     with contextlib.ExitStack() as stack:
-        auto = load(bundle, threads=threads, strategy="auto")
+        with load(bundle) as usual:  # what was measured fastest with as many threads as users get
+            layout = usual.layout
+        auto = load(bundle, threads=threads, layout=layout)
         manifest = auto.manifest
         best = "spans" if native_regions(manifest) else "rects"
         selective = stack.enter_context(load(bundle, threads=threads, strategy=best))

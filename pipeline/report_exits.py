@@ -71,7 +71,10 @@ def _savings(result: Mapping[str, Any]) -> Table:
         ("+ gate and dispatch", f"{price:+.2f}", share(price / dense)),
         ("= Foveate, adaptive", ms(adaptive), share(adaptive / dense)),
     )
-    note = "Gate and dispatch: what the bundle takes longer than the dense engine where it computes all layers, too."
+    note = (
+        f"Layout {result['exits']['layout']}. Gate and dispatch: what the bundle takes longer than the dense engine "
+        "where it computes all layers, too."
+    )
     return Table(SAVINGS, ("", "ms", "of dense"), rows, note)
 
 

@@ -111,6 +111,7 @@ FIELDS: Fields = {
     "accuracy.masked_dense": ("number", "the program, run densely"),
     "accuracy.adaptive": ("number", "the bundle"),
     "exits": ("object|null", "of programs with exits: the layers that the timed images took"),
+    "exits.layout": ("text", "chain, per-depth or if: the one that `load` takes"),
     "exits.layers": ("int", "all of them"),
     "exits.mean_depth": ("number", "layers, mean over the timed images"),
     "exits.shares": ("object", "of the timed images, by the layers that they took"),

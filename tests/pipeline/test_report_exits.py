@@ -45,7 +45,13 @@ def result(tradeoff: ExitTradeoff) -> dict[str, Any]:
     found["baseline"]["kind"] = "program"
     found["worst_case"] = {**found["worst_case"], "ratio": 1.02}
     calibrated = json.loads(json.dumps(dataclasses.asdict(tradeoff)))
-    exits = {"layers": 4, "mean_depth": 2.5, "shares": {"1": 0.5, "4": 0.5}, "calibrated": calibrated}
+    exits = {
+        "layout": "chain",
+        "layers": 4,
+        "mean_depth": 2.5,
+        "shares": {"1": 0.5, "4": 0.5},
+        "calibrated": calibrated,
+    }
     found["exits"] = exits
     check_report(found)
     return found
@@ -99,13 +105,14 @@ def test_the_console_names_the_layers(result: dict[str, Any]):
 
 
 def test_bench_measures_a_program_with_exits(tradeoff: ExitTradeoff, tmp_path: Path):
-    bundle = build(exit_program(tmp_path / "exits.onnx"), tmp_path / "bundle", sample=(1, 3, 32, 48))
+    program = exit_program(tmp_path / "exits.onnx")
+    bundle = build(program, tmp_path / "bundle", sample=(1, 3, 32, 48), layout="chain")
     images = np.random.default_rng(0).standard_normal((3, 3, 32, 48)).astype(np.float32)
     np.savez(tmp_path / "images.npz", images=images)
     found = bench(bundle, open_data(tmp_path / "images.npz"), images=3, rounds=2, threads=1)
     assert found["baseline"]["kind"] == "program" and not any("flatters" in n for n in found["notes"])
     assert sum(found["exits"]["shares"].values()) == pytest.approx(1) and found["exits"]["layers"] == 4
-    assert found["exits"]["calibrated"] is None
+    assert found["exits"]["calibrated"] is None and found["exits"]["layout"] == "chain"
     assert found["worst_case"]["adaptive_ms"] != found["adaptive_ms"]  # all layers: a measurement of its own
     parts = {part["part"] for part in found["waterfall"]}
     assert {"stem", "head"} <= parts and not any("region" in part for part in parts)
