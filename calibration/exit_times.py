@@ -22,7 +22,7 @@ _ROUNDS = 3, 9  # at least, so that one interruption does not count, and at most
 @dataclass(frozen=True)
 class GateTime:
     """A gate, run: `measured_ms` an image, and `expected_ms`, the mean over the same images of what their exits take in
-    the same run. One where depth alone decides what an image costs."""
+    the same run. But for noise they are equal, where depth alone decides what an image costs."""
 
     images: int
     expected_ms: float
