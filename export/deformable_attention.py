@@ -13,29 +13,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Sizes = Sequence[tuple[int, int]]
+from .deformable_sample import Sizes, deformable_sample, sample_maps
 
 
 def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """[B, Q, heads · D]: the weighted sum of what each query reads.
+    """[B, Q, heads · D]: the weighted sum of what each query reads; one op in an exported program.
 
     value [B, S, heads, D], S = Σ height · width over `sizes`, level after level, row by row; locations
     [B, Q, heads, levels, points, 2] as (x, y) in shares of the map, 0 its left or upper border, 1 its other; weights
     [B, Q, heads, levels, points]."""
-    batch, _, heads, channels = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], dim=2)
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B·heads, Q, levels, points, 2]
-    read = [
-        F.grid_sample(level.reshape(batch * heads, channels, *size), grids[:, :, number], align_corners=False)
-        for number, (level, size) in enumerate(zip(maps, sizes, strict=True))
-    ]
-    shares = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(sizes) * points)
-    answer = (torch.cat(read, -1) * shares).sum(-1)
-    return answer.reshape(batch, heads * channels, queries).transpose(1, 2)
+    if not torch.compiler.is_exporting():
+        return sample_maps(value, sizes, locations, weights)
+    both = [torch.stack([_whole(h, value), _whole(w, value)]) for h, w in sizes]
+    return deformable_sample(value, torch.stack(both), locations, weights)
 
 
 def deformable_attention(
@@ -107,3 +99,7 @@ def positions_of(maps: Sequence[Tensor], embed: Any, levels: Tensor) -> Tensor:
 
 def _number(size: int, like: Tensor) -> Tensor:
     return torch.full((), size, device=like.device, dtype=like.dtype)
+
+
+def _whole(size: int, like: Tensor) -> Tensor:
+    return torch.full((), size, device=like.device, dtype=torch.int64)

@@ -142,7 +142,7 @@ def _describe(
     model.producer_name, model.producer_version = "foveate", __version__
     names = [i.name for i in model.graph.input]
     facts: dict[str, object] = {
-        "foveate.decisions": [{"name": node.name, "kind": op.kind} for node, op in decisions(model)],
+        "foveate.decisions": [{"name": node.name, "kind": op.kind} for node, op in decisions(model) if op.kind],
         "foveate.sample": {n: list(s.shape) for n, s in zip(names, samples, strict=False)},
     }
     if sizes["least"] > 1:
