@@ -54,9 +54,9 @@ def one_node(levels: int) -> onnx.ModelProto:
     """All dims free; without a body."""
     dims = {
         "value": (TensorProto.FLOAT, ["B", "S", "heads", "C"]),
-        "sizes": (TensorProto.INT64, [levels, 2]),
-        "locations": (TensorProto.FLOAT, ["B", "Q", "heads", levels, "P", 2]),
-        "weights": (TensorProto.FLOAT, ["B", "Q", "heads", levels, "P"]),
+        "sizes": (TensorProto.INT64, ["L", 2]),
+        "locations": (TensorProto.FLOAT, ["B", "Q", "heads", "L", "P", 2]),
+        "weights": (TensorProto.FLOAT, ["B", "Q", "heads", "L", "P"]),
     }
     node = helper.make_node("DeformableSample", list(dims), ["read"], domain=DOMAIN, levels=levels)
     inputs = [helper.make_tensor_value_info(name, *said) for name, said in dims.items()]
