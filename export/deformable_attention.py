@@ -39,16 +39,21 @@ def deformable_attention(
     offsets from it are in tokens; or [.., 4] as (x, y, width, height), offsets are in halves of that box ÷ points."""
     heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
     each = queries.shape[0], queries.shape[1], heads, levels, points
-    offsets = attention.sampling_offsets(queries).reshape(*each, 2)
-    reference = reference[:, :, None, :, None, :]
+
+    def of_points(pairs: Tensor) -> Tensor:
+        """[…, 1 or levels, 2] -> […, levels · points · 2]: engines are slow where only two numbers stand together."""
+        return pairs[..., None, :].expand(*pairs.shape[:-2], levels, points, 2).flatten(-3)
+
+    offsets = attention.sampling_offsets(queries).reshape(*each[:3], levels * points * 2)
+    reference = reference[:, :, None]
     if reference.shape[-1] == 4:
-        offsets = offsets / points * reference[..., 2:] * 0.5
+        offsets = offsets / points * of_points(reference[..., 2:]) * 0.5
     else:  # the module divides by a tensor that it makes of the sizes, which an exporter takes for a constant
         extent = torch.stack([torch.stack([_number(w, queries), _number(h, queries)]) for h, w in sizes])
-        offsets = offsets / extent[:, None, :]
+        offsets = offsets / of_points(extent)
     weights = attention.attention_weights(queries).reshape(*each[:3], levels * points).softmax(-1)
     value = attention.value_proj(values).reshape(*values.shape[:2], heads, -1)
-    locations = reference[..., :2] + offsets
+    locations = (of_points(reference[..., :2]) + offsets).reshape(*each, 2)
     return attention.output_proj(sample_levels(value, sizes, locations, weights.reshape(each)))
 
 
