@@ -1,4 +1,4 @@
-"""The torch op `foveate::deformable_sample`: what queries read of several maps (formulas: `ops/deformable_sample.py`)."""
+"""The torch op `foveate::deformable_sample`: what queries read of several maps. See `ops/deformable_sample.py`."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def exit_program(
 
 
 def _sampling(n: int) -> list[str]:
-    """What layer n's tokens read of each other, at two points a head, which lie outside of the map as often as in it."""
+    """What layer n's tokens read of each other, at two points a head, outside of the map as often as in it."""
     return [
         *(f"v{n} = MatMul (a{n}, w{n})", f"value{n} = Reshape (v{n}, heads)"),
         *(f"x{n} = MatMul (a{n}, w_places)", f"y{n} = Tanh (x{n})", f"places{n} = Reshape (y{n}, places)"),

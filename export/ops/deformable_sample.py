@@ -1,7 +1,7 @@
 """ai.foveate::DeformableSample, version 1: what queries read of several maps, at points of their own.
 
-Two bodies of stock operators of opset 18: by GridSample, which runtimes know as one operator, and by Gather alone, for
-those that get GridSample wrong (`gather_body`). Foveate's native kernel takes the node itself. The torch op with the same formulas is
+Two bodies of stock operators of opset 18: by GridSample, and by Gather for runtimes that get GridSample wrong
+(`with_gathers`). Foveate's native kernel takes the node itself. The torch op with the same formulas is
 `export/deformable_sample.py`.
 """
 
@@ -26,7 +26,10 @@ border, 1 its other. What one reads that is not finite, or 2³¹ positions away,
 """
 
 _INPUTS = {
-    "value": ("tensor(float)", "tokens [B, S, heads, C]: level after level, row by row, S = Σ height · width"),
+    "value": (
+        "tensor(float)",
+        "tokens [B, S, heads, C]: level after level, row by row, S = Σ height · width",
+    ),
     "sizes": ("tensor(int64)", "(height, width) of each level's map [L, 2]"),
     "locations": ("tensor(float)", "[B, Q, heads, L, P, 2], (x, y) in shares of the level's map"),
     "weights": ("tensor(float)", "[B, Q, heads, L, P]"),
@@ -50,6 +53,14 @@ def body(nodes: Sequence[NodeProto] = ()) -> FunctionProto:
     """By GridSample, written out for the number of levels that all nodes of a file have; for several, by Gather."""
     levels = {next((a.i for a in node.attribute if a.name == "levels"), 1) for node in nodes}
     return _by_grid_sample(levels.pop()) if len(levels) == 1 else gather_body()
+
+
+def with_gathers(model: onnx.ModelProto) -> None:
+    """Gives the model's nodes the body by Gather, in place of theirs. Foveate's own engines need none: a build takes
+    the other one again."""
+    for function in model.functions:
+        if (function.domain, function.name) == (DOMAIN, "DeformableSample"):
+            function.CopyFrom(gather_body())
 
 
 def _by_grid_sample(levels: int) -> FunctionProto:
@@ -119,7 +130,10 @@ def gather_body() -> FunctionProto:
         *("height = Cast <to = 1> (row_height)", "width = Cast <to = 1> (row_width)"),
         "shares_x, shares_y = Split <axis = 5, num_outputs = 2> (locations)",
         *("share_x = Squeeze (shares_x, rest)", "share_y = Squeeze (shares_y, rest)"),  # [B, Q, heads, L, P]
-        *("along_x = Mul (share_x, width)", "x = Sub (along_x, half)"),  # in positions: 0 is the first's middle
+        *(
+            "along_x = Mul (share_x, width)",
+            "x = Sub (along_x, half)",
+        ),  # in positions: 0 is the first's middle
         *("along_y = Mul (share_y, height)", "y = Sub (along_y, half)"),
         *("x0 = Floor (x)", "x1 = Add (x0, next)", "to_x1 = Sub (x, x0)", "to_x0 = Sub (next, to_x1)"),
         *("y0 = Floor (y)", "y1 = Add (y0, next)", "to_y1 = Sub (y, y0)", "to_y0 = Sub (next, to_y1)"),

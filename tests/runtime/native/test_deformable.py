@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ...deformable import Case, cases, one_node, reference
 
 RUNNABLE = [isa for isa in ISAS if native_isa(isa)]
-LOCATION = st.sampled_from([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e10, -2.0**31, 2.0**63])
+LOCATION = st.sampled_from([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e10, -(2.0**31), 2.0**63])
 
 
 def session(isa: str = "best", threads: int = 1) -> Any:
