@@ -62,7 +62,8 @@ void check_sizes(const DeformableSample& sample) {
   int64_t tokens = 0;
   for (int64_t level = 0; level < sample.levels; level++) {
     const int64_t height = sample.sizes[2 * level], width = sample.sizes[2 * level + 1];
-    if (height < 0 || width < 0 || (width && height > (sample.tokens - tokens) / width)) refuse("more positions than tokens");
+    if (height < 0 || width < 0 || (width && height > (sample.tokens - tokens) / width))
+      refuse("more positions than tokens");
     tokens += height * width;
   }
   if (tokens != sample.tokens) refuse("fewer positions than tokens");

@@ -19,7 +19,8 @@ struct Taps {
 };
 
 // A point at (x, y) in positions, 0 the middle of the first: its four neighbours, those that are there.
-void add_point(Taps& taps, const float* map, int64_t step, int64_t height, int64_t width, float x, float y, float share) {
+void add_point(Taps& taps, const float* map, int64_t step, int64_t height, int64_t width, float x, float y,
+               float share) {
   if (!(x > -1 && y > -1 && x < float(width) && y < float(height))) return;  // NaN, too
   const int64_t left = int64_t(x + 1) - 1, top = int64_t(y + 1) - 1;  // rounded down: x + 1 is positive
   const float right_share = x - float(left), low_share = y - float(top);

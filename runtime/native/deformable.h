@@ -6,9 +6,9 @@
 
 namespace foveate {
 
-// value [batch, tokens, heads, channels], where the tokens are those of maps of `sizes` [levels, 2], one after the other,
-// row by row; locations [batch, queries, heads, levels, points, 2], weights without the 2; read [batch, queries, heads,
-// channels].
+// value [batch, tokens, heads, channels], where the tokens are those of maps of `sizes` [levels, 2], one after the
+// other, row by row; locations [batch, queries, heads, levels, points, 2], weights without the 2; read [batch, queries,
+// heads, channels].
 struct DeformableSample {
   const float *value, *locations, *weights;
   const int64_t* sizes;

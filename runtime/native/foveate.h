@@ -105,5 +105,6 @@ FV_API int32_t fv_state_restore(FvState*, FvPool*, float* const* outputs, char* 
 
 // onnxruntime calls this one, with a session's options and its OrtApiBase, where the library is registered for custom
 // ops: the session then runs ai.foveate::DeformableSample by these kernels, in place of its function body, with the
-// instruction set that its config entry "foveate.isa" has the number of. Gives null, or onnxruntime's status.
+// instruction set that its config entry "foveate.isa" has the number of. Gives null, or onnxruntime's status. What it
+// registers stays in memory, for sessions refer to it.
 FV_API void* RegisterCustomOps(void* options, const void* base);

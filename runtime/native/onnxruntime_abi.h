@@ -1,5 +1,5 @@
-// Of onnxruntime's C ABI, what a custom op needs. Its tables only ever grow at their end, so that a number of a function
-// and a field's place hold for every later version; one that is older gives no table.
+// Of onnxruntime's C ABI, what a custom op needs. Its tables only ever grow at their end: the number of a function and
+// the place of a field hold for every later version, and one that is older gives no table.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -49,8 +49,8 @@ struct OrtApi {
     return call<90, OrtStatus*(const OrtContext*, size_t, const OrtValue**)>(context, index, found);
   }
   OrtStatus* output(OrtContext* context, size_t index, const int64_t* dims, size_t count, OrtValue** made) const {
-    return call<91, OrtStatus*(OrtContext*, size_t, const int64_t*, size_t, OrtValue**)>(context, index, dims, count,
-                                                                                        made);
+    using F = OrtStatus*(OrtContext*, size_t, const int64_t*, size_t, OrtValue**);
+    return call<91, F>(context, index, dims, count, made);
   }
   void release(OrtStatus* status) const { call<93, void(OrtStatus*)>(status); }
   void release(OrtTensorShape* shape) const { call<99, void(OrtTensorShape*)>(shape); }
@@ -60,8 +60,8 @@ struct OrtApi {
   }
   // Calls work(data, unit) for all 0 ≤ unit < count on the session's threads.
   OrtStatus* parallel(const OrtContext* context, void (*work)(void*, size_t), size_t count, void* data) const {
-    return call<274, OrtStatus*(const OrtContext*, void (*)(void*, size_t), size_t, size_t, void*)>(context, work, count,
-                                                                                                   0, data);
+    using F = OrtStatus*(const OrtContext*, void (*)(void*, size_t), size_t, size_t, void*);
+    return call<274, F>(context, work, count, 0, data);  // 0: divided as the session likes
   }
 
   void* const functions[275];
@@ -72,7 +72,7 @@ struct OrtApiBase {
   const char* (*version)();
 };
 
-// What onnxruntime asks of an op. Fields named for their place alone are not asked for where there is no variadic input.
+// What onnxruntime asks of an op. Left null: what a second version is given of, and what is not inferred.
 struct OrtCustomOp {
   uint32_t version;
   void* (*create_v1)(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*);
@@ -96,6 +96,6 @@ struct OrtCustomOp {
 };
 
 constexpr int kOrtFloat = 1, kOrtInt64 = 7;  // types of elements
-constexpr int kOrtFailed = 1, kOrtInvalidArgument = 2;
+constexpr int kOrtFailed = 1;
 
 }  // namespace foveate
