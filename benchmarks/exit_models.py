@@ -17,12 +17,14 @@ COCO: dict[str, Any] = {"num_labels": 133}
 
 @dataclass(frozen=True)
 class Subject:
-    """`size`: of the square images. `saved`: the share of the dense time that the first exit is to save, if any."""
+    """`size`: of the square images. `saved`: the share of the dense time that the first exit is to save, if any.
+    `kernel`: a native kernel runs some of its nodes."""
 
     make: Callable[[], EarlyExitModel]
     size: int
     dynamic: tuple[str, ...] = ("batch", "height", "width")
     saved: float | None = None
+    kernel: bool = False
 
 
 class Transformer(nn.Module):
@@ -60,8 +62,8 @@ def full_mask2former(backbone: str) -> EarlyExitModel:
 
 SUBJECTS = {
     "vit-s": Subject(vit, 224, ("batch",)),
-    "mask2former-r50": Subject(lambda: full_mask2former("r50"), 512, saved=0.35),
-    "mask2former-swin-t": Subject(lambda: full_mask2former("swin-t"), 512),
+    "mask2former-r50": Subject(lambda: full_mask2former("r50"), 512, saved=0.35, kernel=True),
+    "mask2former-swin-t": Subject(lambda: full_mask2former("swin-t"), 512, kernel=True),
 }
 
 

@@ -13,29 +13,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Sizes = Sequence[tuple[int, int]]
+from .deformable_sample import Sizes, deformable_sample, sample_maps
 
 
 def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """[B, Q, heads · D]: the weighted sum of what each query reads.
+    """[B, Q, heads · D]: the weighted sum of what each query reads; one op in an exported program.
 
     value [B, S, heads, D], S = Σ height · width over `sizes`, level after level, row by row; locations
     [B, Q, heads, levels, points, 2] as (x, y) in shares of the map, 0 its left or upper border, 1 its other; weights
     [B, Q, heads, levels, points]."""
-    batch, _, heads, channels = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], dim=2)
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B·heads, Q, levels, points, 2]
-    read = [
-        F.grid_sample(level.reshape(batch * heads, channels, *size), grids[:, :, number], align_corners=False)
-        for number, (level, size) in enumerate(zip(maps, sizes, strict=True))
-    ]
-    shares = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(sizes) * points)
-    answer = (torch.cat(read, -1) * shares).sum(-1)
-    return answer.reshape(batch, heads * channels, queries).transpose(1, 2)
+    if not torch.compiler.is_exporting():
+        return sample_maps(value, sizes, locations, weights)
+    both = [torch.stack([_whole(h, value), _whole(w, value)]) for h, w in sizes]
+    return deformable_sample(value, torch.stack(both), locations, weights)
 
 
 def deformable_attention(
@@ -47,16 +39,21 @@ def deformable_attention(
     offsets from it are in tokens; or [.., 4] as (x, y, width, height), offsets are in halves of that box ÷ points."""
     heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
     each = queries.shape[0], queries.shape[1], heads, levels, points
-    offsets = attention.sampling_offsets(queries).reshape(*each, 2)
-    reference = reference[:, :, None, :, None, :]
+
+    def of_points(pairs: Tensor) -> Tensor:
+        """[…, 1 or levels, 2] -> […, levels · points · 2]: engines are slow where only two numbers stand together."""
+        return pairs[..., None, :].expand(*pairs.shape[:-2], levels, points, 2).flatten(-3)
+
+    offsets = attention.sampling_offsets(queries).reshape(*each[:3], levels * points * 2)
+    reference = reference[:, :, None]
     if reference.shape[-1] == 4:
-        offsets = offsets / points * reference[..., 2:] * 0.5
+        offsets = offsets / points * of_points(reference[..., 2:]) * 0.5
     else:  # the module divides by a tensor that it makes of the sizes, which an exporter takes for a constant
         extent = torch.stack([torch.stack([_number(w, queries), _number(h, queries)]) for h, w in sizes])
-        offsets = offsets / extent[:, None, :]
+        offsets = offsets / of_points(extent)
     weights = attention.attention_weights(queries).reshape(*each[:3], levels * points).softmax(-1)
     value = attention.value_proj(values).reshape(*values.shape[:2], heads, -1)
-    locations = reference[..., :2] + offsets
+    locations = (of_points(reference[..., :2]) + offsets).reshape(*each, 2)
     return attention.output_proj(sample_levels(value, sizes, locations, weights.reshape(each)))
 
 
@@ -107,3 +104,7 @@ def positions_of(maps: Sequence[Tensor], embed: Any, levels: Tensor) -> Tensor:
 
 def _number(size: int, like: Tensor) -> Tensor:
     return torch.full((), size, device=like.device, dtype=like.dtype)
+
+
+def _whole(size: int, like: Tensor) -> Tensor:
+    return torch.full((), size, device=like.device, dtype=torch.int64)

@@ -30,8 +30,9 @@ class DomainOp:
     """One op of the domain.
 
     `function(nodes)` gives its body; it may suit those nodes alone, if they are all of a file. `choices` maps an
-    input's index to the choice's name, `kind` is the manifest's `Decision.kind`, and `translate` turns a call of
-    `torch_op` into one node when torch exports. Choices are scalars or, with `lists`, have one axis.
+    input's index to the choice's name, `kind` is the manifest's `Decision.kind` ("": nothing is decided), and
+    `translate` turns a call of `torch_op` into one node when torch exports. Choices are scalars or, with `lists`, have
+    one axis.
     """
 
     schema: onnx.defs.OpSchema
@@ -91,7 +92,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     """For torch.onnx.export(dynamo=True, custom_translation_table=…). Needs torch."""
     import torch
 
-    from . import early_exit, energy_mask  # noqa: F401  (they define the torch ops)
+    from . import deformable_sample, early_exit, energy_mask  # noqa: F401  (they define the torch ops)
 
     table = {}
     for op in domain_ops().values():

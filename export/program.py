@@ -18,11 +18,13 @@ from ..runtime.manifest import Preprocess
 from .domain import onnx
 from .extras import needs
 from .normalize import decisions, normalize
+from .ops.deformable_sample import with_gathers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 AXES = ("batch", "height", "width")
+SAMPLINGS = ("grid", "gather")
 
 
 def export_program(
@@ -38,6 +40,7 @@ def export_program(
     labels: Sequence[str] = (),
     multiple: int | None = None,
     least: int | None = None,
+    sampling: str = "grid",
 ) -> Path:
     """Export `module`, in eval mode, as the program `path`; written whole or not at all. Returns the path.
 
@@ -45,8 +48,9 @@ def export_program(
     `dynamic` stay free. Inputs are called "images" (one) or after forward's arguments, outputs "output", "output1",
     … or after the keys of a dict. Heights and widths must be multiples of `multiple` and at least `least`; None
     asks the module's attributes of these names, else any will do. `preprocess` and `labels`, the names of the classes,
-    are written into the program for the commands that read it. Before the file is written, stock onnxruntime's
-    answers are compared with torch's at the sample's size and, if axes are free, at another one.
+    are written into the program for the commands that read it. `sampling`: what stock runtimes run deformable attention
+    by, "grid" (GridSample) or "gather", for those that get GridSample wrong. Before the file is written, stock
+    onnxruntime's answers are compared with torch's at the sample's size and, if axes are free, at another one.
 
     Raises ProgramError if torch cannot export the module, if an axis that should be free came out fixed, or if the
     answers differ.
@@ -61,6 +65,10 @@ def export_program(
     unknown = [axis for axis in dynamic if axis not in AXES]
     if unknown:
         raise InputError("dynamic", got=repr(unknown[0]), expected=f"of {', '.join(AXES)}", fix="name these")
+    if sampling not in SAMPLINGS:
+        raise InputError(
+            "sampling", got=repr(sampling), expected=f"of {', '.join(SAMPLINGS)}", fix="name one"
+        )
     multiple = multiple or int(getattr(module, "multiple", 1))
     least = least or int(getattr(module, "least", multiple))
     _check_sizes(samples, multiple, least)
@@ -70,6 +78,8 @@ def export_program(
         model = to_onnx(module, samples, tuple(dynamic), input_names, output_names, multiple, least)
         model.graph.name = name or type(module).__name__
         normalize(model)
+        if sampling == "gather":
+            with_gathers(model)
         _describe(model, samples, preprocess, labels, {"multiple": multiple, "least": least})
         check_model(model, str(path))
         check_against_torch(model, module, samples, tuple(dynamic), multiple)
@@ -148,7 +158,9 @@ def _describe(
     model.producer_name, model.producer_version = "foveate", __version__
     names = [i.name for i in model.graph.input]
     facts: dict[str, object] = {
-        "foveate.decisions": [{"name": node.name, "kind": op.kind} for node, op in decisions(model)],
+        "foveate.decisions": [
+            {"name": node.name, "kind": op.kind} for node, op in decisions(model) if op.kind
+        ],
         "foveate.sample": {n: list(s.shape) for n, s in zip(names, samples, strict=False)},
     }
     if sizes["least"] > 1:

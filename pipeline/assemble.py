@@ -33,6 +33,7 @@ from .crops import plan_crops
 from .exit_graph import exit_graph
 from .exits import ExitParts, borders, split_exits
 from .extract import describe, extract
+from .graph import SAMPLE, op_key
 from .lean import lean
 from .partition import PartitionStep, first_few
 from .plan import Plan, PlannedSegment, PlannedStep
@@ -110,7 +111,7 @@ class _Assembler:
             crops=crops,
             crops_refused=crops_refused,
             barriers=analysis.barriers,
-            notes=(*self.plan.notes, *self.notes),
+            notes=(*self.plan.notes, *self.notes, *_native_notes(analysis)),
             **facts,
         )
         return Assembly(manifest, self.models, self.plans)
@@ -375,6 +376,15 @@ class _Assembler:
         read, made = [self.spec(t) for t in inputs], [self.spec(t) for t in outputs]
         self.models[file] = lambda: extract(self.analysis.program, nodes, read, made, name, same)
         return file
+
+
+def _native_notes(analysis: Analysis) -> list[str]:
+    count = sum(op_key(node) == SAMPLE for node in analysis.program.nodes)
+    if not count:
+        return []
+    return [
+        f"{count} nodes read maps by a native kernel (DeformableSample), by GridSample where it is missing"
+    ]
 
 
 def _wanted(analysis: Analysis, behind: Sequence[Step]) -> tuple[str, ...]:

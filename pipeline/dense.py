@@ -1,18 +1,20 @@
-"""Dense engines for comparison: an ONNX file run whole in stock onnxruntime, as its user would ship it."""
+"""Dense engines for comparison: an ONNX file run whole in stock onnxruntime, as its user would ship it, or with the
+native kernels that a bundle's engines have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..runtime.backends.ort import spin
+from ..runtime.backends.ort import spin, use_kernels
 from ..runtime.engine import OrtConfig
 from ..runtime.errors import EngineError, MissingExtraError, ProgramError
+from ..runtime.native.library import library
 from .interleave import interleave
 
 
@@ -22,10 +24,12 @@ class DenseSettings:
 
     spin_us: int | None = None  # as `OrtConfig.spin_us`; None is onnxruntime's own way
     static: bool = False  # the image's shape is fixed when the engine opens
+    kernels: bool = False  # native kernels run what they know of the file
 
     def words(self) -> str:
         spinning = "spinning" if self.spin_us is None else f"spinning {self.spin_us} µs"
-        return f"{'static' if self.static else 'dynamic'} shape, {spinning}"
+        kernels = ", native kernels" if self.kernels else ""
+        return f"{'static' if self.static else 'dynamic'} shape, {spinning}{kernels}"
 
 
 CANDIDATES = tuple(
@@ -48,8 +52,8 @@ class Dense:
         shape: tuple[int, ...] | None = None,
     ):
         """`tensors`: inner tensors (float32) to return beside the outputs. `shape`: the image's, for `static`."""
-        self.settings = settings
-        self._session = _open(Path(path), threads, settings, tuple(tensors), shape)
+        self._session, kernels = _open(Path(path), threads, settings, tuple(tensors), shape)
+        self.settings = replace(settings, kernels=kernels)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise ProgramError(
@@ -78,10 +82,12 @@ def tune(
     static: bool = True,
     choices: Mapping[str, Any] | None = None,
     rounds: int = 7,
+    kernels: bool = True,
 ) -> Dense:
     """The fastest of `CANDIDATES` on `image`, measured interleaved: by the least of its times, for other work of the
-    machine only ever adds to them. `static`: all images have its shape."""
-    candidates = [s for s in CANDIDATES if static or not s.static]
+    machine only ever adds to them. `static`: all images have its shape. `kernels`: native kernels run what they know of
+    the file, as in a bundle's engines; without, it is stock onnxruntime."""
+    candidates = [replace(s, kernels=kernels) for s in CANDIDATES if static or not s.static]
     engines = {s.words(): Dense(path, threads, s, shape=image.shape) for s in candidates}
     contenders = {name: partial(engine, choices=choices) for name, engine in engines.items()}
     times = interleave(contenders, [image], rounds)
@@ -94,7 +100,8 @@ def _open(
     settings: DenseSettings,
     tensors: tuple[str, ...],
     shape: tuple[int, ...] | None,
-):
+) -> tuple[Any, bool]:
+    """The session, and whether native kernels run some of its nodes."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -110,6 +117,9 @@ def _open(
     try:
         model = _without_weights(path)
         frozen = _freeze_weights(model)
+        kernels = settings.kernels and library() is not None and _has_samples(model)
+        if kernels:
+            use_kernels(options)
         if settings.static and shape is not None:
             for name, size in _free_dims(model, shape).items():
                 options.add_free_dimension_override_by_name(name, size)
@@ -120,7 +130,7 @@ def _open(
             folder = str(path.parent.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
             source = lean(_with_outputs(model, tensors)).SerializeToString()
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]), kernels
     except MissingExtraError:
         raise
     except Exception as error:  # onnx's and onnxruntime's exceptions have no common root of their own
@@ -138,6 +148,12 @@ def _without_weights(path: Path):
     except ImportError as error:
         raise MissingExtraError("onnx", "export", "reading a program") from error
     return onnx.load(path, load_external_data=False)
+
+
+def _has_samples(model) -> bool:
+    from .graph import SAMPLE, op_key
+
+    return any(op_key(node) == SAMPLE for node in model.graph.node)
 
 
 def _freeze_weights(model) -> bool:

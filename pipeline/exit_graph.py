@@ -47,6 +47,7 @@ def exit_graph(
     for part in (*stages, head):
         _add_new(graph.input, [i for i in part.graph.input if i.name not in known])
         _add_new(graph.initializer, part.graph.initializer)
+        _add_new(made.functions, part.functions)
     del graph.output[:]
     graph.output.extend(outputs)
     return made

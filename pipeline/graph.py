@@ -11,6 +11,10 @@ import onnx
 from onnx import numpy_helper
 
 DOMAIN = "ai.foveate"
+SAMPLE = (
+    DOMAIN,
+    "DeformableSample",
+)  # decides nothing: work, which engines run by a native kernel or by its body
 
 CONST = "const"  # from initializers and choices alone: the same for every image and resolution
 SHAPE = "shape"  # from shapes and constants alone: the same for every image of one resolution

@@ -1,4 +1,5 @@
-"""What an engine runs of a program: stock operators, and of those only the ones that an output needs."""
+"""What an engine runs of a program: stock operators, and of those only the ones that an output needs; and ops that
+native kernels know, with bodies of stock operators."""
 
 from __future__ import annotations
 
@@ -7,16 +8,20 @@ import onnx.inliner
 import onnx_ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from .graph import SAMPLE
+
 REFERRED = 1024  # bytes: what is larger stays outside while a model is rewritten
 
 
 def lean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its functions inlined, without nodes that no output depends on, and without choices that only
-    those read. onnxruntime runs dead nodes: the energy of a mask, which few programs give out, takes longer than its
-    logits."""
-    if not model.functions:
+    """The model with its functions inlined, but for what native kernels run, without nodes that no output depends on,
+    and without choices that only those read. onnxruntime runs dead nodes: the energy of a mask, which few programs give
+    out, takes longer than its logits."""
+    functions = [key for f in model.functions if (key := (f.domain, f.name)) != SAMPLE]
+    if not functions:
         return model
-    inlined = onnx_ir.from_proto(onnx.inliner.inline_local_functions(_with_defaults(_light(model))))
+    light = _with_defaults(_light(model))
+    inlined = onnx_ir.from_proto(onnx.inliner.inline_selected_functions(light, functions))
     RemoveUnusedNodesPass()(inlined)
     values = inlined.graph.initializers.items()
     read = {name for name, value in values if value.uses() or value.is_graph_output()}

@@ -56,7 +56,7 @@ class OrtConfig:
     save 2 % less. Where other programs want the cores, they cost 1 %, 200 a quarter, and None 1.5 times the time.
     onnxruntime before 1.26 knows 0 and None alone, and takes other values for 0.
 
-    isa: instruction set of the native kernels, where a bundle has plans for them: "best", "portable", "avx2", "avx512",
+    isa: instruction set of the native kernels, where a bundle has work for them: "best", "portable", "avx2", "avx512",
         "avx512_vnni" (which differ for int8 alone).
     """
 

@@ -20,13 +20,14 @@ def exit_program(
     peek: bool = False,
     queries: bool = False,
     convs: int = 0,
+    sampled: bool = False,
     batch: str | int = "batch",
 ) -> Path:
     """Patches of 8 × 8 as tokens, layers that mix them all, and a linear head; the gate reads the mean token.
 
     mask: an EnergyMask over the image's features, ahead of all. peek: an output that reads the last layer directly.
     queries: a head that answers as Mask2Former does, with `QUERIES` masks of 4 classes. convs: of 48 channels, more of
-    the backbone."""
+    the backbone. sampled: layers read the map of their tokens by deformable attention, in two heads."""
     rng = np.random.default_rng(0)
     size = f"{batch}, 3, height, width"
     head = [
@@ -54,10 +55,13 @@ def exit_program(
         "pooled = ReduceMean <keepdims = 0> (t0, middle)",
         f"depth, scores = ai.foveate.ExitGate <exits = [{', '.join(map(str, exits))}]> (pooled, gw, gb, go)",
     ]
+    if sampled:
+        body += ["map_size = Shape <start = 2> (p)", "sizes = Unsqueeze (map_size, first)"]
     for n in range(1, exits[-1] + 1):
+        mixed = _sampling(n) if sampled else [f"b{n} = MatMul (a{n}, w{n})"]
         body += [
             f"a{n} = Add (t{n - 1}, where)",
-            f"b{n} = MatMul (a{n}, w{n})",
+            *mixed,
             f"c{n} = Tanh (b{n})",
             f"d{n} = ReduceMean <keepdims = 1> (c{n}, middle)",
             f"e{n} = Add (c{n}, d{n})",
@@ -105,6 +109,9 @@ def exit_program(
     if queries:
         weights |= {"w_queries": 2 * rng.standard_normal((CHANNELS, QUERIES))}
         weights |= {"w_classes": 2 * rng.standard_normal((CHANNELS, 5))}
+    if sampled:
+        weights |= {"w_places": rng.standard_normal((CHANNELS, 8))}
+        weights |= {"w_shares": rng.standard_normal((CHANNELS, 4))}
     for n in range(convs):
         read = 48 if n else 8
         weights[f"w_conv{n}"] = rng.standard_normal((48, read, 3, 3)) * np.sqrt(2 / (9 * read))
@@ -113,7 +120,20 @@ def exit_program(
         weights |= {"w_more": rng.standard_normal((8, 8, 3, 3)) / 8}
         weights |= {"thr": np.array(0.5), "temp": np.array(1.0), "lam": np.array(0.1), "gam": np.array(0.1)}
     arrays = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    if sampled:
+        arrays |= {"first": np.array([0]), "heads": np.array([0, 0, 2, -1])}
+        arrays |= {"places": np.array([0, 0, 2, 1, 2, 2]), "shares": np.array([0, 0, 2, 1, 2])}
     arrays |= {"flat": np.array([0, 0, -1]), "middle": np.array([1]), "all_queries": np.array([0, QUERIES])}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
     onnx.save(model, path)
     return save_program(load_program(path), path)
+
+
+def _sampling(n: int) -> list[str]:
+    """What layer n's tokens read of each other, at two points a head, outside of the map as often as in it."""
+    return [
+        *(f"v{n} = MatMul (a{n}, w{n})", f"value{n} = Reshape (v{n}, heads)"),
+        *(f"x{n} = MatMul (a{n}, w_places)", f"y{n} = Tanh (x{n})", f"places{n} = Reshape (y{n}, places)"),
+        *(f"z{n} = MatMul (a{n}, w_shares)", f"shares{n} = Reshape (z{n}, shares)"),
+        f"b{n} = ai.foveate.DeformableSample <levels = 1> (value{n}, sizes, places{n}, shares{n})",
+    ]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from ...runtime.manifest import Decision, Pair
-from ..graph import DATA, DOMAIN, Graph, op_key
+from ..graph import DATA, DOMAIN, SAMPLE, Graph, op_key
 from ..normalize.static_shapes import map_axes, read_dims
 from ..probe import Probes
 from .analysis import BARRIER, DECISION, FLAT, LOCAL, MASK, NodeInfo, topological
@@ -39,7 +39,7 @@ class Walk:
             self._visit(node)
 
     def _visit(self, node: onnx.NodeProto) -> None:
-        if op_key(node)[0] == DOMAIN:
+        if op_key(node)[0] == DOMAIN and op_key(node) != SAMPLE:
             self._decide(node)
         elif self._is_mask(node):
             self._add(node, MASK, reason="mask tensor")

@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_exits(parser)
     add_sample(parser)
     add_preprocess(parser)
+    about = "operator of deformable attention where stock runtimes run it: gather for those that get GridSample wrong"
+    parser.add_argument("--sampling", default="grid", choices=("grid", "gather"), help=about)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +41,13 @@ def run(args: argparse.Namespace) -> int:
     preprocess = preprocess_of(args, network.preprocess)
     shape = shape_of(args.sample, preprocess, network.sample)
     with progress_of(args).stage("export") as stage:
-        example = example_of(None, shape)
-        path = export_program(network.module, example, args.out, preprocess=preprocess, labels=network.labels)
+        path = export_program(
+            network.module,
+            example_of(None, shape),
+            args.out,
+            preprocess=preprocess,
+            labels=network.labels,
+            sampling=args.sampling,
+        )
         stage.note = f"{size_of(path)}  {path}"
     return 0

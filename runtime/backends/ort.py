@@ -20,6 +20,8 @@ import numpy as np
 
 from ..engine import Config, OrtConfig, Ports, register
 from ..errors import EngineError, InputError, MissingExtraError
+from ..native.library import ISAS, library
+from ..native.library import path as library_path
 
 _TIMED_SPINNING = (1, 26)  # the onnxruntime that first knows session.intra_op.spin_duration_us
 
@@ -81,6 +83,7 @@ def _open_session(path: Path, config: OrtConfig, sizes: Mapping[str, int]) -> An
     for name, size in sizes.items():
         options.add_free_dimension_override_by_name(name, size)
     try:
+        use_kernels(options, config.isa)
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineError(
@@ -129,6 +132,14 @@ def spin(options: Any, us: int | None) -> None:
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
     if spins and us is not None:
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(us))
+
+
+def use_kernels(options: Any, isa: str = "best") -> None:
+    """Sessions run the nodes of ai.foveate that the native library has kernels for by these, on their own threads, in
+    place of the function bodies. Nothing changes where the library is missing."""
+    if library() is not None:
+        options.add_session_config_entry("foveate.isa", str(ISAS.index(isa)))
+        options.register_custom_ops_library(str(library_path()))
 
 
 def _check_border(path: Path, ports: Ports, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -8,7 +8,7 @@
 #define FV_API extern "C" __attribute__((visibility("default")))
 
 // Raised whenever a signature or the plan's encoding changes: a library of another version is not loaded.
-constexpr int32_t kAbi = 7;
+constexpr int32_t kAbi = 8;
 
 FV_API int32_t fv_abi();
 
@@ -102,3 +102,9 @@ FV_API int32_t fv_state_run(FvState*, FvPool*, const float* const* inputs, float
 
 // Sets what was computed back to the reference, in the outputs, too (null: in none).
 FV_API int32_t fv_state_restore(FvState*, FvPool*, float* const* outputs, char* error, int64_t error_size);
+
+// onnxruntime calls this one, with a session's options and its OrtApiBase, where the library is registered for custom
+// ops: the session then runs ai.foveate::DeformableSample by these kernels, in place of its function body, with the
+// instruction set that its config entry "foveate.isa" has the number of. Gives null, or onnxruntime's status. What it
+// registers stays in memory, for sessions refer to it.
+FV_API void* RegisterCustomOps(void* options, const void* base);

@@ -54,6 +54,7 @@ struct Kernels {
   void (*maximum)(float* y, const float* x, int64_t n);
   void (*scale)(float* y, float by, int64_t n);
   void (*add_scaled)(float* y, const float* x, float by, int64_t n);
+  void (*sum_rows)(float* y, const float* const* rows, const float* shares, int64_t count, int64_t n);  // Σ share · row
   void (*affine)(float* y, const float* scale, const float* shift, int64_t n);
   void (*prelu)(float* y, const float* slope, int64_t n);
   void (*activate)(float* y, Activation kind, float a, float b, int64_t n);

@@ -147,6 +147,32 @@ void scale(float* y, float by, int64_t n) {
 void add_scaled(float* __restrict y, const float* __restrict x, float by, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] += x[i] * by;
 }
+
+// V vectors of the sum stay in registers over all rows.
+template <int V>
+inline void sum_block(float* y, const float* const* rows, const float* shares, int64_t count, int64_t i) {
+  Vector sum[V] = {};
+  for (int64_t r = 0; r < count; r++) {
+    const float* row = rows[r] + i;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) sum[v] += load(row + v * kWidth) * shares[r];
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < V; v++) store(y + i + v * kWidth, sum[v]);
+}
+
+void sum_rows(float* y, const float* const* rows, const float* shares, int64_t count, int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) sum_block<4>(y, rows, shares, count, i);
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth) sum_block<2>(y, rows, shares, count, i);
+  for (; i + kWidth <= n; i += kWidth) sum_block<1>(y, rows, shares, count, i);
+  for (; i < n; i++) {
+    float sum = 0;
+    for (int64_t r = 0; r < count; r++) sum += rows[r][i] * shares[r];
+    y[i] = sum;
+  }
+}
+
 void affine(float* __restrict y, const float* __restrict scale, const float* __restrict shift, int64_t n) {
   for (int64_t i = 0; i < n; i++) y[i] = y[i] * scale[i] + shift[i];
 }
@@ -358,6 +384,6 @@ void depthwise_bytes(float* __restrict y, const uint8_t* __restrict in, const in
 
 constexpr Kernels kernels_with(const char* name, const ByteKernels* bytes) {
   return {name,     kWidth,     kLevels, {kTiles[0], kTiles[1], kTiles[2]}, {FV_ROW(1), FV_ROW(2), FV_ROW(4)},
-          depthwise, add,       subtract, multiply,  maximum, scale, add_scaled, affine, prelu, activate, softmax, moved,
+          depthwise, add,       subtract, multiply,  maximum, scale, add_scaled, sum_rows, affine, prelu, activate, softmax, moved,
           compare, finite, quantize, dequantize, round, add_bytes, depthwise_bytes, bytes};
 }

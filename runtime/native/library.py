@@ -11,7 +11,7 @@ from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-ABI = 7  # of foveate.h
+ABI = 8  # of foveate.h
 ISAS = ("best", "portable", "avx2", "avx512", "avx512_vnni")
 SWITCH = "FOVEATE_NATIVE"  # in the environment: "0" runs without the library, a path takes another one
 _LOG = logging.getLogger("foveate")

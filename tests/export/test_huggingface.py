@@ -18,6 +18,7 @@ from foveate.export.early_exit_model import EarlyExitModel, forcing
 from foveate.export.huggingface import load_folder, read_folder, with_exits
 from foveate.export.mask2former import CLASSES, MASKS, mask2former
 from foveate.export.program import export_program
+from foveate.runtime.backends.ort import use_kernels
 from foveate.runtime.errors import InputError, MissingExtraError
 from safetensors.torch import load_file, save_file
 
@@ -84,19 +85,24 @@ def test_program_has_free_sizes_and_every_exit(name: str, tmp_path: Path) -> Non
     assert dims == ["batch", 3, "height", "width"]
     said = {entry.key: entry.value for entry in program.metadata_props}
     assert json.loads(said["foveate.sizes"]) == {"multiple": 32, "least": least}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    sessions = []
+    for kernels in (False, True):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if kernels:
+            use_kernels(options)
+        sessions.append(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
     for shape in ((1, 3, least, least + 64), (3, 3, 448 if "swin" in name else least + 32, least)):
         images = torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
         for depth in EXITS:
             offset = np.array(forcing(EXITS, depth), np.float32)
-            got = session.run([*outputs, "depth"], {"images": images.numpy(), "gate.offset": offset})
             with torch.no_grad():
                 wanted = model.truncated(images, depth)
-            np.testing.assert_array_equal(got[2], depth)
-            for value, output in zip(got, outputs, strict=False):
-                np.testing.assert_allclose(np.asarray(value), wanted[output].numpy(), rtol=0, atol=1e-5)
+            for session in sessions:
+                got = session.run([*outputs, "depth"], {"images": images.numpy(), "gate.offset": offset})
+                np.testing.assert_array_equal(got[2], depth)
+                for value, output in zip(got, outputs, strict=False):
+                    np.testing.assert_allclose(np.asarray(value), wanted[output].numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from foveate.pipeline.dense import Dense, tune
+
+from ..early_exits import exit_program
 
 
 def old_program(path: Path) -> Path:
@@ -40,3 +43,18 @@ def test_tuning_takes_one_of_the_candidates(tmp_path: Path):
     dense = tune(program, 1, image, rounds=2)
     np.testing.assert_array_equal(dense(image)["map"], Dense(program, 1)(image)["map"])
     assert not tune(program, 1, image, static=False, rounds=2).settings.static
+
+
+def test_native_kernels_run_what_they_know_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program, image = exit_program(tmp_path / "exits.onnx", sampled=True), np.ones((1, 3, 16, 24), np.float32)
+    stock, tuned = Dense(program, 1), tune(program, 1, image, rounds=2)
+    assert (stock.settings.kernels, tuned.settings.kernels) == (False, True)
+    assert "native kernels" in tuned.settings.words()
+    np.testing.assert_allclose(tuned(image)["classes"], stock(image)["classes"], rtol=1e-5, atol=1e-5)
+    assert not tune(program, 1, image, rounds=2, kernels=False).settings.kernels
+    plain = exit_program(tmp_path / "plain.onnx")
+    assert not tune(plain, 1, image, rounds=2).settings.kernels
+    monkeypatch.setattr("foveate.pipeline.dense.library", lambda: None)
+    assert not tune(program, 1, image, rounds=2).settings.kernels

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from foveate.pipeline.build import build
 from foveate.pipeline.inspect import inspect, lines
@@ -129,6 +130,52 @@ def test_behind_a_masked_backbone(tmp_path: Path):
         batch = images(12)
         assert len(set(assert_dense(model, batch))) > 1
         assert set(model(batch).strategies["region0"]) == {"spans"}
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers of deformable attention."""
+    folder = tmp_path_factory.mktemp("sampled")
+    return build(exit_program(folder / "program.onnx", sampled=True), folder / "bundle", sample=SAMPLE)
+
+
+def _count_samples(graph: onnx.GraphProto) -> int:
+    inner = sum(_count_samples(a.g) for node in graph.node for a in node.attribute)
+    return inner + sum(node.op_type == "DeformableSample" for node in graph.node)
+
+
+def test_engines_keep_what_a_native_kernel_runs(sampled: Path):
+    """With the body by which others run it."""
+    manifest = read_manifest(sampled)
+    counts = {}
+    for layout in ("chain", "per-depth", "if"):
+        files = [file for step in manifest.in_layout(layout).steps for file in dense_files(step)]
+        models = [onnx.load(sampled / file, load_external_data=False) for file in files]
+        counts[layout] = [_count_samples(model.graph) for model in models]
+        assert all(len(model.functions) == bool(_count_samples(model.graph)) for model in models)
+    assert counts == {"chain": [1, 1, 2, 0], "per-depth": [1, 0, 1, 3], "if": [4]}
+    assert "4 nodes read maps" in "\n".join(lines(inspect(sampled)))
+
+
+@pytest.mark.parametrize("layout", ["chain", "per-depth", "if"])
+@pytest.mark.parametrize("native", [True, False])
+def test_deformable_layers_have_the_programs_answer(sampled: Path, layout: str, native: bool, monkeypatch):
+    """At every depth and another size, with the kernel and without the library."""
+    session = onnxruntime.InferenceSession(sampled / "programs/program.onnx")
+    if not native:
+        monkeypatch.setattr("foveate.runtime.backends.ort.library", lambda: None)
+    batch = images(3, (40, 24))
+    with load(sampled, threads=1, layout=layout) as model:
+        for number, depth in enumerate(EXITS):
+            offset = [1e6 * (number == n) for n in range(len(EXITS))]
+            model.set_choices({"gate0.offset": offset})
+            feeds = {"images": batch, "gate0.offset": np.array(offset, np.float32)}
+            wanted = np.asarray(session.run(["classes"], feeds)[0])
+            for found in (model(batch), model.dense(batch)):
+                assert set(found["depth"]) == {depth}
+                np.testing.assert_allclose(found["classes"], wanted, rtol=1e-5, atol=1e-5)
+        model.set_choices({"gate0.offset": [0.0] * len(EXITS)})
+        assert_dense(model, images(6))
 
 
 def test_layers_that_something_else_reads_are_all_computed(tmp_path: Path):

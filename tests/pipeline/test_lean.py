@@ -60,9 +60,9 @@ def test_weights_stay_outside(program, monkeypatch):
     program.graph.initializer.append(onnx.numpy_helper.from_array(weight, "heavy"))
     program.graph.node.add(op_type="ReduceSum", input=["heavy"], output=["sum"])
     program.graph.output.append(give_out("sum"))
-    inline, seen = onnx.inliner.inline_local_functions, []
+    inline, seen = onnx.inliner.inline_selected_functions, []
     monkeypatch.setattr(
-        onnx.inliner, "inline_local_functions", lambda m: seen.append(m.ByteSize()) or inline(m)
+        onnx.inliner, "inline_selected_functions", lambda m, f: seen.append(m.ByteSize()) or inline(m, f)
     )
     small = lean(program)
     assert len(seen) == 1 and seen[0] < 10**5

@@ -16,6 +16,7 @@ TESTS = (
     "tests/pipeline/test_spans.py",
     "tests/pipeline/test_quantized.py",
     "tests/runtime/native/test_bytes.py",
+    "tests/runtime/native/test_deformable.py",
     "tests/runtime/native/test_plan.py",
     "tests/runtime/test_rectangles.py",
     "tests/runtime/test_real_bundle.py",
