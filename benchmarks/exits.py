@@ -51,6 +51,7 @@ def measure(out: Path, name: str, threads: int, rounds: int, batch: int) -> dict
     facts: dict = {"model": name, "size": subject.size, "environment": describe(threads, {}, "ort")}
     kernel = subject.kernel and library() is not None
     with foveate.load(bundle, threads=threads, layout=CHAIN) as model:
+        model.warmup(images[:1].shape)  # as the baseline: engines for this shape
         facts["rows"], facts["dense"] = _forced(model, program, images[:1], threads, rounds, kernel)
         if batch > 1:
             facts["mixed"] = _mixed(model, program, images, threads, rounds)

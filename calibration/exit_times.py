@@ -35,6 +35,8 @@ class ExitTimes:
     def __init__(self, bundle: Path, exits: ExitChain, images: Sequence[np.ndarray], threads: int | None):
         self._model: Model = load(bundle, threads=threads)
         self._exits, self._images = exits, list(images[:IMAGES])
+        for shape in dict.fromkeys(image.shape for image in self._images):
+            self._model.warmup(shape)
         self.layout = self._model.layout
 
     def __enter__(self) -> ExitTimes:

@@ -92,6 +92,9 @@ def open_contenders(
         selective = stack.enter_context(load(bundle, threads=threads, strategy=best))
         reference = Reference(bundle, manifest, threads)
         same_shape = len({image.shape for image in images}) == 1
+        if same_shape:  # as the baseline: an engine for this shape
+            for model in (auto, selective):
+                model.warmup(images[0].shape)
         tuned = partial(tune, threads=threads, image=images[0], static=same_shape, choices=reference.choices)
         masked = tuned(bundle / manifest.program)
         dense = masked if baseline is None else tuned(baseline)

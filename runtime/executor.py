@@ -53,6 +53,7 @@ class Request:
         frozenset()
     )  # ids of arrays that are not this request's own: the caller's, or shared
     whole: bool = False  # ran as one engine
+    shapes: tuple[tuple[int, ...], ...] = ()  # of the inputs of a single image: there may be engines for them
     depth: np.ndarray | None = None  # layers that each image took, of programs with exits
     features: np.ndarray | None = None  # that the gate read
 
@@ -109,7 +110,7 @@ class Executor:
 
     def _run_dense(self, step: DenseSegment | ExitGraph, request: Request) -> None:
         start = perf_counter()
-        engine = self.engines[step.file]
+        engine = self.engines.at(step.file, request.shapes)
         feeds = choice_feeds(engine, request.choices)
         feeds.update((name, request.tensors[name]) for name in step.inputs)
         request.tensors.update(zip(engine.outputs, engine.run(feeds), strict=True))
@@ -145,7 +146,7 @@ class Executor:
     ) -> Tensors:
         """A stage's outputs for its inputs among `tensors`."""
         start = perf_counter()
-        engine = self.engines[stage.file]
+        engine = self.engines.at(stage.file, request.shapes)
         feeds = {**choice_feeds(engine, request.choices), **{name: tensors[name] for name in stage.inputs}}
         made = dict(zip(engine.outputs, engine.run(feeds), strict=True))
         spent = (perf_counter() - start) * 1e3
@@ -312,7 +313,7 @@ class Executor:
         self, region: Region, request: Request, source: Tensors, target: Tensors, batch: int
     ) -> None:
         start = perf_counter()
-        engine = self.engines[region.fallback]
+        engine = self.engines.at(region.fallback, request.shapes)
         feeds = choice_feeds(engine, request.choices)
         feeds.update((name, source[name]) for name in region.inputs)
         target.update(zip(engine.outputs, engine.run(feeds), strict=True))

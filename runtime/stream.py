@@ -42,7 +42,7 @@ class StreamEngines:
     `fingerprint`: of plan and weights."""
 
     spans: SpanEngine
-    program: Callable[[Mapping[str, tuple[int, ...]]], Engine]
+    program: Callable[[tuple[tuple[int, ...], ...]], Engine]
     behind: Callable[[int], Engine | None]
     costs: dict[tuple[Pair, ...], FrameCosts]
     fingerprint: str
@@ -321,7 +321,7 @@ class Stream:
     def _run_dense(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._plan.then:
             return self._steps(feeds, 0, self._plan.then).tensors
-        engine = self._engines.program({name: value.shape for name, value in feeds.items()})
+        engine = self._engines.program(tuple(value.shape for value in feeds.values()))
         given = {**choice_feeds(engine, self._choices()), **feeds}
         return dict(zip(engine.outputs, engine.run(given), strict=True))
 

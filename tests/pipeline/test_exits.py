@@ -87,6 +87,19 @@ def test_any_batch_has_the_dense_answer(layouts: dict[str, Model], layout, batch
     assert_dense(model, images(batch, size, seed))
 
 
+@pytest.mark.parametrize("layout", ["chain", "per-depth", "if"])
+def test_engines_for_one_size_have_the_answer_of_those_for_all(bundle: Path, layout: str):
+    """Behind `warmup`; images of other sizes, and batches, take the engines that there were."""
+    with load(bundle, threads=1, layout=layout) as warm:
+        warm.warmup((1, 3, 32, 48))
+        assert_dense(warm, images(1))
+        engines, file = warm.executor.engines, warm.manifest.steps[0].file
+        assert engines.at(file, ((1, 3, 32, 48),)) is not engines[file]
+        assert engines.at(file, ((1, 3, 40, 32),)) is engines[file]
+        for batch, size in ((3, (32, 48)), (1, (40, 32)), (2, (16, 8))):
+            assert_dense(warm, images(batch, size))
+
+
 def test_images_leave_early(model: Model):
     """A stage runs on the images that are still there, and not at all where there are none."""
     model.set_choices({"gate0.offset": [0.0, 0.0, 0.0]})

@@ -138,7 +138,10 @@ def test_the_dense_engine_is_opened_for_the_first_sizes_and_then_for_all(video_b
     sizes = ((32, 48), (40, 40), (33, 47), (32, 48), (16, 20))
     with load(video_bundle, threads=1) as model:
         engines = model.executor.engines
-        opened = [engines.program_at({"images": (1, 3, *size)}) for size in sizes]
+        opened = []
+        for size in sizes:
+            engines.fix(((1, 3, *size),), program=True)
+            opened.append(engines.program_at(((1, 3, *size),)))
         assert opened[0] is opened[3] and opened[2] is opened[4] is engines.program
         with pytest.raises(EngineError):
             opened[0].run({"images": frames(1, (40, 40))[0]})
