@@ -24,10 +24,6 @@ from ...runtime.errors import EngineError, InputError, MissingExtraError
 RTX, FULL = "tensorrt_rtx", "tensorrt"
 ANY = "any"  # every GPU that TensorRT-RTX knows
 _OLDEST = 10  # the first full TensorRT with strongly typed networks of dynamic shapes as they are used here
-_REMOVED = {  # precision -> why neither flavour's builder makes it of a program by itself
-    "int8": "calibrators were removed from TensorRT 11",
-    "fp8": "TensorRT has no calibrator for it",
-}
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,11 @@ class Flavour:
     @property
     def is_full(self) -> bool:
         return self.name == FULL
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What engines are built with, beside their precision and profile."""
+        return ("STRONGLY_TYPED",)
 
     def network(self, builder: Any) -> Any:
         """An empty network, strongly typed: types are what the ONNX file says. Newer versions know no others, and may
@@ -70,9 +71,7 @@ class Flavour:
             if name not in known:
                 fix = f"Take one of them, e.g. --target tensorrt@{known[-1]}."
                 if name == "sm90":
-                    fix = (
-                        "For an H100 or H200 build for cpu, or with full TensorRT (pip install tensorrt) on that GPU."
-                    )
+                    fix = "For an H100 or H200 build for cpu, or with full TensorRT (pip install tensorrt) on that GPU."
                 raise InputError(
                     f"compute capability {name}",
                     got=f"TensorRT-RTX {self.version}, which does not support it",
@@ -166,14 +165,3 @@ def complete_wheel() -> bool:
             except OSError:
                 return False
     return True
-
-
-def check_precision(precision: str, quantized: bool) -> None:
-    """Raises InputError for a precision of quantized numbers that the program does not have."""
-    if precision in _REMOVED and not quantized:
-        raise InputError(
-            f"target tensorrt:{precision}",
-            got=f"a program without QuantizeLinear and DequantizeLinear nodes; {_REMOVED[precision]}",
-            expected=f"a program that is quantized to {precision} in the ONNX file",
-            fix="Quantize it first, e.g. with onnxruntime.quantization or NVIDIA ModelOpt, or take tensorrt:fp16.",
-        )

@@ -18,9 +18,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ...runtime.errors import InputError
 from ..graph import DOMAIN, node_inputs
 
 KINDS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+QUANTIZED = {"int8": (TensorProto.INT8,), "fp8": (TensorProto.FLOAT8E4M3FN,)}
 
 _PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"}
 # fmt: off
@@ -48,9 +50,26 @@ def lower_precision(model: onnx.ModelProto, precision: str, keep: Collection[str
     return made
 
 
+def check_quantized(program: onnx.ModelProto, precision: str) -> None:
+    """TensorRT quantizes nothing by itself any more (11 removed its calibrators). Raises InputError where the program
+    is not quantized to "int8" or "fp8" already, which its own Q/DQ nodes then say."""
+    nodes = [n for n in program.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    read = {name for node in nodes for name in node.input}
+    kinds = {i.data_type for i in program.graph.initializer if i.name in read}
+    if kinds.isdisjoint(QUANTIZED[precision]):
+        raise InputError(
+            f"target tensorrt:{precision}",
+            got=f"a program without QuantizeLinear and DequantizeLinear nodes of {precision}",
+            expected="a program that is quantized in the ONNX file, symmetrically",
+            fix="Quantize it first, with onnxruntime.quantization or NVIDIA ModelOpt, or take tensorrt:fp16.",
+        )
+
+
 def decision_tensors(program: onnx.ModelProto) -> tuple[set[str], set[str]]:
     """What the nodes that decide read, and what they make."""
-    deciding = [n for n in program.graph.node if n.domain == DOMAIN and n.op_type in ("EnergyMask", "ExitGate")]
+    deciding = [
+        n for n in program.graph.node if n.domain == DOMAIN and n.op_type in ("EnergyMask", "ExitGate")
+    ]
     return {i for n in deciding for i in n.input}, {o for n in deciding for o in n.output if o}
 
 
@@ -64,8 +83,7 @@ def _locations(graph: onnx.GraphProto) -> Iterator[str]:
     for sub in _graphs(graph):
         ends = [n.input[1] for n in sub.node if n.op_type == "GridSample"]
         ends += [n.input[0] for n in sub.node if n.op_type in _ROUNDING or _to_whole(n)]
-        products = {o for n in sub.node if n.op_type in _PRODUCTS for o in n.output}
-        yield from _behind(sub, ends, lambda node, _: not products.isdisjoint(node.output))
+        yield from _behind(sub, ends, lambda node, _: node.op_type in _PRODUCTS)
 
 
 def _to_whole(node: onnx.NodeProto) -> bool:
@@ -138,7 +156,9 @@ class _Lowering:
         del graph.initializer[:]
         graph.initializer.extend([*left, *self.lowered.values()])
 
-    def _graph(self, graph: onnx.GraphProto, scope: str, high: Mapping[str, str], low: Mapping[str, str]) -> None:
+    def _graph(
+        self, graph: onnx.GraphProto, scope: str, high: Mapping[str, str], low: Mapping[str, str]
+    ) -> None:
         """`high`, `low`: by what names the outer graphs have tensors in either type; their own, where nothing says."""
         inner = _Scope(graph, scope, {**high}, {**low})
         nodes = list(graph.node)

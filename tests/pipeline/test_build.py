@@ -211,7 +211,7 @@ def test_a_file_that_the_backend_refuses_is_named(tiny_program, tmp_path, monkey
     def refuse(path, config):
         raise EngineError(f"segment {path.name}", got="x", expected="y", fix="z")
 
-    monkeypatch.setattr(build_module, "build_engine", refuse)
+    monkeypatch.setattr(build_module, "build_engines", refuse)
     with pytest.raises(EngineError, match=r"program\.onnx"):
         build(tiny_program, tmp_path / "out", sample=SAMPLE)
 
