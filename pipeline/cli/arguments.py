@@ -226,8 +226,10 @@ def size_ranges(text: str) -> dict[str, tuple[int, int, int]]:
     ranges = {}
     for part in text.split(","):
         name, _, sizes = part.rpartition("=")
-        least, opt, most = (sizes.split(":") * 3)[:3] if ":" not in sizes else sizes.split(":")
-        ranges[name.strip()] = positive(least), positive(opt), positive(most)
+        numbers = [positive(size) for size in sizes.split(":")]
+        if not name or len(numbers) not in (1, 3):
+            raise ValueError(part)
+        ranges[name] = numbers[0], numbers[len(numbers) // 2], numbers[-1]
     return ranges
 
 

@@ -142,7 +142,7 @@ class _Lowering:
 
     def __init__(self, kind: int, kept: Set[str], floats: Set[str]):
         self.kind, self.kept, self.floats = kind, kept, floats
-        self.suffix = "." + {number: name for name, number in KINDS.items()}[kind]
+        self.suffix = next(f".{name}" for name, number in KINDS.items() if number == kind)
         self.weights: dict[str, TensorProto] = {}
         self.lowered: dict[str, TensorProto] = {}
 

@@ -15,7 +15,7 @@ from foveate.pipeline.cli import main
 from foveate.pipeline.inspect import inspect
 from foveate.pipeline.inspect import lines as inspected
 from foveate.runtime.bundle import open_bundle
-from foveate.runtime.errors import BackendWarning, BundleError, EngineError, InputError, ProgramError
+from foveate.runtime.errors import BackendWarning, BundleError, InputError
 from foveate.runtime.manifest import Manifest, Region
 
 from foveate import load
@@ -74,7 +74,7 @@ def test_a_second_build_takes_all_engines_from_the_cache(built, tiny_program, tm
     assert all(line.endswith("miss: compute sm89 -> sm120") for line in told)
 
 
-def test_a_machine_without_such_a_gpu_answers_as_onnxruntime_and_says_so_once(
+def test_without_such_a_gpu_onnxruntime_answers_and_it_is_said_once(
     built, tiny_program, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("foveate.runtime.nvidia.compute_capability", lambda: "")
@@ -170,7 +170,7 @@ def test_a_network_for_streams_has_engines_for_its_frames(tmp_path):
     assert manifest.stream is not None and manifest.engines
     frame = np.random.default_rng(1).random((1, 3, 64, 64), np.float32)
     with quiet_load(bundle) as opened:
-        assert np.allclose(opened.stream()(frame)["y"], opened.dense(frame)["y"], atol=1e-5)
+        assert np.allclose(opened.stream()(frame)["y"], opened.dense(frame)["y"], rtol=1e-4, atol=1e-4)
 
 
 def test_engines_of_the_trained_example_are_built(tmp_path):
@@ -186,6 +186,21 @@ def test_engines_of_the_trained_example_are_built(tmp_path):
     assert computes.count("sm89") == computes.count("sm120") >= 6
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_engines_of_the_mask2former_example_are_built_at_every_depth(tmp_path):
+    program, out = tmp_path / "eco.onnx", tmp_path / "bundle"
+    assert main(["export", str(ROOT / "examples/eco_m2f/parent"), "--out", str(program)]) == 0
+    build(program, out, sample=(1, 3, 128, 128), target="tensorrt:fp16")
+    stems = {Path(engine.program).stem for engine in open_bundle(out).manifest.engines}
+    assert stems >= {
+        "whole",
+        "exits",
+        *(f"exits{n}" for n in range(3, 7)),
+        *(f"depth{n}" for n in range(2, 7)),
+    }
+
+
 def test_inspect_lists_the_engines(built):
     facts = inspect(built)
     whole = next(engine for engine in facts["engines"] if engine["plan"].startswith("engines/whole"))
@@ -195,22 +210,18 @@ def test_inspect_lists_the_engines(built):
 
 
 @pytest.mark.parametrize(
-    ("target", "error", "said"),
-    [
-        ("tensorrt:fp16@sm90", InputError, "H100 or H200"),
-        ("tensorrt:int8", InputError, "Quantize it first"),
-    ],
+    ("target", "said"), [("tensorrt:fp16@sm90", "H100 or H200"), ("tensorrt:int8", "Quantize it first")]
 )
-def test_targets_that_cannot_be_built_are_named(tiny_program, tmp_path, target, error, said):
-    with pytest.raises(error, match=said):
+def test_targets_that_cannot_be_built_are_named(tiny_program, tmp_path, target, said):
+    with pytest.raises(InputError, match=said):
         build(tiny_program, tmp_path / "out", sample=(1, 3, 64, 96), target=target)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_profile_that_the_program_does_not_take_is_named(tmp_path):
     program = exit_program(tmp_path / "exits.onnx")
-    with pytest.raises((ProgramError, EngineError), match="profile"):
-        ranges = {"height": (8, 32, 64), "width": (1, 32, 64)}
+    with pytest.raises(InputError, match="profile of 'width'"):
+        ranges = {"width": (1, 32, 64)}
         build(program, tmp_path / "out", sample=(1, 3, 32, 32), target="tensorrt", ranges=ranges)
 
 

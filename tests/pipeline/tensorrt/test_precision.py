@@ -34,7 +34,8 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    names = [o.name for o in session.get_outputs()]
+    return {name: np.asarray(v) for name, v in zip(names, session.run(names, feeds), strict=True)}
 
 
 def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
