@@ -79,11 +79,11 @@ def build_plan(
             )
         if timing is not None:
             timing.keep(config)
-        ends = [[_tensor(get(i)) for i in range(n)] for get, n in _ends(network)]
+        inputs = tuple(_tensor(network.get_input(i)) for i in range(network.num_inputs))
+        outputs = tuple(_tensor(network.get_output(i)) for i in range(network.num_outputs))
         layers = tuple(_layer(network.get_layer(i)) for i in range(network.num_layers))
-        return Built(
-            bytes(plan), perf_counter() - start, *map(tuple, ends), layers, tuple(dict.fromkeys(log))
-        )
+        seconds, warnings = perf_counter() - start, tuple(dict.fromkeys(log))
+        return Built(bytes(plan), seconds, inputs, outputs, layers, warnings)
 
 
 def _parse(parser: Any, onnx_file: Path, name: str, flavour: Flavour, log: Sequence[str]) -> None:
@@ -128,10 +128,6 @@ def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, name
             expected="shapes that TensorRT takes, rising",
             fix="Pass another one with --profile.",
         )
-
-
-def _ends(network: Any) -> list[tuple[Any, int]]:
-    return [(network.get_input, network.num_inputs), (network.get_output, network.num_outputs)]
 
 
 def _tensor(tensor: Any) -> Tensor:
