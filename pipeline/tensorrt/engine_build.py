@@ -65,7 +65,7 @@ def build_plan(
         network = flavour.network(builder)
         _parse(trt.OnnxParser(network, logger(flavour)), onnx_file, name, flavour, log)
         config = builder.create_builder_config()
-        flavour.aim(config, compute)
+        flavour.configure(config, compute)
         _add_profile(builder, network, config, profile, name)
         if timing is not None:
             timing.give(config)

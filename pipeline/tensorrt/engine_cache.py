@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...runtime.bundle import hash_file
 from ...runtime.decode import decode
-from ...runtime.errors import InputError
+from ...runtime.errors import EngineError, InputError
 from ...runtime.files import replacing
 from .profiles import Profile
 from .sidecar import Sidecar, read_sidecar
@@ -102,13 +102,21 @@ class EngineCache:
         return None, f"miss: {self._explain(key)}"
 
     def add(self, key: Key, plan: bytes, sidecar: Sidecar) -> Path:
-        """The path of the plan, which the sidecar lies beside."""
+        """The path of the plan, which the sidecar lies beside. Raises EngineError where the cache cannot be written."""
         path = self.folder / f"{key.digest}{PLAN}"
         facts = {"key": dataclasses.asdict(key), "sidecar": dataclasses.asdict(sidecar)}
-        with replacing(path.with_suffix(SIDECAR)) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        with replacing(path) as temporary:  # last: an entry is there when its plan is
-            temporary.write_bytes(plan)
+        try:
+            with replacing(path.with_suffix(SIDECAR)) as temporary:
+                temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            with replacing(path) as temporary:  # last: an entry is there when its plan is
+                temporary.write_bytes(plan)
+        except OSError as error:
+            raise EngineError(
+                f"engine cache {self.folder}",
+                got=f"{type(error).__name__}: {error.strerror or error}",
+                expected="a folder that can be written",
+                fix="Check the permissions and the free space, or set FOVEATE_CACHE to another folder.",
+            ) from error
         return path
 
     def entries(self) -> Iterator[Entry]:

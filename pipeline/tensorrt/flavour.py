@@ -41,7 +41,7 @@ class Flavour:
     @property
     def flags(self) -> tuple[str, ...]:
         """What engines are built with, beside their precision and profile."""
-        return ("STRONGLY_TYPED",)
+        return ("NO_TF32", "STRONGLY_TYPED")
 
     def network(self, builder: Any) -> Any:
         """An empty network, strongly typed: types are what the ONNX file says. Newer versions know no others, and may
@@ -80,8 +80,11 @@ class Flavour:
                 )
         return tuple(sorted(set(compute), key=lambda n: int(n[2:]))) or (ANY,)
 
-    def aim(self, config: Any, compute: str) -> None:
-        """Has a builder's config build for that compute capability."""
+    def configure(self, config: Any, compute: str) -> None:
+        """Has a builder's config build for that compute capability, and keep float32 what it is: the builder's default,
+        TF32, has 10 bits of fraction, no more than float16."""
+        if (tf32 := getattr(self.module.BuilderFlag, "TF32", None)) is not None:
+            config.clear_flag(tf32)
         if compute != ANY and not self.is_full:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(self.module.ComputeCapability, compute.upper()), 0)

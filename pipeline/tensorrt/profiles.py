@@ -18,7 +18,6 @@ import onnx
 
 from ...runtime.backends.ort import spin
 from ...runtime.errors import InputError, ProgramError, did_you_mean, told
-from ...runtime.files import replacing
 from ...runtime.geometry import count_cells
 from ...runtime.manifest import GridTensor, LocalSegment, Manifest, TensorSpec
 
@@ -172,12 +171,13 @@ class _Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         spin(options, 0)
-        with replacing(self._program.with_name(".shapes.onnx")) as beside:  # its weights lie there
+        beside = self._program.with_name(".shapes.onnx")  # its weights lie there
+        try:
             beside.write_bytes(model.SerializeToString())
-            self._session: Any = onnxruntime.InferenceSession(
-                str(beside), options, providers=["CPUExecutionProvider"]
-            )
-        beside.with_name(".shapes.onnx").unlink()
+            providers = ["CPUExecutionProvider"]
+            self._session: Any = onnxruntime.InferenceSession(str(beside), options, providers=providers)
+        finally:
+            beside.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

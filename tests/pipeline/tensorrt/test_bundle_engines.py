@@ -256,6 +256,13 @@ def test_the_commands(tiny_program, tmp_path, capsys):
     assert main(["cache", "ls"]) == 0 and "no engine in" in capsys.readouterr().out
 
 
+def test_a_command_says_once_that_another_backend_answers(built, capsys, monkeypatch):
+    monkeypatch.setattr("foveate.runtime.nvidia.compute_capability", lambda: "")
+    assert main(["verify", str(built)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("note: 'bundle' runs on onnxruntime, not on TensorRT") == 1 and "Warning" not in said
+
+
 @pytest.mark.parametrize("profile", ["batch", "batch=1:2", "batch=a:b:c", "=1:2:3", "batch=0"])
 def test_profiles_that_are_none_are_a_usage_error(profile, tiny_program, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -53,7 +53,7 @@ def test_no_engine_becomes_an_error_with_the_builders_log(write_graph, rtx):
 def test_a_capability_that_the_builder_refuses_gives_no_engine(write_graph, rtx, monkeypatch):
     path = write_graph(["y = Relu (x)"], x="float[n, 3, 8, 8]", y="float[n, 3, 8, 8]")
     monkeypatch.setattr(
-        type(rtx), "aim", lambda self, config, compute: setattr(config, "num_compute_capabilities", 1)
+        type(rtx), "configure", lambda self, config, compute: setattr(config, "num_compute_capabilities", 1)
     )
     with pytest.raises(EngineError, match="an engine of tensorrt_rtx"):
         build_plan(path, PROFILE, "sm90", rtx)
@@ -84,12 +84,14 @@ class FakeFull:
         cache = SimpleNamespace(serialize=lambda: b"timings")
         self.config = SimpleNamespace(
             add_optimization_profile=lambda profile: 0,
+            clear_flag=lambda flag: self.calls.append(f"clear_flag {flag}"),
             create_timing_cache=lambda known: self.given.append(known),
             set_timing_cache=lambda cache, ignore: self.calls.append("set_timing_cache"),
             get_timing_cache=lambda: cache,
         )
         profile = SimpleNamespace(set_shape=lambda *a: self.calls.append(f"set_shape {a[0]}"))
         self.NetworkDefinitionCreationFlag = SimpleNamespace()
+        self.BuilderFlag = SimpleNamespace(TF32="TF32")
 
         class Builder:
             def __init__(self, logger):
@@ -107,7 +109,7 @@ def test_full_tensorrt_is_called_as_documented_and_its_timings_are_kept(tmp_path
     flavour = Flavour(FULL, "11.0", trt)
     profile = {"x": ((1, 3), (1, 3), (2, 3))}
     built = build_plan(tmp_path / "graph.onnx", profile, "sm90", flavour, timing)
-    assert built.plan == b"plan" and trt.calls == ["set_shape x", "set_timing_cache"]
+    assert built.plan == b"plan" and trt.calls == ["clear_flag TF32", "set_shape x", "set_timing_cache"]
     build_plan(tmp_path / "graph.onnx", profile, "sm90", flavour, timing)
     assert trt.given == [b"", b"timings"]
 

@@ -10,7 +10,7 @@ from foveate.pipeline.tensorrt.engine_build import Built, Layer, Tensor
 from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, default_folder, make_key
 from foveate.pipeline.tensorrt.flavour import RTX, Flavour
 from foveate.pipeline.tensorrt.sidecar import describe
-from foveate.runtime.errors import InputError
+from foveate.runtime.errors import EngineError, InputError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +116,12 @@ def test_an_edited_plan_is_found_by_verify(cache):
     assert "sha256" in cache.verify(entry)
     cache.remove(entry)
     assert list(cache.folder.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "engines").write_text("a file")
+    with pytest.raises(EngineError, match="set FOVEATE_CACHE"):
+        EngineCache(tmp_path / "engines").add(KEY, BUILT.plan, SIDECAR)
 
 
 @pytest.mark.parametrize("start", ["", "no such"])
