@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnx
 
+from ...export.ops.deformable_sample import with_gathers
+from ..lean import lean
 from ..weights import INLINE
 from .precision import KINDS, between, decision_tensors, lower_precision
 
@@ -23,7 +25,8 @@ class EngineModels:
     def write(self, file: Path, folder: Path) -> tuple[Path, str]:
         """Writes the model of `file` into an empty folder; its path, and the sha256 of it with its weights."""
         model = onnx.load(file)
-        choose_bodies(model)
+        with_gathers(model)  # TensorRT may sample wrongly by GridSample (NVIDIA/TensorRT issue 4813)
+        model = lean(model, natives=())  # a body's types are seen below
         _open_choices(model)
         if self._precision in KINDS:
             kept = between(model.graph, self._read, self._made)
@@ -35,11 +38,6 @@ class EngineModels:
         if (folder / _WEIGHTS).is_file():
             digest.update((folder / _WEIGHTS).read_bytes())
         return path, digest.hexdigest()
-
-
-def choose_bodies(model: onnx.ModelProto) -> None:
-    """Gives functions that have several bodies the one for TensorRT. None has yet: deformable attention, which TensorRT
-    may compute wrongly by GridSample (NVIDIA/TensorRT issue 4813), is to be read by Gather here."""
 
 
 def _open_choices(model: onnx.ModelProto) -> None:

@@ -150,6 +150,21 @@ def test_every_layout_of_exits_has_its_engines(tmp_path, precision):
     assert kinds.count("CONDITION") == 2  # one engine, that skips the layers that no image takes
 
 
+def test_deformable_attention_is_read_by_gather(tmp_path):
+    """Not by GridSample, which TensorRT may get wrong, and at locations of float32."""
+    ranges = {"batch": (1, 2, 4), "height": (16, 32, 64), "width": (16, 32, 64)}
+    program = exit_program(tmp_path / "exits.onnx", sampled=True)
+    build(program, tmp_path / "bundle", sample=(1, 3, 32, 32), target="tensorrt:fp16", ranges=ranges)
+    for name in ("whole", "exits", "exits4", "depth4"):
+        layers = json.loads((tmp_path / f"bundle/engines/{name}.any.json").read_text())["layers"]
+        kinds = {layer["kind"] for layer in layers}
+        assert "GATHER" in kinds and "GRID_SAMPLE" not in kinds
+        placed = [
+            layer for layer in layers if layer["name"].endswith("MatMul_x4") or "node_of_x0" in layer["name"]
+        ]
+        assert len(placed) > 1 and all(layer["dtypes"] == ["FLOAT"] for layer in placed)
+
+
 def test_a_network_for_streams_has_engines_for_its_frames(tmp_path):
     model = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["": 18]>\n'
