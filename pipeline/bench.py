@@ -88,7 +88,7 @@ def bench(
                 "threads": threads,
                 "shape": list(timed[0].shape),
             },
-            "environment": describe(threads, hashes(contenders, data), contenders.manifest.backend),
+            "environment": describe(threads, hashes(contenders, data), contenders.auto.backend),
         }
     compared = min(limit or PARITY_IMAGES, PARITY_IMAGES)
     result["parity"] = parity_facts(verify(folder, data, limit=compared, threads=threads, tick=tick))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ import onnx
 from onnx import numpy_helper
 
 from ..runtime import load
-from ..runtime.engine import OrtConfig
+from ..runtime.engine import NullConfig
 from ..runtime.errors import InputError, InternalError
 from ..runtime.layouts import AUTO, choose_layout
-from ..runtime.manifest import FileEntry, Manifest, Preprocess
+from ..runtime.manifest import EngineFile, FileEntry, Manifest, Preprocess
 from .assemble import PROGRAM, Assembly, assemble
 from .bundle_folder import replacing_folder
 from .check import check_chain, failing_segments
@@ -24,7 +24,7 @@ from .costs import CostModel
 from .metadata import read_labels, read_sample
 from .native_cut import plan_for_kernels
 from .plan import Plan
-from .targets import build_engine, target_config
+from .targets import Order, build_engines, target_config
 from .weights import FILE, WeightFile
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def build(
     depths: Mapping[str, int] | None = None,
     model: CostModel | None = None,
     layout: str = AUTO,
+    ranges: Mapping[str, tuple[int, int, int]] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Path:
     """Builds the bundle `out` from an ONNX program and gives its path.
 
@@ -59,8 +61,10 @@ def build(
     classes; None takes what the program says. stream_policy: fields of StreamPolicy that the bundle's streams take by
     default. depths: calibration images by the layers that they took.
     layout: of a program with exits ("chain", "per-depth", "if"), that is loaded by default; "auto" measures them, on
-    this device and on those where `Model.measure` is called.
-    Raises ProgramError, InputError, BundleError, EngineError.
+    this device and on those where `Model.measure` is called. ranges: least, opt and most of "batch", "height" and
+    "width", for targets whose engines are made for a range of shapes; by default around the sample. tell: is told where
+    each such engine comes from.
+    Raises ProgramError, InputError, BundleError, EngineError, MissingExtraError.
     """
     config = target_config(target)
     planned = plan_model(
@@ -85,14 +89,14 @@ def build(
     assembly = assemble(planned, Path(program_path).stem if out.name == "" else out.name, **facts)
     with replacing_folder(out) as folder:
         manifest = _write(assembly, folder)
-        for file in assembly.models:
-            build_engine(folder / file, config)
         check_chain(folder, manifest, planned.analysis)
         _check_size(folder, manifest, planned.analysis)
+        order = Order(folder, manifest, tuple(assembly.models), ranges or {}, tell or (lambda _: None))
+        manifest = _with_engines(manifest, build_engines(order, config), folder)
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
         choose_layout(manifest, layout, {})  # is there
-        if layout == AUTO and manifest.layouts and isinstance(config, OrtConfig):
-            with load(folder, verify=False) as opened:
+        if layout == AUTO and manifest.layouts and not isinstance(config, NullConfig):
+            with load(folder, verify=False, backend="ort") as opened:
                 opened.measure()
     return out
 
@@ -186,6 +190,11 @@ def _write(assembly: Assembly, folder: Path) -> Manifest:
             (folder / file).write_text(plan(weights.place).to_json(), encoding="utf-8")
     names = [*assembly.models, *assembly.plans, f"programs/{FILE}"]
     return dataclasses.replace(assembly.manifest, files={name: _entry(folder / name) for name in names})
+
+
+def _with_engines(manifest: Manifest, engines: Sequence[EngineFile], folder: Path) -> Manifest:
+    files = {name: _entry(folder / name) for engine in engines for name in (engine.plan, engine.sidecar)}
+    return dataclasses.replace(manifest, engines=tuple(engines), files=manifest.files | files)
 
 
 def _entry(path: Path) -> FileEntry:

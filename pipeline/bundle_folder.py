@@ -10,7 +10,12 @@ from pathlib import Path
 
 from ..runtime.errors import BundleError
 
-_OURS = ("programs", "manifest.json", "device.json")  # replaced by a build; what else lies in a bundle stays
+_OURS = (
+    "programs",
+    "engines",
+    "manifest.json",
+    "device.json",
+)  # replaced by a build; what else lies in a bundle stays
 
 
 @contextlib.contextmanager

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.cuda_device import compute_capability
+from ..runtime.errors import FoveateError
 from ..runtime.native.library import path as library_path
 from ..runtime.native.library import why_missing
 from .environment import cpu_model, usable_cores
+from .tensorrt.flavour import complete_wheel, find_flavour
 
 FLAGS = (
     "sse4_2",
@@ -60,7 +63,8 @@ def doctor(folder: Path | None = None) -> list[Check]:
         ),
         _package("matplotlib", "plots of the report", "pip install 'foveate[report]'"),
         _package("PIL", "reading image files", "pip install 'foveate[report]'"),
-        _package("tensorrt_rtx", "engines for NVIDIA GPUs", "pip install 'foveate[tensorrt]'"),
+        _tensorrt(),
+        _gpu(),
         _native(),
         _writable(folder or Path.cwd()),
     ]
@@ -150,6 +154,26 @@ def _installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _tensorrt() -> Check:
+    """Of either flavour; RTX's wheel is mended, where its folder can be written."""
+    needed_for, fix = "building engines for NVIDIA GPUs", "pip install 'foveate[tensorrt]'"
+    try:
+        flavour = find_flavour()
+    except FoveateError as error:
+        return Check("tensorrt", False, error.got, needed_for, fix)
+    if not flavour.is_full and not complete_wheel():
+        fix = "add the link libtensorrt_rtx.so -> libtensorrt_rtx.so.1 in the package tensorrt_rtx_libs"
+        return Check("tensorrt", False, "no libtensorrt_rtx.so, which plugins need", needed_for, fix)
+    known = f", for {', '.join(flavour.capabilities())}" if not flavour.is_full else ""
+    return Check("tensorrt", True, f"{flavour.name} {flavour.version}{known}", needed_for)
+
+
+def _gpu() -> Check:
+    here = compute_capability()
+    found = f"compute capability {here}" if here else "no NVIDIA GPU, or no driver for it"
+    return Check("gpu", bool(here), found, "running engines for NVIDIA GPUs", "install NVIDIA's driver")
 
 
 def _native() -> Check:

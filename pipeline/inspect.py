@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ from ..runtime.costs import parse_costs
 from ..runtime.dims import resolve_shape, symbols_at
 from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
-from ..runtime.manifest import CHAIN, DenseSegment, ExitChain, LocalSegment, Manifest, Pair, Region, Step
+from ..runtime.manifest import (
+    CHAIN,
+    DenseSegment,
+    EngineFile,
+    ExitChain,
+    LocalSegment,
+    Manifest,
+    Pair,
+    Region,
+    Step,
+)
 from ..runtime.native.plan import SpanPlan
 from ..runtime.spans import read_plan
 from .stream_bytes import stream_bytes
@@ -87,6 +98,7 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "crops_refused": manifest.crops_refused,
         "barriers": list(manifest.barriers),
         "notes": list(manifest.notes),
+        "engines": [_engine(engine, manifest, path) for engine in manifest.engines],
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "created_by": manifest.created_by,
     }
@@ -98,6 +110,18 @@ def _layout_ms(bundle: Path) -> dict[str, float]:
         return parse_costs((bundle / "device.json").read_text(encoding="utf-8")).layouts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _engine(engine: EngineFile, manifest: Manifest, bundle: Path) -> Facts:
+    """`profile` and `layers` as its sidecar has them."""
+    facts = json.loads((bundle / engine.sidecar).read_text(encoding="utf-8"))
+    return {
+        **dataclasses.asdict(engine),
+        "bytes": manifest.files[engine.plan].bytes,
+        "profile": facts["profile"],
+        "layers": len(facts["layers"]),
+        "seconds": facts["seconds"],
+    }
 
 
 def _step(step: Step, sizes: _Sizes) -> Facts:
@@ -188,6 +212,7 @@ def lines(facts: Facts) -> list[str]:
     shown += _decision_lines(facts)
     shown += _step_lines(facts)
     shown += _layout_lines(facts)
+    shown += _engine_lines(facts)
     shown.append(f"stream     {_stream(facts)}")
     if facts["stream_bytes"] is not None:
         shown.append(
@@ -268,6 +293,19 @@ def _layout_lines(facts: Facts) -> list[str]:
     each = ", ".join(f"{name} {ms[name]:.2f} ms" if name in ms else name for name in facts["layouts"])
     why = "measured, the mean of the first exit and the last" if ms else "not measured on this device"
     return [f"layout     {facts['layout']} of {each} ({why})"]
+
+
+def _engine_lines(facts: Facts) -> list[str]:
+    shown = []
+    for engine in facts["engines"]:
+        made = f"{engine['flavour']} {engine['version']}, {engine['precision']} for {engine['compute']}"
+        size = f"{engine['bytes'] / 2**20:.1f} MiB, {engine['layers']} layers"
+        shapes = (
+            f"{name} {' … '.join('×'.join(map(str, shape)) for shape in dict.fromkeys(map(tuple, shapes)))}"
+            for name, shapes in engine["profile"].items()
+        )
+        shown.append(f"engine     {engine['plan']}: {made}, {size}; {'; '.join(shapes)}")
+    return shown
 
 
 def _reason(step: Facts) -> str:

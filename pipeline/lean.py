@@ -3,6 +3,8 @@ native kernels know, with bodies of stock operators."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 import onnx.inliner
 import onnx_ir
@@ -13,11 +15,11 @@ from .graph import SAMPLE
 REFERRED = 1024  # bytes: what is larger stays outside while a model is rewritten
 
 
-def lean(model: onnx.ModelProto) -> onnx.ModelProto:
+def lean(model: onnx.ModelProto, natives: Collection[tuple[str, str]] = (SAMPLE,)) -> onnx.ModelProto:
     """The model with its functions inlined, but for what native kernels run, without nodes that no output depends on,
-    and without choices that only those read. onnxruntime runs dead nodes: the energy of a mask, which few programs give
-    out, takes longer than its logits."""
-    functions = [key for f in model.functions if (key := (f.domain, f.name)) != SAMPLE]
+    and without choices that only those read. `natives`: domain and name of what they run. onnxruntime runs dead nodes:
+    the energy of a mask, which few programs give out, takes longer than its logits."""
+    functions = [key for f in model.functions if (key := (f.domain, f.name)) not in natives]
     if not functions:
         return model
     light = _with_defaults(_light(model))

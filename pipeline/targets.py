@@ -1,42 +1,94 @@
-"""Targets of a build: what each backend makes of a segment's ONNX file. Chosen by the type of the engine's config."""
+"""Targets of a build: what each backend makes of a bundle's ONNX files. Chosen by the type of the engine's config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..runtime.engine import Config, NullConfig, OrtConfig, by_config
+from ..runtime.engine import PRECISIONS, Config, NullConfig, OrtConfig, TensorRTConfig, by_config
 from ..runtime.errors import EngineError, InputError, MissingExtraError, did_you_mean
+from ..runtime.manifest import EngineFile, Manifest
 
-TARGETS: dict[str, Config] = {"cpu": OrtConfig(), "null": NullConfig()}
+TARGETS: dict[str, Config] = {"cpu": OrtConfig(), "null": NullConfig(), "tensorrt": TensorRTConfig()}
+_COMPUTE = re.compile(r"sm\d{2,3}")
 
-Builder = Callable[[Path], None]
+
+@dataclass(frozen=True)
+class Order:
+    """What engines are built of: a bundle's folder with its programs, and what is asked of them. `files`: the ONNX
+    files, `ranges`: of symbolic dims (tensorrt/profiles.py). `tell` is told what is done."""
+
+    folder: Path
+    manifest: Manifest
+    files: Sequence[str]
+    ranges: Mapping[str, tuple[int, int, int]]
+    tell: Callable[[str], None]
+
+
+Builder = Callable[[Order, Any], tuple[EngineFile, ...]]
 _BUILDERS: dict[type, Builder] = {}
 
 
-builds = by_config(_BUILDERS, "builders for")  # decorates what makes or checks the engine of one file
+builds = by_config(_BUILDERS, "builders for")  # decorates what makes or checks the engines of a bundle
 
 
 def target_config(target: str) -> Config:
-    """The engine config of a target's name. Raises InputError that suggests the nearest."""
-    if target not in TARGETS:
+    """The engine config of a target: a name, for TensorRT with a precision and compute capabilities, as in
+    "tensorrt:fp16@sm89,sm120". Raises InputError that suggests the nearest."""
+    head, at, computes = target.partition("@")
+    name, colon, precision = head.partition(":")
+    if name not in TARGETS:
         raise InputError(
             "target",
             got=repr(target),
             expected=f"one of {', '.join(TARGETS)}",
-            fix=did_you_mean(target, TARGETS, "Pass --target cpu."),
+            fix=did_you_mean(name, TARGETS, "Pass --target cpu."),
         )
-    return TARGETS[target]
+    config = TARGETS[name]
+    if not isinstance(config, TensorRTConfig):
+        if colon or at:
+            fix = f"Pass --target {name}; precisions and GPUs are tensorrt's."
+            raise InputError("target", got=repr(target), expected=name, fix=fix)
+        return config
+    if colon and precision not in PRECISIONS:
+        raise InputError(
+            f"precision of target {target!r}",
+            got=repr(precision),
+            expected=f"one of {', '.join(PRECISIONS)}",
+            fix=did_you_mean(precision, PRECISIONS, "Pass --target tensorrt:fp16."),
+        )
+    compute = tuple(computes.split(",")) if at else ()
+    if wrong := [part for part in compute if not _COMPUTE.fullmatch(part)]:
+        raise InputError(
+            f"compute capability of target {target!r}",
+            got=repr(wrong[0]),
+            expected="sm and the capability's digits, such as sm89 for 8.9",
+            fix="An RTX 4090 and an L4 are sm89, an RTX 5090 sm120.",
+        )
+    return TensorRTConfig(precision=precision or "fp32", compute=compute)
 
 
-def build_engine(path: Path, config: Config) -> None:
-    """Makes the engine of one ONNX file. Raises EngineError where its backend refuses it."""
-    _BUILDERS[type(config)](path)
+def build_engines(order: Order, config: Config) -> tuple[EngineFile, ...]:
+    """Makes the engines of a bundle's ONNX files; those that are files of their own are given. Raises InputError,
+    ProgramError, EngineError where the backend refuses one, MissingExtraError."""
+    return _BUILDERS[type(config)](order, config)
+
+
+@builds(TensorRTConfig)
+def compile_for_nvidia(order: Order, config: TensorRTConfig) -> tuple[EngineFile, ...]:
+    """Beside them onnxruntime takes the same files, for machines without such a GPU."""
+    from .tensorrt.bundle_engines import build_engines
+
+    load_in_onnxruntime(order, OrtConfig())
+    return build_engines(order.folder, order.manifest, config, order.ranges, order.tell)
 
 
 @builds(OrtConfig)
-def load_in_onnxruntime(path: Path) -> None:
-    """onnxruntime compiles on load: the file is its own engine, and only has to load."""
+def load_in_onnxruntime(order: Order, config: OrtConfig) -> tuple[EngineFile, ...]:
+    """onnxruntime compiles on load: each file is its own engine, and only has to load."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -44,17 +96,20 @@ def load_in_onnxruntime(path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common root of their own
-        raise EngineError(
-            f"segment {path.name}",
-            got=str(error).strip().splitlines()[0],
-            expected="a model that onnxruntime loads",
-            fix="The program has an op that this onnxruntime does not know: update it, or lower the opset.",
-        ) from error
+    for path in (order.folder / file for file in order.files):
+        try:
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common root of their own
+            raise EngineError(
+                f"segment {path.name}",
+                got=str(error).strip().splitlines()[0],
+                expected="a model that onnxruntime loads",
+                fix="The program has an op that this onnxruntime does not know: update it, or lower the opset.",
+            ) from error
+    return ()
 
 
 @builds(NullConfig)
-def nothing(path: Path) -> None:
+def nothing(order: Order, config: NullConfig) -> tuple[EngineFile, ...]:
     """The null backend computes nothing."""
+    return ()

@@ -76,11 +76,28 @@ class NullConfig:
     fill: float = 0.0
 
 
-Config = OrtConfig | NullConfig
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")  # of TensorRT
+
+
+@dataclass(frozen=True)
+class TensorRTConfig:
+    """Engines of TensorRT or TensorRT-RTX. `precision`: one of PRECISIONS; "fp8" and "int8" of programs that are
+    quantized. `compute`: the compute capabilities to build for, such as "sm89"; none: whatever the flavour knows.
+    """
+
+    backend: ClassVar[str] = "tensorrt"
+    threads: int = 0
+    precision: str = "fp32"
+    compute: tuple[str, ...] = ()
+
+
+Config = OrtConfig | NullConfig | TensorRTConfig
 Opener = Callable[[Path, "Config", Ports], Engine]
 F = TypeVar("F", bound=Callable[..., Any])
 
-CONFIGS: dict[str, type[Config]] = {config.backend: config for config in (OrtConfig, NullConfig)}
+CONFIGS: dict[str, type[Config]] = {
+    config.backend: config for config in (OrtConfig, NullConfig, TensorRTConfig)
+}
 _OPENERS: dict[type, Opener] = {}
 
 

@@ -70,6 +70,10 @@ class CheckFailed(FoveateError):
     exit_code = 1
 
 
+class BackendWarning(UserWarning):
+    """A bundle's engines cannot run on this machine, and another backend answers in their place."""
+
+
 class InternalError(Exception):
     """A defect in Foveate itself; please report it with the message."""
 

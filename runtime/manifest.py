@@ -10,6 +10,7 @@ A bundle is a folder:
     programs/stream.json         the span plan of videos, where there is one; rest.onnx, what lies behind it
     programs/tail<number>.onnx   what lies behind a part of it
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
+    engines/<file>.<gpu>.plan    each of those files as an engine of another backend, with a .json that says what it is
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
 
 A program runs as a list of *steps*, in order: dense segments, regions, and encoders with exits. A `Region` is a run of
@@ -295,6 +296,20 @@ class CropPlan:
 
 
 @dataclass(frozen=True)
+class EngineFile:
+    """A file of programs/ as an engine for NVIDIA GPUs: of which flavour of TensorRT ("tensorrt_rtx", "tensorrt"), and
+    for which compute capability ("sm89"; "any": all that the flavour knows). `sidecar` says more, as JSON."""
+
+    program: str
+    plan: str
+    sidecar: str
+    flavour: str
+    version: str
+    compute: str
+    precision: str
+
+
+@dataclass(frozen=True)
 class FileEntry:
     sha256: str
     bytes: int
@@ -334,6 +349,7 @@ class Manifest:
         default_factory=dict
     )  # calibration images by the layers that they took; {}: not calibrated
     stages: dict[str, str] = field(default_factory=dict)  # stage -> hash of its inputs, for skipping
+    engines: tuple[EngineFile, ...] = ()  # those of backend "tensorrt"
     files: dict[str, FileEntry] = field(default_factory=dict)
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION

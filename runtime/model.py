@@ -34,6 +34,7 @@ from .lanes import Job
 from .layouts import choose_layout, shallow_and_deep, time_layouts
 from .manifest import CHAIN, Exits, Manifest, Region
 from .native.library import library, native_isa, why_missing
+from .nvidia import able
 from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
 from .policy import StreamPolicy
 from .region_stream import RegionStream, open_regions
@@ -68,7 +69,8 @@ def load(
     """Opens a bundle.
 
     threads: of each engine; None or 0 takes one per physical core.
-    backend: "ort", "null" or a config; None takes the bundle's.
+    backend: "ort", "null", "tensorrt" or a config; None takes the bundle's. Engines for NVIDIA GPUs that cannot run
+        here are replaced by "ort", with a BackendWarning.
     strategy: "auto" runs each region selectively or densely, for each image, by measured costs; "spans" always
         selectively, by native kernels where they can and by windows elsewhere; "rects" by windows; "dense" never.
     choices: values other than the bundle's, by name.
@@ -93,6 +95,7 @@ def load(
     config = config_for(named, threads) if isinstance(named, str) else named
     if threads is not None and not isinstance(named, str):
         config = replace(config, threads=config_for(config.backend, threads).threads)
+    config = able(config, bundle.manifest)
     sizes = cache_bytes, max_state_bytes, memory_bytes
     return Model(
         bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching(), pad, layout)
@@ -310,6 +313,11 @@ class Model:
     @property
     def manifest(self) -> Manifest:
         return self._bundle.manifest
+
+    @property
+    def backend(self) -> str:
+        """What runs it: the bundle's, or the one in its place."""
+        return self._options.config.backend
 
     @property
     def stream_policy(self) -> StreamPolicy:

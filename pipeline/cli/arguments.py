@@ -73,8 +73,8 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    about = "what the engines are built for (default: cpu); null: no device, to test a plan"
-    parser.add_argument("--target", default="cpu", help=about)
+    about = "what the engines are built for (default: cpu); tensorrt[:fp16|bf16|fp8|int8][@sm89,sm120]: NVIDIA GPUs"
+    parser.add_argument("--target", default="cpu", help=f"{about}; null: no device, to test a plan")
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +218,19 @@ def _numbers(text: str) -> tuple[float, ...]:
 @_typed("K,K,…")
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
+
+
+@_typed("DIM=LEAST:OPT:MOST,…")
+def size_ranges(text: str) -> dict[str, tuple[int, int, int]]:
+    """ "batch=1:4:16,height=512" -> sizes by dim; one number stands for three."""
+    ranges = {}
+    for part in text.split(","):
+        name, _, sizes = part.rpartition("=")
+        numbers = [positive(size) for size in sizes.split(":")]
+        if not name or len(numbers) not in (1, 3):
+            raise ValueError(part)
+        ranges[name] = numbers[0], numbers[len(numbers) // 2], numbers[-1]
+    return ranges
 
 
 @_typed("NAME=NUMBER or NUMBER")

@@ -1,6 +1,7 @@
 """Build a program into a bundle, without verifying or measuring it.
 
     foveate build model.onnx --out build/x --choices model.choices.json
+    foveate build model.onnx --out build/x --target tensorrt:fp16@sm89 --profile batch=1:4:16
 
 Give a bundle instead of a program to build it anew from the program that it holds.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_preprocess, add_sample, add_target, preprocess_of, progress_of
+from .arguments import add_preprocess, add_sample, add_target, preprocess_of, progress_of, size_ranges
 
 HELP = "program -> bundle"
 
@@ -23,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exit-layout", metavar="NAME", help=about)
     add_sample(parser)
     add_target(parser)
+    about = "target tensorrt: least:opt:most sizes, e.g. batch=1:4:16,height=256:512:1024 (default: around the sample)"
+    parser.add_argument("--profile", type=size_ranges, default={}, metavar="DIM=N:N:N,…", help=about)
     add_preprocess(parser)
 
 
@@ -45,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     fraction = source.manifest.active_fraction if source.manifest else None
     policy = source.manifest.stream_policy if source.manifest else None
     depths = source.manifest.depths if source.manifest else None
-    with progress_of(args).stage("build") as stage:
+    told: list[str] = []
+    progress = progress_of(args)
+    with progress.stage("build") as stage:
         bundle = build(
             source.program,
             out,
@@ -57,7 +62,11 @@ def run(args: argparse.Namespace) -> int:
             active_fraction=choices.active_fraction if choices else fraction,
             stream_policy=choices.stream if choices else policy,
             depths=choices.depths if choices else depths,
+            ranges=args.profile,
+            tell=told.append,
             layout=args.exit_layout or (source.manifest.layout if source.manifest else AUTO),
         )
         stage.note = f"{size_of(bundle)}  {bundle}"
+    for line in told:
+        progress.note(line)
     return 0

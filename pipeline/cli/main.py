@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ...export.extras import EXPORT, needs
-from ...runtime.errors import FoveateError
+from ...runtime.errors import BackendWarning, FoveateError
 from ..environment import versions
 
 COMMANDS = (
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
         logging.getLogger("foveate").setLevel(logging.DEBUG)
     try:
-        with needs("export", f"foveate {args.command}", EXPORT):
+        with needs("export", f"foveate {args.command}", EXPORT), _notes():
             return args.run(args) or 0
     except KeyboardInterrupt:
         print("interrupted; what was there before is unchanged", file=sys.stderr)
@@ -83,6 +86,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not error.filename:
             raise
         return _failed(f"{error.filename}: {error.strerror}", 3, args.traceback)
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """That another backend answers is a line, and once, however often the command opens the bundle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", BackendWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, BackendWarning):
+                print(f"note: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _failed(error: object, code: int, traceback: bool) -> int:

@@ -96,7 +96,7 @@ def run_clip(
             "cuts": scenario.cuts,
             "preprocess": dataclasses.asdict(settings),
         },
-        "environment": describe(threads, _hashes(model.manifest, data), model.manifest.backend),
+        "environment": describe(threads, _hashes(model.manifest, data), model.backend),
     }
     result["notes"] = [*data.notes, *recorder.notes, *_notes(result)]
     check_report(result, FIELDS)

@@ -208,10 +208,10 @@ def test_wrong_arguments_are_named(tiny_program, tmp_path):
 
 
 def test_a_file_that_the_backend_refuses_is_named(tiny_program, tmp_path, monkeypatch):
-    def refuse(path, config):
-        raise EngineError(f"segment {path.name}", got="x", expected="y", fix="z")
+    def refuse(order, config):
+        raise EngineError(f"segment {order.files[0]}", got="x", expected="y", fix="z")
 
-    monkeypatch.setattr(build_module, "build_engine", refuse)
+    monkeypatch.setattr(build_module, "build_engines", refuse)
     with pytest.raises(EngineError, match=r"program\.onnx"):
         build(tiny_program, tmp_path / "out", sample=SAMPLE)
 

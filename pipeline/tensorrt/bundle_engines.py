@@ -1,0 +1,129 @@
+"""The engines of a bundle: one for every file that a step or a segment runs, and for the whole program."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import onnx
+
+from ...runtime.engine import TensorRTConfig
+from ...runtime.layouts import AUTO
+from ...runtime.manifest import (
+    CHAIN,
+    EngineFile,
+    ExitChain,
+    ExitPaths,
+    Manifest,
+    Region,
+    Step,
+)
+from .engine_build import build_plan
+from .engine_cache import EngineCache, Entry, make_key
+from .engine_model import EngineModels
+from .flavour import Flavour, find_flavour
+from .precision import QUANTIZED, check_quantized
+from .profiles import Profile, Range, Shapes, choose_ranges, measure_shapes
+from .sidecar import describe
+from .timing_cache import TimingCache
+
+FOLDER = "engines"
+
+Tell = Callable[[str], None]
+
+
+def build_engines(
+    folder: Path,
+    manifest: Manifest,
+    config: TensorRTConfig,
+    ranges: Mapping[str, Range],
+    tell: Tell,
+) -> tuple[EngineFile, ...]:
+    """Builds the engines of the bundle in `folder`, whose programs are there, or takes them from the cache, and copies
+    them to engines/. `ranges`: of `profiles.choose_ranges`. `tell` is told of each engine where it came from.
+
+    Raises MissingExtraError, InputError, ProgramError, EngineError."""
+    flavour = find_flavour(config.compute)
+    targets = flavour.compute_of(config.compute)
+    program = onnx.load(folder / manifest.program, load_external_data=False)
+    if config.precision in QUANTIZED:
+        check_quantized(program, config.precision)
+    shapes = measure_shapes(folder, manifest, choose_ranges(manifest, ranges))
+    builder = _Builder(flavour, config.precision, EngineModels(program, config.precision), tell)
+    (folder / FOLDER).mkdir()
+    made = []
+    for file, profile in engine_profiles(manifest, shapes).items():
+        for compute in targets:
+            entry = builder.entry(folder / file, profile, compute)
+            made.append(_copy(entry, file, folder, compute, flavour, config.precision))
+    return tuple(made)
+
+
+def engine_profiles(manifest: Manifest, shapes: Shapes) -> dict[str, Profile]:
+    """The files that engines are built of, with their profiles: the whole program, the steps of the layouts that may be
+    loaded, and local segments, for windows. Not what takes over from the native kernels in a stream."""
+    found = {manifest.one_engine: shapes.profile([spec.name for spec in manifest.inputs])}
+    layouts = {CHAIN: manifest.steps, **manifest.layouts}
+    for name, steps in layouts.items():
+        if manifest.layout in (AUTO, name):
+            for step in steps:
+                found |= _step_profiles(step, shapes)
+    return found
+
+
+def _step_profiles(step: Step, shapes: Shapes) -> Iterator[tuple[str, Profile]]:
+    if isinstance(step, ExitChain | ExitPaths):
+        for stage in step.stages if isinstance(step, ExitChain) else step.paths:
+            yield stage.file, shapes.profile(stage.inputs)
+    elif isinstance(step, Region):
+        yield step.fallback, shapes.profile(step.inputs)
+        for segment in step.segments:
+            if segment.strategy != "dense":
+                yield segment.file, shapes.windows(segment)
+    else:
+        yield step.file, shapes.profile(step.inputs)
+
+
+class _Builder:
+    """One engine after another, from the cache where it has it."""
+
+    def __init__(self, flavour: Flavour, precision: str, models: EngineModels, tell: Tell):
+        self.flavour, self.precision, self.models, self.tell = flavour, precision, models, tell
+        self.cache = EngineCache()
+
+    def entry(self, file: Path, profile: Profile, compute: str) -> Entry:
+        flavour = self.flavour
+        with tempfile.TemporaryDirectory() as name:
+            model, digest = self.models.write(file, Path(name))
+            key = make_key(
+                digest, flavour.name, flavour.version, compute, self.precision, profile, flavour.flags
+            )
+            found, why = self.cache.find(key)
+            self.tell(f"{file.name} {compute}: {why}")
+            if found is not None:
+                return found
+            timing = None
+            if flavour.is_full:
+                timing = TimingCache(self.cache.folder / f"timing-{flavour.version}-{compute}.bin")
+            built = build_plan(model, profile, compute, flavour, timing, file.name)
+            sidecar = describe(file.name, built, flavour, compute, self.precision, profile)
+            return Entry(self.cache.add(key, built.plan, sidecar), key, sidecar)
+
+
+def _copy(
+    entry: Entry, program: str, folder: Path, compute: str, flavour: Flavour, precision: str
+) -> EngineFile:
+    """From the cache into the bundle."""
+    assert entry.sidecar is not None  # of an entry that is not broken
+    stem = f"{FOLDER}/{Path(program).stem}.{compute}"
+    plan, sidecar = f"{stem}.plan", f"{stem}.json"
+    shutil.copyfile(entry.plan, folder / plan)
+    text = json.dumps(
+        dataclasses.asdict(dataclasses.replace(entry.sidecar, name=Path(program).name)), indent=1
+    )
+    (folder / sidecar).write_text(text, encoding="utf-8")
+    return EngineFile(program, plan, sidecar, flavour.name, flavour.version, compute, precision)

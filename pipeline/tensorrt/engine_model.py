@@ -1,0 +1,51 @@
+"""What TensorRT is given of a file of programs/."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+
+from ...export.ops.deformable_sample import with_gathers
+from ..lean import lean
+from ..weights import INLINE
+from .precision import KINDS, between, decision_tensors, lower_precision
+
+_WEIGHTS = "weights.bin"
+
+
+class EngineModels:
+    """Of one bundle's program, in one precision."""
+
+    def __init__(self, program: onnx.ModelProto, precision: str):
+        self._read, self._made = decision_tensors(program)
+        self._precision = precision
+
+    def write(self, file: Path, folder: Path) -> tuple[Path, str]:
+        """Writes the model of `file` into an empty folder; its path, and the sha256 of it with its weights."""
+        model = onnx.load(file)
+        with_gathers(model)  # TensorRT may sample wrongly by GridSample (NVIDIA/TensorRT issue 4813)
+        model = lean(model, natives=())  # a body's types are seen below
+        _open_choices(model)
+        if self._precision in KINDS:
+            kept = between(model.graph, self._read, self._made)
+            model = lower_precision(model, self._precision, kept)
+        path = folder / file.name
+        outside = {"save_as_external_data": True, "location": _WEIGHTS, "size_threshold": INLINE}
+        onnx.save_model(model, path, **outside)
+        digest = hashlib.sha256(path.read_bytes())
+        if (folder / _WEIGHTS).is_file():
+            digest.update((folder / _WEIGHTS).read_bytes())
+        return path, digest.hexdigest()
+
+
+def _open_choices(model: onnx.ModelProto) -> None:
+    """TensorRT takes an input with a default for a constant. Choices become inputs without: they change without a new
+    engine."""
+    inputs = {value.name for value in model.graph.input}
+    defaults = [i for i in model.graph.initializer if i.name in inputs]
+    for tensor in defaults:
+        value = next(v for v in model.graph.input if v.name == tensor.name)
+        value.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        model.graph.initializer.remove(tensor)

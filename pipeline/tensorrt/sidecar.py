@@ -1,0 +1,56 @@
+"""What is written beside an engine, for without a GPU it cannot be opened and asked."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from ...runtime.decode import decode
+from .engine_build import Built, Layer, Tensor
+from .flavour import Flavour
+from .profiles import Profile
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """`profile`: by input its least, opt and most shape. `layers` of the network, in order."""
+
+    name: str  # of the ONNX file
+    flavour: str
+    version: str
+    compute: str
+    precision: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    profile: dict[str, tuple[tuple[int, ...], ...]]
+    layers: tuple[Layer, ...]
+    warnings: tuple[str, ...]
+    seconds: float  # of the build
+    bytes: int  # of the plan
+    sha256: str  # of the plan
+
+
+def describe(
+    name: str, built: Built, flavour: Flavour, compute: str, precision: str, profile: Profile
+) -> Sidecar:
+    return Sidecar(
+        name,
+        flavour.name,
+        flavour.version,
+        compute,
+        precision,
+        built.inputs,
+        built.outputs,
+        {name: tuple(shapes) for name, shapes in profile.items()},
+        built.layers,
+        built.warnings,
+        round(built.seconds, 3),
+        len(built.plan),
+        hashlib.sha256(built.plan).hexdigest(),
+    )
+
+
+def read_sidecar(facts: Any) -> Sidecar:
+    """From parsed JSON. Raises ValueError, KeyError, TypeError where it is none."""
+    return decode(Sidecar, facts)

@@ -1,0 +1,139 @@
+"""The engine cache: what a key is made of, and what is said of a hit, a miss and a broken entry."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from foveate.pipeline.tensorrt.engine_build import Built, Layer, Tensor
+from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, default_folder, make_key
+from foveate.pipeline.tensorrt.flavour import RTX, Flavour
+from foveate.pipeline.tensorrt.sidecar import describe
+from foveate.runtime.errors import EngineError, InputError
+from hypothesis import given
+from hypothesis import strategies as st
+
+PROFILE = {"x": ((1, 3), (1, 3), (4, 3)), "a": ((1,), (2,), (3,))}
+KEY = make_key("f00d", RTX, "1.7", "sm89", "fp16", PROFILE, ["STRONGLY_TYPED", "TF32"], ["b1", "b0"])
+BUILT = Built(
+    b"plan" * 100,
+    1.25,
+    (Tensor("x", "FLOAT", (-1, 3)),),
+    (Tensor("y", "FLOAT", (-1, 3)),),
+    (Layer("node0", "ACTIVATION", ("FLOAT",)),),
+    (),
+)
+SIDECAR = describe("dense0.onnx", BUILT, Flavour(RTX, "1.7", None), "sm89", "fp16", PROFILE)
+
+
+@pytest.fixture
+def cache(tmp_path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Key)])
+def test_every_field_changes_the_key(field):
+    old = getattr(KEY, field)
+    new = {str: f"{old}x", int: 0, tuple: (*old, "more") if isinstance(old, tuple) else ()}[type(old)]
+    assert dataclasses.replace(KEY, **{field: new}).digest != KEY.digest
+
+
+@given(
+    st.permutations(list(PROFILE)), st.permutations(["STRONGLY_TYPED", "TF32"]), st.permutations(["b0", "b1"])
+)
+def test_the_order_of_sets_does_not(names, flags, plugins):
+    profile = {name: PROFILE[name] for name in names}
+    assert make_key("f00d", RTX, "1.7", "sm89", "fp16", profile, flags, plugins) == KEY
+
+
+def test_every_shape_of_a_profile_changes_the_key():
+    for place in range(3):
+        shapes = list(PROFILE["x"])
+        shapes[place] = (2, 3)
+        key = make_key(
+            "f00d", RTX, "1.7", "sm89", "fp16", {**PROFILE, "x": tuple(shapes)}, KEY.flags, KEY.plugins
+        )
+        assert key.digest != KEY.digest
+
+
+def test_a_key_is_the_same_in_every_process():
+    """Engines that users have stay theirs: a change of this number is a change of SCHEMA."""
+    assert KEY.digest == "64d7ef60d3552a9e6cc2a9c13a7566eaf83a929eb67670989825fb1c455799ea"
+
+
+def test_what_was_added_is_found_with_its_facts(cache):
+    assert cache.find(KEY) == (None, "miss: no engine of this ONNX file")
+    path = cache.add(KEY, BUILT.plan, SIDECAR)
+    entry, why = cache.find(KEY)
+    assert entry is not None and why.startswith("hit")
+    assert (entry.plan, entry.key, entry.sidecar, entry.broken) == (path, KEY, SIDECAR, "")
+    assert path.read_bytes() == BUILT.plan and cache.verify(entry) == ""
+    assert list(cache.entries()) == [entry] == [cache.get(path.name[:6])]
+
+
+def test_a_miss_names_the_fields_that_differ_from_the_nearest_entry(cache):
+    cache.add(KEY, BUILT.plan, SIDECAR)
+    other = dataclasses.replace(KEY, version="1.6", precision="fp32", flags=())
+    cache.add(other, BUILT.plan, SIDECAR)
+    _, why = cache.find(dataclasses.replace(KEY, version="1.8"))
+    assert why == "miss: version 1.7 -> 1.8"
+    _, why = cache.find(dataclasses.replace(other, compute="any"))
+    assert why == "miss: compute sm89 -> any"
+
+
+def test_an_older_schema_is_a_miss(cache):
+    path = cache.add(KEY, BUILT.plan, SIDECAR)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    facts["key"]["schema"] = 0
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    entry, why = cache.find(KEY)
+    assert entry is None and "schema 0" in why
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda plan, side: plan.write_bytes(b"short"), "5 bytes of 400"),
+        (lambda plan, side: side.write_text("{}"), "unreadable"),
+        (lambda plan, side: side.unlink(), "unreadable"),
+        (lambda plan, side: side.write_text(side.read_text().replace('"f00d"', '"beef"')), "another engine"),
+    ],
+)
+def test_a_broken_entry_is_a_miss_that_says_why(cache, damage, said):
+    path = cache.add(KEY, BUILT.plan, SIDECAR)
+    damage(path, path.with_suffix(".json"))
+    entry, why = cache.find(KEY)
+    assert entry is None and why.startswith("miss") and said in why
+    (entry,) = cache.entries()
+    assert said in cache.verify(entry)
+
+
+def test_an_edited_plan_is_found_by_verify(cache):
+    path = cache.add(KEY, BUILT.plan, SIDECAR)
+    path.write_bytes(b"nalp" * 100)
+    (entry,) = cache.entries()
+    assert "sha256" in cache.verify(entry)
+    cache.remove(entry)
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "engines").write_text("a file")
+    with pytest.raises(EngineError, match="set FOVEATE_CACHE"):
+        EngineCache(tmp_path / "engines").add(KEY, BUILT.plan, SIDECAR)
+
+
+@pytest.mark.parametrize("start", ["", "no such"])
+def test_a_name_that_is_none_is_named(cache, start):
+    cache.add(KEY, BUILT.plan, SIDECAR)
+    with pytest.raises(InputError, match="foveate cache ls"):
+        cache.get(start)
+
+
+def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path / "engines"
+    monkeypatch.delenv("FOVEATE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "foveate" / "engines"
