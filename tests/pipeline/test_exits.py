@@ -13,6 +13,7 @@ from foveate.pipeline.inspect import inspect, lines
 from foveate.runtime import Model, load
 from foveate.runtime.bundle import dense_files, open_bundle
 from foveate.runtime.costs import parse_costs
+from foveate.runtime.bundle import dense_files
 from foveate.runtime.errors import DecisionError, InputError
 from foveate.runtime.layouts import choose_layout
 from foveate.runtime.manifest import ExitChain, Manifest
@@ -93,7 +94,8 @@ def test_engines_for_one_size_have_the_answer_of_those_for_all(bundle: Path, lay
     with load(bundle, threads=1, layout=layout) as warm:
         warm.warmup((1, 3, 32, 48))
         assert_dense(warm, images(1))
-        engines, file = warm.executor.engines, warm.manifest.steps[0].file
+        engines, step = warm.executor.engines, warm.manifest.steps[0]
+        (file,) = dense_files(step)
         assert engines.at(file, ((1, 3, 32, 48),)) is not engines[file]
         assert engines.at(file, ((1, 3, 40, 32),)) is engines[file]
         for batch, size in ((3, (32, 48)), (1, (40, 32)), (2, (16, 8))):
