@@ -1,8 +1,6 @@
 """Panoptic quality (PQ) of every exit on held-out scenes, written into training.json.
 
-    python -m examples.eco_m2f.evaluate --count 400
-
-Scenes, their truth and what the model finds are maps of one form; the image processor of transformers makes the latter.
+python -m examples.eco_m2f.evaluate --count 400
 """
 
 from __future__ import annotations
@@ -15,40 +13,30 @@ from typing import Any
 import numpy as np
 import torch
 from foveate.pipeline.files import write_text
-from torch import Tensor
+from foveate.pipeline.panoptic import Panoptic
+from foveate.pipeline.panoptic_metrics import PanopticQuality
 
 from examples.eco_m2f.model import EXITS, PARENT, load_parent, predict
-from examples.eco_m2f.scenes import CATEGORIES, INSTANCES, MOST, THINGS, Scenes
-
-from torchmetrics.functional.detection import panoptic_quality  # isort: skip  # behind transformers: see model.py
+from examples.eco_m2f.scenes import THINGS, Scenes
 
 BETAS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05)  # PQ that a layer costs
-GARMENTS = ((1, 2), (3, 5), (6, MOST))  # bins of difficulty
-NOTHING = len(CATEGORIES)  # stands in for −1
-KINDS: dict[str, Any] = {"things": set(range(len(THINGS))), "stuffs": set(range(len(THINGS), NOTHING + 1))}
+DUSK = 6.0  # photons of a white pixel: at night there are fewer
+Outputs = dict[str, np.ndarray]
 
 
-def quality(found: np.ndarray, truth: np.ndarray) -> float:
-    """PQ of int32 maps [N, H, W] as scenes write them, the mean over the categories that occur in any of them.
-
-    Where nothing is found is a category of its own, left out of the mean: torchmetrics would forgive a segment that was
-    not found, and the metric's authors do not."""
-    by_category = panoptic_quality(_pairs(found), _pairs(truth), return_per_class=True, **KINDS)[0]
-    occurs = np.union1d(found, truth) // INSTANCES
-    return float(by_category[np.unique(occurs[occurs >= 0])].mean())
-
-
-def _pairs(maps: np.ndarray) -> Tensor:
-    category = np.where(maps < 0, NOTHING, maps // INSTANCES)
-    return torch.from_numpy(np.stack([category, maps % INSTANCES], axis=-1))
+def quality(outputs: Outputs, truths: np.ndarray) -> float:
+    """PQ of a network's answers for N images against int32 maps [N, H, W] as scenes write them."""
+    metric = PanopticQuality()
+    for number, truth in enumerate(truths):
+        one = _one(outputs, number)
+        metric.update(one, Panoptic(truth, frozenset(range(len(THINGS)))), one)
+    return metric.value()
 
 
-def predict_all(model: Any, images: np.ndarray, batch: int = 20) -> np.ndarray:
-    """uint8 [N, H, W, 3] -> int32 [exits, N, H, W]."""
-    starts = range(0, len(images), batch)
-    return np.stack(
-        [np.concatenate([predict(model, images[i : i + batch], k) for i in starts]) for k in EXITS]
-    )
+def predict_all(model: Any, images: np.ndarray, depth: int, batch: int = 20) -> Outputs:
+    """What exit `depth` answers for uint8 [N, H, W, 3]."""
+    parts = [predict(model, images[i : i + batch], depth) for i in range(0, len(images), batch)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def oracle(qualities: np.ndarray, beta: float) -> dict:
@@ -65,21 +53,27 @@ def oracle(qualities: np.ndarray, beta: float) -> dict:
 
 
 def evaluate(model: Any, scenes: Scenes, count: int) -> dict:
-    """PQ in points, of the whole set and as the mean of each image's, by exit; and the latter by number of garments."""
+    """PQ in points, of the whole set and as the mean of each image's, by exit; and the latter by light."""
     images, truths = scenes.batch(0, count)
-    found = predict_all(model, images)
-    each = np.array(
-        [[quality(a[None], b[None]) for a, b in zip(maps, truths, strict=True)] for maps in found]
-    )
-    garments = np.array([scenes.difficulty(i).garments for i in range(count)])
-    bins = {f"{low}-{high} garments": (low <= garments) & (garments <= high) for low, high in GARMENTS}
+    answers = [predict_all(model, images, depth) for depth in EXITS]
+    each = np.array([[quality(_one(found, i), truths[i : i + 1]) for i in range(count)] for found in answers])
+    photons = np.array([scenes.difficulty(i).photons for i in range(count)])
+    bins = {
+        "day": np.isinf(photons),
+        "dusk": (photons >= DUSK) & np.isfinite(photons),
+        "night": photons < DUSK,
+    }
     return {
         "scenes": count,
-        "pq": {str(k): _points(quality(maps, truths)) for k, maps in zip(EXITS, found, strict=True)},
+        "pq": {str(k): _points(quality(found, truths)) for k, found in zip(EXITS, answers, strict=True)},
         "pq_per_image": _by_exit(each),
         **{name: {"scenes": int(chosen.sum()), **_by_exit(each[:, chosen])} for name, chosen in bins.items()},
         "oracle": [oracle(each, beta) for beta in BETAS],
     }
+
+
+def _one(outputs: Outputs, number: int) -> Outputs:
+    return {name: value[number : number + 1] for name, value in outputs.items()}
 
 
 def _by_exit(qualities: np.ndarray) -> dict[str, float]:

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from foveate.export import import_transformers
+from foveate.runtime.segmentation import CLASSES, MASKS
 from torch import Tensor, nn
 
-from examples.eco_m2f.scenes import CATEGORIES, INSTANCES, THINGS
+from examples.eco_m2f.scenes import CATEGORIES
 
 import_transformers()  # first: it mends a torchvision that does not load beside CPU-only torch
 from transformers import (  # noqa: E402
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
-    Mask2FormerImageProcessorPil,
     ResNetConfig,
 )
 
-EXITS = (2, 3, 4, 5, 6)  # encoder layers
+EXITS = (1, 2, 3, 4, 5, 6)  # encoder layers
 PARENT = Path(__file__).parent / "parent"
 MEAN, STD = 0.5, 0.25  # of pixels in 0 … 1
 BACKBONE: dict[str, Any] = {
@@ -38,7 +38,6 @@ PREPROCESSING = {
     "image_std": [STD] * 3,
     "do_resize": False,
 }
-PROCESSOR: Any = Mask2FormerImageProcessorPil()
 
 
 def new_model() -> nn.Module:
@@ -85,21 +84,9 @@ def load_parent(folder: Path = PARENT) -> Any:
 
 
 @torch.inference_mode()
-def predict(model: Any, images: np.ndarray, depth: int) -> np.ndarray:
-    """uint8 [N, H, W, 3] -> what exit `depth` finds, int32 [N, H, W], as truth is written; −1: nothing."""
+def predict(model: Any, images: np.ndarray, depth: int) -> dict[str, np.ndarray]:
+    """uint8 [N, H, W, 3] -> what exit `depth` answers: class_queries_logits [N, Q, C + 1], masks_queries_logits
+    [N, Q, H/4, W/4]."""
     with exit_at(model, depth):
         found = model(pixel_values=to_input(images))
-    sizes = [images.shape[1:3]] * len(images)
-    stuff = set(range(len(THINGS), len(CATEGORIES)))
-    answers = PROCESSOR.post_process_panoptic_segmentation(found, label_ids_to_fuse=stuff, target_sizes=sizes)
-    return np.stack([_as_truth(**answer) for answer in answers])
-
-
-def _as_truth(segmentation: Tensor, segments_info: list[dict]) -> np.ndarray:
-    identity = np.full(len(segments_info) + 2, -1, np.int32)  # by segment; the last is that of −1
-    count = dict.fromkeys(range(len(CATEGORIES)), 0)
-    for segment in segments_info:
-        category = segment["label_id"]
-        count[category] += category < len(THINGS)
-        identity[segment["id"]] = category * INSTANCES + count[category]
-    return identity[segmentation.numpy().astype(np.int64)]
+    return {name: getattr(found, name).numpy() for name in (CLASSES, MASKS)}

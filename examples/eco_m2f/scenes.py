@@ -1,12 +1,13 @@
-"""Scenes: one to eight Fashion-MNIST garments, some half hidden, on one to three real textures; panoptic truth.
+"""Scenes: one to five Fashion-MNIST garments, some half hidden, on one or two real textures, by day or by night;
+panoptic truth.
 
     python -m examples.eco_m2f.scenes --out examples/eco_m2f/scenes.npz --count 48    # writes the shipped test scenes
 
 Every scene is a function of (split, seed, number): the same three give the same pixels. Training and test scenes
 share no garment (Fashion-MNIST's own split) and no piece of a texture (left 60 % against right 40 % of each).
 
-Scenes differ in how hard they are: a hard one has more garments, smaller, fainter and more hidden, more textures and
-more noise.
+Scenes differ in how hard they are: a hard one has more garments, smaller and more hidden. Half of them are seen by
+night, when a camera counts few photons: the fewer, the more noise.
 
 Truth is one map, int32 [size, size]: category · 1000 + instance, as Cityscapes writes it. Things count their instances
 from 1, stuff has instance 0.
@@ -37,33 +38,34 @@ TEXTURES = ("brick", "grass", "gravel")
 CATEGORIES = THINGS + TEXTURES
 INSTANCES = 1000  # identities to a category
 SIZE = 128  # px, a scene's side
-MOST = 8  # garments
+MOST = 5  # garments
+NIGHT = 0.5  # of the scenes
+PHOTONS = (2.0, 16.0)  # of a white pixel by night, least and most
 VISIBLE = 0.35  # of every garment, at least
 TRIES = 20  # places for a garment, before it is left out
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How a scene is made. `side`: px, shortest and longest of a garment; `opacity` of garments; `noise`: standard
-    deviation in grey levels."""
+    """How a scene is made. `side`: px, shortest and longest of a garment; `photons`: of a white pixel, on the mean;
+    infinite by day."""
 
     level: float
     garments: int
     textures: int
     side: tuple[float, float]
-    opacity: float
-    noise: float
+    photons: float
 
 
 def difficulty(rng: np.random.Generator) -> Difficulty:
     level = float(rng.random())
+    night = rng.random() < NIGHT
     return Difficulty(
         level=level,
-        garments=1 + min(MOST - 1, int(MOST * level * rng.uniform(0.7, 1.2))),
-        textures=1 + int(3 * level * rng.random()),
-        side=(56 - 26 * level, 88 - 34 * level),
-        opacity=1 - 0.45 * level * rng.uniform(0.5, 1.0),
-        noise=24 * level**2 * rng.uniform(0.5, 1.0),
+        garments=1 + min(MOST - 1, int(MOST * level)),
+        textures=1 + int(2 * rng.random()),
+        side=(44 - 12 * level, 80 - 32 * level),
+        photons=float(np.exp(rng.uniform(*np.log(PHOTONS)))) if night else np.inf,
     )
 
 
@@ -91,8 +93,10 @@ class Scenes:
             canvas.lay(rng, background(rng, self.textures[kind], self.size), len(THINGS) + int(kind))
         for _ in range(made.garments):
             self._place(rng, made, canvas)
-        noisy = canvas.image + rng.normal(0, made.noise, canvas.image.shape)
-        return np.clip(noisy, 0, 255).astype(np.uint8), canvas.truth
+        image = np.clip(canvas.image, 0, 255)
+        if made.photons < np.inf:
+            image = rng.poisson(image * made.photons / 255) * 255 / made.photons  # shot noise
+        return np.clip(image, 0, 255).astype(np.uint8), canvas.truth
 
     def difficulty(self, number: int) -> Difficulty:
         return difficulty(self._rng(number))
@@ -116,7 +120,7 @@ class Scenes:
         cloth = (50 + 0.8 * scaled(self.garments.grey[index][:, ::flip], side))[..., None] * color
         for y, x in rng.integers(self.size - side + 1, size=(TRIES, 2)):
             window = np.s_[y : y + side, x : x + side]
-            if canvas.paste(window, cloth, opacity * made.opacity, opacity[..., 0] > 0.5, category):
+            if canvas.paste(window, cloth, opacity, category):
                 return
 
 
@@ -143,16 +147,16 @@ class _Canvas:
         self,
         window: tuple[slice, slice],
         cloth: np.ndarray,
-        blend: np.ndarray,
-        shape: np.ndarray,
+        opacity: np.ndarray,
         category: int,
     ) -> bool:
-        """Blends a garment in, if it leaves `VISIBLE` of each segment; whether it did."""
+        """Lays a garment on, if that leaves `VISIBLE` of each segment; whether it did."""
+        shape = opacity[..., 0] > 0.5
         below, hidden = np.unique(self.truth[window][shape], return_counts=True)
         for identity, count in zip(below, hidden, strict=True):
             if np.count_nonzero(self.truth == identity) - count < VISIBLE * self.whole[identity]:
                 return False
-        self.image[window] = cloth * blend + self.image[window] * (1 - blend)
+        self.image[window] = cloth * opacity + self.image[window] * (1 - opacity)
         instance = sum(identity // INSTANCES == category for identity in self.whole) + 1
         identity = category * INSTANCES + instance
         self.truth[window][shape] = identity

@@ -3,7 +3,7 @@
     python -m examples.eco_m2f.train --out build/eco_m2f
 
 Each step draws an exit k, runs layers 1 … k of the encoder only, decodes, and multiplies the whole loss by α_k ∝ k.
-Exits are drawn ∝ k, too: layer 6 learns in no other steps than those of exit 6.
+Exits are drawn ∝ k²: layer 6 learns in no other steps than those of exit 6.
 
 Steps are functions of (seed, number), and a run that was interrupted goes on where its last checkpoint was.
 """
@@ -30,7 +30,7 @@ from examples.eco_m2f.scenes import CATEGORIES, INSTANCES, Scenes, segments
 
 ALPHA = {k: k / np.mean(EXITS) for k in EXITS}
 STRIDE = 4  # px, of the features that masks are made of
-DRAW = np.array(EXITS) / np.sum(EXITS)
+DRAW = np.square(EXITS) / np.sum(np.square(EXITS))
 
 
 @dataclass(frozen=True)
