@@ -13,7 +13,6 @@ from foveate.pipeline.inspect import inspect, lines
 from foveate.runtime import Model, load
 from foveate.runtime.bundle import dense_files, open_bundle
 from foveate.runtime.costs import parse_costs
-from foveate.runtime.bundle import dense_files
 from foveate.runtime.errors import DecisionError, InputError
 from foveate.runtime.layouts import choose_layout
 from foveate.runtime.manifest import ExitChain, Manifest
