@@ -44,6 +44,11 @@ class ExitData:
                 "exit data", got="NaN or infinity", expected="finite numbers", fix="Check metric and images."
             )
 
+    @property
+    def gained(self) -> np.ndarray:
+        """[N, K]: quality at each exit, over the image's mean of all."""
+        return self.quality - self.quality.mean(axis=1, keepdims=True)
+
     def of(self, images: np.ndarray) -> ExitData:
         """These images alone: indices, or bool [N]."""
         return ExitData(self.features[images], self.quality[images], self.exits)

@@ -84,9 +84,8 @@ _Layers = list[tuple[np.ndarray, np.ndarray]]  # weight [K, D] and bias [K] for 
 
 
 def _regression(features: np.ndarray, data: ExitData, betas: Sequence[float]) -> _Layers:
-    gained = data.quality - data.quality.mean(axis=1, keepdims=True)  # at an exit, over the others
-    usual = gained.mean(axis=0)
-    weight = _ridge(features, gained - usual)
+    usual = data.gained.mean(axis=0)
+    weight = _ridge(features, data.gained - usual)
     return [(weight, usual - beta * np.asarray(data.exits)) for beta in betas]
 
 

@@ -50,6 +50,5 @@ def explained(data: ExitData) -> float:
     """What the gate's features tell of an image's differences in quality between exits: the share of their variance
     that a regression explains on images that it has not seen. At most 1; 0 or less: nothing."""
     predicted = judge(data, [0.0], "regression").scores
-    gained = data.quality - data.quality.mean(axis=1, keepdims=True)
-    total = np.square(gained - gained.mean(axis=0)).sum()
-    return float(1 - np.square(gained - predicted).sum() / total) if total else 0.0
+    total = np.square(data.gained - data.gained.mean(axis=0)).sum()
+    return float(1 - np.square(data.gained - predicted).sum() / total) if total else 0.0

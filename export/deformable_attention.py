@@ -26,7 +26,7 @@ def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
     [B, Q, heads, levels, points]."""
     if not torch.compiler.is_exporting():
         return sample_maps(value, sizes, locations, weights)
-    both = [torch.stack([_whole(h, value), _whole(w, value)]) for h, w in sizes]
+    both = [torch.stack([_number(h, value, torch.int64), _number(w, value, torch.int64)]) for h, w in sizes]
     return deformable_sample(value, torch.stack(both), locations, weights)
 
 
@@ -102,9 +102,5 @@ def positions_of(maps: Sequence[Tensor], embed: Any, levels: Tensor) -> Tensor:
     return tokens_of(embedded).expand(maps[0].shape[0], -1, -1)
 
 
-def _number(size: int, like: Tensor) -> Tensor:
-    return torch.full((), size, device=like.device, dtype=like.dtype)
-
-
-def _whole(size: int, like: Tensor) -> Tensor:
-    return torch.full((), size, device=like.device, dtype=torch.int64)
+def _number(size: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.full((), size, device=like.device, dtype=dtype or like.dtype)

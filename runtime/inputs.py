@@ -34,6 +34,11 @@ class Batch:
     torch: bool
     crops: Crops = field(default_factory=dict)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the feeds, in the manifest's order."""
+        return tuple(value.shape for value in self.feeds.values())
+
     def unpad(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs without what lies behind the images' own right and bottom."""
         return {

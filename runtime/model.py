@@ -206,7 +206,7 @@ class Model:
             )
             self._measure_once(executor, batch.feeds)
             if batch.images == 1:
-                executor.engines.fix(tuple(value.shape for value in batch.feeds.values()))
+                executor.engines.fix(batch.shapes)
             forced = self._options.strategy if self._options.strategy in SELECTIVE else "spans"
             for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", forced):
                 request = self._request(batch, strategy)
@@ -437,7 +437,6 @@ class Model:
     def _request(self, batch: Batch, strategy: str) -> Request:
         first = batch.feeds[self.manifest.inputs[0].name]
         elements = first.size // len(first)
-        shapes = tuple(value.shape for value in batch.feeds.values()) if batch.images == 1 else ()
         return Request(
             dict(batch.feeds),
             batch.images,
@@ -445,7 +444,7 @@ class Model:
             strategy,
             self._choices,
             symbols=batch.symbols,
-            shapes=shapes,
+            shapes=batch.shapes if batch.images == 1 else (),
         )
 
     def _depths(self) -> Depths:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -57,8 +57,7 @@ def build_engines(
     (folder / FOLDER).mkdir()
     made = []
     for file, profile in engine_profiles(manifest, shapes).items():
-        for compute in targets:
-            entry = builder.entry(folder / file, profile, compute)
+        for compute, entry in builder.entries(folder / file, profile, targets):
             made.append(_copy(entry, file, folder, compute, flavour, config.precision))
     return tuple(made)
 
@@ -95,23 +94,26 @@ class _Builder:
         self.flavour, self.precision, self.models, self.tell = flavour, precision, models, tell
         self.cache = EngineCache()
 
-    def entry(self, file: Path, profile: Profile, compute: str) -> Entry:
-        flavour = self.flavour
+    def entries(self, file: Path, profile: Profile, targets: Sequence[str]) -> Iterator[tuple[str, Entry]]:
+        """Of each compute capability; the model that they are built from is the same."""
         with tempfile.TemporaryDirectory() as name:
             model, digest = self.models.write(file, Path(name))
-            key = make_key(
-                digest, flavour.name, flavour.version, compute, self.precision, profile, flavour.flags
-            )
-            found, why = self.cache.find(key)
-            self.tell(f"{file.name} {compute}: {why}")
-            if found is not None:
-                return found
-            timing = None
-            if flavour.is_full:
-                timing = TimingCache(self.cache.folder / f"timing-{flavour.version}-{compute}.bin")
-            built = build_plan(model, profile, compute, flavour, timing, file.name)
-            sidecar = describe(file.name, built, flavour, compute, self.precision, profile)
-            return Entry(self.cache.add(key, built.plan, sidecar), key, sidecar)
+            for compute in targets:
+                yield compute, self._entry(model, digest, profile, compute)
+
+    def _entry(self, model: Path, digest: str, profile: Profile, compute: str) -> Entry:
+        flavour, name = self.flavour, model.name
+        key = make_key(digest, flavour.name, flavour.version, compute, self.precision, profile, flavour.flags)
+        found, why = self.cache.find(key)
+        self.tell(f"{name} {compute}: {why}")
+        if found is not None:
+            return found
+        timing = None
+        if flavour.is_full:
+            timing = TimingCache(self.cache.folder / f"timing-{flavour.version}-{compute}.bin")
+        built = build_plan(model, profile, compute, flavour, timing, name)
+        sidecar = describe(name, built, flavour, compute, self.precision, profile)
+        return Entry(self.cache.add(key, built.plan, sidecar), key, sidecar)
 
 
 def _copy(

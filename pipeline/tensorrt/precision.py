@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ...export.values import graphs
 from ...runtime.errors import InputError
 from ..graph import DOMAIN, node_inputs
 
@@ -80,7 +81,7 @@ def between(graph: onnx.GraphProto, read: Collection[str], made: Iterable[str]) 
 
 def _locations(graph: onnx.GraphProto) -> Iterator[str]:
     """What becomes a position or an index, up to the product that makes it."""
-    for sub in _graphs(graph):
+    for sub in graphs(graph):
         ends = [n.input[1] for n in sub.node if n.op_type == "GridSample"]
         ends += [n.input[0] for n in sub.node if n.op_type in _ROUNDING or _to_whole(n)]
         yield from _behind(sub, ends, lambda node, _: node.op_type in _PRODUCTS)
@@ -107,14 +108,6 @@ def _behind(
         pending += [i for i in node_inputs(node) if not stop(node, i)]
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-
-
 def _floats(model: onnx.ModelProto) -> set[str]:
     """Names of all float32 tensors, also within branches."""
     light = onnx.ModelProto(ir_version=model.ir_version, functions=model.functions)
@@ -131,7 +124,7 @@ def _floats(model: onnx.ModelProto) -> set[str]:
     inferred = onnx.shape_inference.infer_shapes(light).graph
     return {
         value.name
-        for sub in _graphs(inferred)
+        for sub in graphs(inferred)
         for value in (*sub.input, *sub.value_info, *sub.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
@@ -150,8 +143,8 @@ class _Lowering:
         choices = {i.name for i in graph.input}
         self.weights = {i.name: i for i in graph.initializer if i.name not in choices}
         self._graph(graph, "", {}, {})
-        read = {name for sub in _graphs(graph) for n in sub.node for name in n.input}
-        read |= {o.name for sub in _graphs(graph) for o in sub.output}
+        read = {name for sub in graphs(graph) for n in sub.node for name in n.input}
+        read |= {o.name for sub in graphs(graph) for o in sub.output}
         left = [i for i in graph.initializer if i.name in read or i.name in choices]
         del graph.initializer[:]
         graph.initializer.extend([*left, *self.lowered.values()])
