@@ -37,6 +37,7 @@ class Contenders:
     selective: Model
     reference: Reference
     choices: Choices
+    shape: tuple[int, ...] | None  # of all images: bundles have engines for it, as the baseline
 
     @property
     def baseline_file(self) -> Path:
@@ -53,6 +54,11 @@ class Contenders:
         self.auto.close()
         layout = self.auto.layout
         self.auto = load(self.bundle, threads=self.threads, choices=self.choices, layout=layout)
+        self.warm(self.auto)
+
+    def warm(self, model: Model) -> None:
+        if self.shape is not None:
+            model.warmup(self.shape)
 
     def run(self, name: str, record: Callable[[Result], None] | None = None) -> Contender:
         """The contender of report.json's name; `record` gets the bundle's results."""
@@ -92,17 +98,26 @@ def open_contenders(
         selective = stack.enter_context(load(bundle, threads=threads, strategy=best))
         reference = Reference(bundle, manifest, threads)
         same_shape = len({image.shape for image in images}) == 1
-        if same_shape:  # as the baseline: an engine for this shape
-            for model in (auto, selective):
-                model.warmup(images[0].shape)
         tuned = partial(tune, threads=threads, image=images[0], static=same_shape, choices=reference.choices)
         masked = tuned(bundle / manifest.program)
         dense = masked if baseline is None else tuned(baseline)
         if baseline is not None:
             _check_outputs(dense(images[0]), masked(images[0]), baseline)
         opened = Contenders(
-            manifest, bundle, baseline, threads, dense, masked, auto, selective, reference, reference.choices
+            manifest,
+            bundle,
+            baseline,
+            threads,
+            dense,
+            masked,
+            auto,
+            selective,
+            reference,
+            reference.choices,
+            images[0].shape if same_shape else None,
         )
+        for model in (auto, selective):
+            opened.warm(model)
         try:
             yield opened
         finally:
