@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEAR = 1e-4  # |m − threshold|, m in [0, 1]; reordered float32 sums before the mask move m by far less
+NEAR = 1e-4  # of the range of what is decided by; reordered float32 sums move that by far less
 
 
 @dataclass(frozen=True)
 class Keep:
-    """The reference's keep mask of one decision, and each position's |m − threshold| (None: unknown)."""
+    """What the reference decides: a keep mask, or depths [N] (integers); and how far each is from being another one, as
+    a share of the range of what it is decided by (None: unknown)."""
 
     keep: np.ndarray
     margin: np.ndarray | None = None
@@ -25,7 +26,7 @@ class ImageCheck:
     name: str
     positions: int
     flips: int  # positions where a decision differs
-    near_flips: int  # those of them within NEAR of the threshold, or that follow from such a one
+    near_flips: int  # those of them that were near to being so, or that follow from such a one
     errors: dict[str, float] | None
 
     @property
@@ -40,8 +41,10 @@ def compare(
     keeps: Sequence[np.ndarray],
     expected_outputs: Mapping[str, np.ndarray],
     expected_keeps: Sequence[Keep],
+    near_by: float = NEAR,
 ) -> ImageCheck:
-    """`keeps` and `expected_keeps` are the decisions' keep masks in the program's order."""
+    """`keeps` and `expected_keeps` are the decisions in the program's order. A flip whose margin is at most `near_by`
+    is near."""
     positions = flips = near = 0
     only_near = True
     for keep, expected in zip(keeps, expected_keeps, strict=True):
@@ -51,7 +54,7 @@ def compare(
         if flips and only_near:  # a later decision sees features that the near flip has changed
             near += count
         elif count:
-            close = 0 if expected.margin is None else int((different & (expected.margin <= NEAR)).sum())
+            close = 0 if expected.margin is None else int((different & (expected.margin <= near_by)).sum())
             near += close
             only_near = close == count
         flips += count
@@ -75,7 +78,9 @@ def relative_error(ours: np.ndarray | None, theirs: np.ndarray) -> float:
 
 
 def _differences(keep: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """bool, True where one is active and the other is not; everywhere where the shapes differ."""
+    """bool, True where depths differ, or one is active and the other is not; everywhere where the shapes differ."""
     if keep.shape != expected.shape:
         return np.ones(expected.shape, bool)
+    if expected.dtype.kind == "i":
+        return keep != expected
     return (keep != 0) != (expected != 0)

@@ -14,6 +14,7 @@ from ..runtime.manifest import Decision, Manifest
 
 OPEN = -1.0  # m ∈ [0, 1] is above it everywhere
 CLOSED = 1.0  # m is above it nowhere
+_ROUNDINGS = 4  # of exp, the sum, the quotient and the threshold
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,17 @@ def importance(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def margins(mask: Mask, logits: np.ndarray, size: tuple[int, ...], choices: Mapping[str, Any]) -> np.ndarray:
-    """|m − threshold| of every position, [1, 1, H, W] for `size` = (H, W)."""
-    distance = np.abs(importance(logits, choices[mask.temperature]) - np.float32(choices[mask.threshold]))
-    grown = distance.repeat(mask.patch, axis=2).repeat(mask.patch, axis=3)
-    return grown[:, :, : size[0], : size[1]]
+    """How far each position's logit z is from being decided otherwise, −T·ln(t/(1 − t)) for threshold t, as a share of
+    the range that the image's logits have; less what m = sigmoid(−z/T) is rounded by. [1, 1, H, W] for `size` = (H, W);
+    infinite where no logit decides."""
+    threshold, temperature = float(choices[mask.threshold]), float(choices[mask.temperature])
+    z = logits.astype(np.float64)
+    share = np.full_like(z, np.inf)
+    if 0 < threshold < 1:
+        rounding = _ROUNDINGS * np.finfo(np.float32).eps * temperature / (1 - threshold)  # of m = t, in z
+        away = np.abs(z + temperature * np.log(threshold / (1 - threshold))) - rounding
+        share = np.maximum(away, 0) / max(float(np.ptp(z)), np.finfo(np.float32).tiny)
+    return share.repeat(mask.patch, axis=2).repeat(mask.patch, axis=3)[:, :, : size[0], : size[1]]
 
 
 def threshold_for(logits: np.ndarray, temperature: float, fraction: float) -> float:

@@ -23,6 +23,15 @@ class Expected:
     keeps: list[Keep]
 
 
+@dataclass(frozen=True)
+class Case:
+    """An image, by the name of the program's input, and the values that choices have for it."""
+
+    name: str
+    feeds: Mapping[str, np.ndarray]
+    choices: Mapping[str, Any]
+
+
 class Reference:
     """`reference(image, choices)` -> Expected. `choices` are the bundle's own values by name."""
 

@@ -1,9 +1,11 @@
 """Verify: does the bundle, run selectively, answer as its dense reference does in stock onnxruntime?
 
+Of a bundle with engines for NVIDIA GPUs each of those, too (tensorrt/verify_engines.py).
+
 Two questions, reported apart. *Decisions*: are the keep masks equal at every position? *Values*: on the images
 whose decisions all agree, the largest error of any output, relative to the largest magnitude of that output.
 
-A decision may flip for rounding alone where m lies within `compare.NEAR` of the threshold: such flips are
+A decision may flip for rounding alone where its logit lies within `compare.NEAR` of the border: such flips are
 counted and do not fail the check, any other does.
 """
 
@@ -22,13 +24,15 @@ from ..runtime.errors import InputError
 from ..runtime.layouts import shallow_and_deep
 from ..runtime.manifest import Manifest
 from ..runtime.spans import native_regions
-from .compare import ImageCheck, compare
+from .compare import NEAR, ImageCheck, compare
 from .data import Dataset, Sample
 from .metrics import open_metric
-from .reference import Expected, Reference
-from .verify_report import TOLERANCE, Quality, VerifyReport, summarize
+from .reference import Case, Expected, Reference
+from .tolerances import EXACT, TOLERANCE, TOLERANCES
+from .verify_report import EngineCheck, Quality, VerifyReport, summarize
 
 RANDOM_IMAGES = 8
+ENGINE_IMAGES = 16  # at most: each takes three dense runs for every engine
 RANDOM_FRACTIONS = (
     0.1,
     0.0,
@@ -51,6 +55,7 @@ def verify(
     *,
     tolerance: float = TOLERANCE,
     metric: str | None = None,
+    engine_tolerance: float | None = None,
     limit: int | None = None,
     strategies: Sequence[str] | None = None,
     threads: int | None = None,
@@ -61,6 +66,8 @@ def verify(
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
     metric: a row of docs/data.md, taken of `data`, of the last strategy's answers; it is told, and decides nothing.
     strategies: of `foveate.load`; every one that this bundle and this machine have, if left out.
+    engine_tolerance: of engines for NVIDIA GPUs, each of which is compared with its file of programs/ on the first
+    ENGINE_IMAGES images (see tensorrt/verify_engines.py); by default by their precision.
     Raises InputError, BundleError.
     """
     start = time.monotonic()
@@ -73,6 +80,8 @@ def verify(
         manifest = models[strategies[0]].manifest
         reference = Reference(Path(bundle), manifest, threads or 0)
         judge = _Judge(metric, reference) if metric is not None else None
+        allowed = max((TOLERANCES[e.precision] for e in manifest.engines), default=tolerance)
+        allowed = allowed if engine_tolerance is None else engine_tolerance
         for sample, fraction in _samples(data, manifest, limit):
             choices = reference.choices if fraction is None else reference.forced(sample.image, fraction)
             expected = reference(sample.image, choices)
@@ -81,16 +90,32 @@ def verify(
                 result = model(sample.image)
                 keeps = [np.asarray(result.decisions[d.name].keep) for d in manifest.decisions]
                 outputs = {spec.name: np.asarray(result[spec.name]) for spec in manifest.outputs}
+                near_by = NEAR if model.backend in EXACT else allowed
                 checks[strategy].append(
-                    compare(sample.name, outputs, keeps, expected.outputs, expected.keeps)
+                    compare(sample.name, outputs, keeps, expected.outputs, expected.keeps, near_by)
                 )
                 if judge is not None and strategy == strategies[-1]:
                     judge(sample, outputs, expected)
             tick()
+    engines: tuple[EngineCheck, ...] = ()
+    if manifest.engines:
+        from .tensorrt.verify_engines import check_engines
+
+        count = min(limit or ENGINE_IMAGES, ENGINE_IMAGES)
+        engines = check_engines(
+            Path(bundle),
+            lambda: _cases(data, manifest, reference, count),
+            tolerance=engine_tolerance,
+            threads=threads or 0,
+            tick=tick,
+        )
     spec = data.spec if data else "seeded random images"
-    summaries = tuple(summarize(strategy, found, tolerance) for strategy, found in checks.items())
+    summaries = tuple(
+        summarize(name, found, tolerance if models[name].backend in EXACT else allowed, models[name].backend)
+        for name, found in checks.items()
+    )
     quality = judge.quality() if judge is not None else None
-    return VerifyReport(str(bundle), spec, tolerance, summaries, quality, time.monotonic() - start)
+    return VerifyReport(str(bundle), spec, tolerance, summaries, quality, engines, time.monotonic() - start)
 
 
 class _Judge:
@@ -112,6 +137,14 @@ class _Judge:
     def quality(self) -> Quality:
         bundle, reference, *deep = (measured.value() for measured in self._metrics)
         return Quality(self._name, self._images, bundle, reference, *(deep or [None]))
+
+
+def _cases(data: Dataset | None, manifest: Manifest, reference: Reference, count: int) -> Iterator[Case]:
+    """As `_samples`, with the choices that force the fraction."""
+    name = manifest.inputs[0].name
+    for sample, fraction in _samples(data, manifest, count if data else min(count, RANDOM_IMAGES)):
+        forced = {} if fraction is None else reference.forced(sample.image, fraction)
+        yield Case(sample.name, {name: sample.image}, {**reference.choices, **forced})
 
 
 def _samples(

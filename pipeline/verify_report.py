@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..runtime.errors import CheckFailed
+from ..runtime.errors import CheckFailed, EngineError
+from ..runtime.manifest import EngineFile
 from .compare import ImageCheck
-
-TOLERANCE = 1e-5
+from .tolerances import EXACT, TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,71 @@ class StrategyCheck:
         str | None
     )  # the one with that error; if decisions differ without excuse, the one with most flips
     passed: bool
+    backend: str = "ort"  # that ran it
 
     def line(self) -> str:
+        by = "" if self.backend in EXACT else f" by {self.backend}"
         flips = f"{self.flips} flipped positions ({self.near_flips} within rounding of the threshold), "
         return (
-            f"{self.strategy}: decisions agree on {self.images_agreeing} of {self.images} images, "
+            f"{self.strategy}{by}: decisions agree on {self.images_agreeing} of {self.images} images, "
             f"{flips if self.flips else ''}max relative error {self.max_rel_error:.2g} on those "
             f"(worst: {self.worst_image})"
         )
+
+
+@dataclass(frozen=True)
+class EngineCheck:
+    """An engine for NVIDIA GPUs beside its file of programs/ in onnxruntime, over the images that its profile takes."""
+
+    program: str
+    plan: str
+    precision: str
+    not_run: str  # why TensorRT did not run it, so that its model was run in onnxruntime; "": it did
+    tolerance: float
+    images: int = 0
+    outside: int = 0  # images that its profile does not take
+    images_agreeing: int = 0  # every decision equal; values are compared on those
+    flips: int = 0
+    near_flips: int = 0  # those of them that an error within the tolerance explains
+    errors: dict[str, float] | None = None  # by output, the largest; None: no image agrees
+    worst_image: str | None = None
+    failed: str = ""  # what went wrong as it ran
+
+    @staticmethod
+    def unchecked(engine: EngineFile, why: str) -> EngineCheck:
+        """Neither the engine nor its model was run."""
+        return EngineCheck(engine.program, engine.plan, engine.precision, why, 0.0)
+
+    @property
+    def passed(self) -> bool:
+        """What was run agrees. Where nothing was, `not_run` says so, and nothing speaks against it."""
+        errors = self.errors or {}
+        within = all(error <= self.tolerance for error in errors.values())
+        return not self.failed and self.flips == self.near_flips and within
+
+    def line(self) -> str:
+        name = Path(self.plan).stem
+        what = f"{name} ({self.precision})" + (", its model in onnxruntime" if self.not_run else "")
+        if self.failed:
+            return f"{what}: {self.failed}"
+        if not self.images:
+            return f"{name} ({self.precision}): not checked" + (
+                ", for its profile takes none of the images" if self.outside else ""
+            )
+        said = [f"{self.images} images"]
+        if self.outside:
+            said.append(f"{self.outside} more are outside of its profile")
+        if self.flips:
+            near = f"{self.near_flips} within the tolerance of it"
+            said.append(
+                f"decisions differ on {self.images - self.images_agreeing}, {self.flips} of them ({near})"
+            )
+        if self.errors is None:
+            said.append("so values are not compared")
+        elif self.errors:
+            said.append("relative error " + ", ".join(f"{k} {v:.2g}" for k, v in self.errors.items()))
+        verdict = "" if self.passed else f"; beyond {self.tolerance:g}, worst: {self.worst_image}"
+        return f"{what}: {', '.join(said)}{verdict}"
 
 
 @dataclass(frozen=True)
@@ -63,11 +121,18 @@ class VerifyReport:
     tolerance: float
     checks: tuple[StrategyCheck, ...]
     quality: Quality | None = None
+    engines: tuple[EngineCheck, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
     @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        """What was run agrees; `not_run` says what was not."""
+        return all(check.passed for check in (*self.checks, *self.engines))
+
+    @property
+    def not_run(self) -> tuple[EngineCheck, ...]:
+        """Engines that TensorRT did not run, or not on any image."""
+        return tuple(check for check in self.engines if check.not_run or not check.images)
 
     @property
     def worst(self) -> StrategyCheck:
@@ -76,24 +141,47 @@ class VerifyReport:
 
     def lines(self) -> list[str]:
         quality = [self.quality.line()] if self.quality else []
-        return [check.line() for check in self.checks] + quality
+        lines = [check.line() for check in self.checks] + [check.line() for check in self.engines] + quality
+        return [*lines, self._said_of_not_run()] if self.not_run else lines
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "passed": self.passed}
+        engines = [{**dataclasses.asdict(check), "passed": check.passed} for check in self.engines]
+        return {
+            **dataclasses.asdict(self),
+            "engines": engines,
+            "engines_not_run": len(self.not_run),
+            "passed": self.passed,
+        }
 
-    def require(self) -> VerifyReport:
-        """Itself if passed; else raises CheckFailed (exit code 1)."""
-        if self.passed:
-            return self
-        raise CheckFailed(
-            f"verify {self.bundle}",
-            got="; ".join(check.line() for check in self.checks if not check.passed),
-            expected=f"equal decisions and a relative error ≤ {self.tolerance:g}",
-            fix="Build the bundle again. If the error is small and you accept it, pass a larger --tolerance.",
-        )
+    def require(self, engines: bool = False) -> VerifyReport:
+        """Itself if passed; else raises CheckFailed (exit code 1). `engines`: also that TensorRT ran every one; else
+        raises EngineError (exit code 3)."""
+        if not self.passed:
+            failed = [check.line() for check in (*self.checks, *self.engines) if not check.passed]
+            raise CheckFailed(
+                f"verify {self.bundle}",
+                got="; ".join(failed),
+                expected=f"equal decisions and a relative error ≤ {self.tolerance:g}",
+                fix="Build the bundle again. If the error is small and you accept it, pass a larger --tolerance, or, "
+                "for engines, --engine-tolerance.",
+            )
+        if engines and self.not_run:
+            raise EngineError(
+                f"verify {self.bundle}",
+                got=self._said_of_not_run(),
+                expected="every engine run by TensorRT",
+                fix="Verify on a machine with that GPU, on images within the profiles; or leave out --require-engines.",
+            )
+        return self
+
+    def _said_of_not_run(self) -> str:
+        whys = dict.fromkeys(check.not_run or "no image within its profile" for check in self.not_run)
+        return f"NOT RUN by TensorRT: {len(self.not_run)} of {len(self.engines)} engines ({'; '.join(whys)})"
 
 
-def summarize(strategy: str, checks: Sequence[ImageCheck], tolerance: float = TOLERANCE) -> StrategyCheck:
+def summarize(
+    strategy: str, checks: Sequence[ImageCheck], tolerance: float = TOLERANCE, backend: str = "ort"
+) -> StrategyCheck:
     """Passed: no flip but near ones, an error within `tolerance`, and at least one image to tell it from."""
     agreeing = [check for check in checks if check.errors is not None]
     flips, near = sum(c.flips for c in checks), sum(c.near_flips for c in checks)
@@ -110,4 +198,35 @@ def summarize(strategy: str, checks: Sequence[ImageCheck], tolerance: float = TO
         max_rel_error=error,
         worst_image=worst.name,
         passed=bool(agreeing) and flips == near and error <= tolerance,
+        backend=backend,
+    )
+
+
+def summarize_engine(
+    engine: EngineFile,
+    not_run: str,
+    checks: Sequence[ImageCheck],
+    tolerance: float,
+    outside: int = 0,
+    failed: str = "",
+) -> EngineCheck:
+    agreeing = [check for check in checks if check.errors is not None]
+    worst = max(
+        checks, key=lambda c: (c.flips - c.near_flips, np.nan_to_num(c.error, nan=-1.0)), default=None
+    )
+    names = dict.fromkeys(name for check in agreeing for name in check.errors or {})
+    return EngineCheck(
+        program=engine.program,
+        plan=engine.plan,
+        precision=engine.precision,
+        not_run=not_run,
+        tolerance=tolerance,
+        images=len(checks),
+        outside=outside,
+        images_agreeing=len(agreeing),
+        flips=sum(check.flips for check in checks),
+        near_flips=sum(check.near_flips for check in checks),
+        errors={name: max((c.errors or {})[name] for c in agreeing) for name in names} if agreeing else None,
+        worst_image=worst.name if worst else None,
+        failed=failed,
     )

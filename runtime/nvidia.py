@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 
 from .cuda_device import compute_capability
 from .engine import Config, OrtConfig, TensorRTConfig
@@ -28,17 +29,24 @@ def why_not(manifest: Manifest) -> str:
     """Why the engines of a bundle cannot run here; "" where they can."""
     if not manifest.engines:
         return "the bundle was built without such engines (foveate build --target tensorrt)"
+    if reason := why_not_here(manifest.engines):
+        return reason
+    return "this version of foveate builds engines of TensorRT, and does not run them yet"
+
+
+def why_not_here(engines: Sequence[EngineFile]) -> str:
+    """Why TensorRT itself runs none of these engines, of one flavour, on this machine; "" where it does."""
     here = compute_capability()
     if not here:
         return "this machine has no NVIDIA GPU, or no driver for it"
-    if reason := _why_not_library(manifest.engines[0]):
+    if reason := _why_not_library(engines[0]):
         return reason
-    built = sorted({engine.compute for engine in manifest.engines})
+    built = sorted({engine.compute for engine in engines})
     if "any" not in built and here not in built:
         return f"its engines are built for {', '.join(built)}, this GPU is {here}"
-    if manifest.engines[0].flavour == "tensorrt_rtx" and here == "sm90":
+    if engines[0].flavour == "tensorrt_rtx" and here == "sm90":
         return "TensorRT-RTX does not support this GPU (sm90)"
-    return "this version of foveate builds engines of TensorRT, and does not run them yet"
+    return ""
 
 
 def _why_not_library(engine: EngineFile) -> str:

@@ -4,6 +4,9 @@ Decisions and values are compared apart. Exit code 1 beyond the tolerance. Witho
 With --metric also what the answers are worth:
 
     foveate verify build/x --data labelled.npz --metric pq
+
+Of a bundle with engines for NVIDIA GPUs each is compared with its program in onnxruntime, too. Where TensorRT cannot
+run one, its model is, in onnxruntime, and the engine is told as not run, which --require-engines makes a failure (3).
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
     about = "largest relative error allowed (default: 1e-5)"
     parser.add_argument("--tolerance", type=float, metavar="E", help=about)
+    about = "the same of engines for NVIDIA GPUs (default: by precision, 1e-3 for fp32 to 0.1 for bf16)"
+    parser.add_argument("--engine-tolerance", type=float, metavar="E", help=about)
+    about = "fail where TensorRT cannot run an engine on this machine"
+    parser.add_argument("--require-engines", action="store_true", help=about)
     parser.add_argument("--metric", metavar="NAME", help="also tell this metric of docs/data.md, on --data")
     add_data(parser)
     add_preprocess(parser)
@@ -29,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..verify import TOLERANCE, verify
+    from ..tolerances import TOLERANCE
+    from ..verify import verify
 
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     with progress_of(args).stage("verify") as stage:
@@ -37,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             args.bundle,
             data_of(args),
             tolerance=tolerance,
+            engine_tolerance=args.engine_tolerance,
             metric=args.metric,
             limit=args.limit,
             threads=args.threads,
@@ -46,4 +55,6 @@ def run(args: argparse.Namespace) -> int:
         print_json(report.to_dict())
     else:
         print("\n".join(report.lines()), file=sys.stdout if report.passed else sys.stderr)
+    if report.passed:
+        report.require(engines=args.require_engines)
     return 0 if report.passed else 1

@@ -22,15 +22,20 @@ class EngineModels:
         self._read, self._made = decision_tensors(program)
         self._precision = precision
 
-    def write(self, file: Path, folder: Path) -> tuple[Path, str]:
-        """Writes the model of `file` into an empty folder; its path, and the sha256 of it with its weights."""
+    def make(self, file: Path) -> onnx.ModelProto:
+        """With its weights."""
         model = onnx.load(file)
         with_gathers(model)  # TensorRT may sample wrongly by GridSample (NVIDIA/TensorRT issue 4813)
         model = lean(model, natives=())  # a body's types are seen below
-        _open_choices(model)
+        open_choices(model)
         if self._precision in KINDS:
             kept = between(model.graph, self._read, self._made)
             model = lower_precision(model, self._precision, kept)
+        return model
+
+    def write(self, file: Path, folder: Path) -> tuple[Path, str]:
+        """Writes the model of `file` into an empty folder; its path, and the sha256 of it with its weights."""
+        model = self.make(file)
         path = folder / file.name
         outside = {"save_as_external_data": True, "location": _WEIGHTS, "size_threshold": INLINE}
         onnx.save_model(model, path, **outside)
@@ -40,7 +45,7 @@ class EngineModels:
         return path, digest.hexdigest()
 
 
-def _open_choices(model: onnx.ModelProto) -> None:
+def open_choices(model: onnx.ModelProto) -> None:
     """TensorRT takes an input with a default for a constant. Choices become inputs without: they change without a new
     engine."""
     inputs = {value.name for value in model.graph.input}

@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 
-from ...runtime.backends.ort import spin
 from ...runtime.errors import InputError, ProgramError, did_you_mean, told
 from ...runtime.geometry import count_cells
 from ...runtime.manifest import GridTensor, LocalSegment, Manifest, TensorSpec
+from .borders import Borders
 
 Shape = tuple[int, ...]
 Range = tuple[int, int, int]  # least, opt, most
@@ -138,15 +136,14 @@ def _window(tensor: GridTensor, whole: Shape, cells: Sequence[int]) -> Shape:
 
 def measure_shapes(folder: Path, manifest: Manifest, ranges: Mapping[str, Range]) -> Shapes:
     """Runs the program of the bundle `folder`. Raises ProgramError where it does not run at one of the sizes."""
-    specs = {t.name: t for t in (*manifest.inputs, *manifest.tensors, *manifest.outputs)}
     batches = [name for name in ranges if name.endswith("batch")]
-    with _Session(folder / manifest.program, list(specs)) as session:
+    with Borders(folder, manifest) as borders:
         at = []
         for place in range(3):
             sizes = {name: sizes[place] for name, sizes in ranges.items()}
-            one = session.shapes(manifest.inputs, sizes | dict.fromkeys(batches, 1))
+            one = _run_at(borders, manifest.inputs, sizes | dict.fromkeys(batches, 1))
             if batches:
-                two = session.shapes(manifest.inputs, sizes | dict.fromkeys(batches, 2))
+                two = _run_at(borders, manifest.inputs, sizes | dict.fromkeys(batches, 2))
                 one = {name: _grown(shape, two[name], sizes[batches[0]]) for name, shape in one.items()}
             at.append(one)
     return Shapes((at[0], at[1], at[2]))
@@ -156,49 +153,18 @@ def _grown(one: Shape, two: Shape, batch: int) -> Shape:
     return tuple(a + (batch - 1) * (b - a) for a, b in zip(one, two, strict=True))
 
 
-class _Session:
-    """The program with all these tensors among its outputs."""
-
-    def __init__(self, program: Path, names: Sequence[str]):
-        self._program, self._names = program, names
-
-    def __enter__(self) -> _Session:
-        import onnxruntime
-
-        model = onnx.load(self._program, load_external_data=False)
-        given = {o.name for o in model.graph.output} | {i.name for i in model.graph.input}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names if name not in given)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        spin(options, 0)
-        beside = self._program.with_name(".shapes.onnx")  # its weights lie there
-        try:
-            beside.write_bytes(model.SerializeToString())
-            providers = ["CPUExecutionProvider"]
-            self._session: Any = onnxruntime.InferenceSession(str(beside), options, providers=providers)
-        finally:
-            beside.unlink(missing_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session = None
-
-    def shapes(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Shape]:
-        feeds = {
-            spec.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in spec.shape], spec.dtype)
-            for spec in inputs
-        }
-        names = [o.name for o in self._session.get_outputs()]
-        try:
-            arrays = self._session.run(names, feeds)
-        except Exception as error:  # onnxruntime's exceptions have no common root of their own
-            at = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise ProgramError(
-                f"the program's shapes at {at}",
-                got=told(error),
-                expected="a program that runs at all sizes of the profile",
-                fix="Narrow the profile, e.g. --profile height=224:512:1024,width=224:512:1024",
-            ) from error
-        return {name: array.shape for name, array in zip(names, arrays, strict=True)} | {
-            name: feed.shape for name, feed in feeds.items()
-        }
+def _run_at(borders: Borders, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Shape]:
+    feeds = {
+        spec.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in spec.shape], spec.dtype)
+        for spec in inputs
+    }
+    try:
+        return {name: array.shape for name, array in borders(feeds).items()}
+    except Exception as error:  # onnxruntime's exceptions have no common root of their own
+        at = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ProgramError(
+            f"the program's shapes at {at}",
+            got=told(error),
+            expected="a program that runs at all sizes of the profile",
+            fix="Narrow the profile, e.g. --profile height=224:512:1024,width=224:512:1024",
+        ) from error
