@@ -16,7 +16,7 @@ from ..runtime import load
 from ..runtime.engine import NullConfig
 from ..runtime.errors import InputError, InternalError
 from ..runtime.layouts import AUTO, choose_layout
-from ..runtime.manifest import EngineFile, FileEntry, Manifest, Preprocess
+from ..runtime.manifest import FileEntry, Manifest, Preprocess
 from .assemble import PROGRAM, Assembly, assemble
 from .bundle_folder import replacing_folder
 from .check import check_chain, failing_segments
@@ -24,7 +24,7 @@ from .costs import CostModel
 from .metadata import read_labels, read_sample
 from .native_cut import plan_for_kernels
 from .plan import Plan
-from .targets import Order, build_engines, target_config
+from .targets import Made, Order, build_engines, target_config
 from .weights import FILE, WeightFile
 
 if TYPE_CHECKING:
@@ -91,10 +91,10 @@ def build(
         manifest = _write(assembly, folder)
         check_chain(folder, manifest, planned.analysis)
         _check_size(folder, manifest, planned.analysis)
+        choose_layout(manifest, layout, {})  # is there
         order = Order(folder, manifest, tuple(assembly.models), ranges or {}, tell or (lambda _: None))
         manifest = _with_engines(manifest, build_engines(order, config), folder)
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-        choose_layout(manifest, layout, {})  # is there
         if layout == AUTO and manifest.layouts and not isinstance(config, NullConfig):
             with load(folder, verify=False, backend="ort") as opened:
                 opened.measure()
@@ -192,9 +192,10 @@ def _write(assembly: Assembly, folder: Path) -> Manifest:
     return dataclasses.replace(assembly.manifest, files={name: _entry(folder / name) for name in names})
 
 
-def _with_engines(manifest: Manifest, engines: Sequence[EngineFile], folder: Path) -> Manifest:
-    files = {name: _entry(folder / name) for engine in engines for name in (engine.plan, engine.sidecar)}
-    return dataclasses.replace(manifest, engines=tuple(engines), files=manifest.files | files)
+def _with_engines(manifest: Manifest, made: Made, folder: Path) -> Manifest:
+    files = {name: _entry(folder / name) for engine in made.engines for name in (engine.plan, engine.sidecar)}
+    notes = (*manifest.notes, *made.notes)
+    return dataclasses.replace(manifest, engines=made.engines, notes=notes, files=manifest.files | files)
 
 
 def _entry(path: Path) -> FileEntry:

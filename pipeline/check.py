@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..runtime.backends.ort import spin
+from ..runtime.backends.ort import cpu_session, spin
 from ..runtime.bundle import dense_files
 from ..runtime.errors import InternalError, MissingExtraError
 from ..runtime.exits import RunStage, run_exits, run_paths
@@ -185,7 +185,7 @@ def open_session(model: onnx.ModelProto | str) -> Run:
     options.log_severity_level = 4
     spin(options, 0)
     source = model if isinstance(model, str) else model.SerializeToString()
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = cpu_session(source, options)
 
     def run(outputs: Sequence[str], feeds: Arrays) -> Arrays:
         arrays = session.run(list(outputs), feeds)

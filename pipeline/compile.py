@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ def compile(
     out: str | Path,
     *,
     target: str = "cpu",
+    ranges: Mapping[str, tuple[int, int, int]] | None = None,
     data: str | Path | None = None,
     baseline: Any = None,
     sample: Any = None,
@@ -38,7 +39,8 @@ def compile(
     and measures the bundle: its folder report/ holds report.html, .json and .md. `sample` is the input's shape
     [N, C, H, W] that the plan is made for, or a tensor of it; without, it is what the checkpoint, `preprocess.size`
     or the first image of `data` says. `preprocess` and `labels` default to what the program says. `limit` takes the
-    first images of `data` only; `threads` of every engine defaults to all cores.
+    first images of `data` only; `threads` of every engine defaults to all cores. `target` and `ranges`: see
+    `build.build`.
 
     A stage whose inputs have not changed is skipped, unless `force`; `dry_run` says what would run and why, and does
     nothing. A bundle that is there is replaced by a finished one only.
@@ -49,6 +51,7 @@ def compile(
         program=program,
         out=Path(out),
         target=target,
+        ranges=dict(ranges or {}),
         data=data,
         baseline=baseline,
         sample=sample,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.backends.ort import spin, use_kernels
+from ..runtime.backends.ort import cpu_session, spin, use_kernels
 from ..runtime.engine import OrtConfig
 from ..runtime.errors import EngineError, MissingExtraError, ProgramError
 from ..runtime.native.library import library
@@ -130,7 +130,7 @@ def _open(
             folder = str(path.parent.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
             source = lean(_with_outputs(model, tensors)).SerializeToString()
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]), kernels
+        return cpu_session(source, options), kernels
     except MissingExtraError:
         raise
     except Exception as error:  # onnx's and onnxruntime's exceptions have no common root of their own

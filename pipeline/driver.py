@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Job:
     program: Any
     out: Path
     target: str = "cpu"
+    ranges: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     data: str | Path | None = None
     baseline: Any = None
     sample: Any = None
@@ -145,6 +146,7 @@ class Driver:
         inputs = {
             "program": file_digest(program),
             "target": job.target,
+            "ranges": job.ranges,
             "sample": self._shape(),
             "preprocess": self._preprocess_facts(),
             "labels": self.labels,
@@ -162,6 +164,7 @@ class Driver:
                     choices=choices.choices if choices else None,
                     active_fraction=choices.active_fraction if choices else None,
                     labels=self.labels,
+                    ranges=job.ranges,
                 )
                 shown.note = size_of(job.out)
             self._record("build", inputs)
@@ -180,6 +183,8 @@ class Driver:
                 report = verify(job.out, data, limit=limit, threads=job.threads, tick=shown.tick)
                 report.require()
                 shown.note = f"error {report.worst.max_rel_error:.1e}"
+            if report.not_run:
+                self.progress.note(report.said_of_not_run())
             self._record("verify", inputs)
             self._store()
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..runtime.engine import PRECISIONS, Config, NullConfig, OrtConfig, TensorRTConfig, by_config
 from ..runtime.errors import EngineError, InputError, MissingExtraError, did_you_mean
@@ -28,7 +28,14 @@ class Order:
     tell: Callable[[str], None]
 
 
-Builder = Callable[[Order, Any], tuple[EngineFile, ...]]
+class Made(NamedTuple):
+    """The engines of a bundle that are files of their own, and what is to be noted of them."""
+
+    engines: tuple[EngineFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Builder = Callable[[Order, Any], Made]
 _BUILDERS: dict[type, Builder] = {}
 
 
@@ -71,23 +78,23 @@ def target_config(target: str) -> Config:
     return TensorRTConfig(precision=precision or "fp32", compute=compute)
 
 
-def build_engines(order: Order, config: Config) -> tuple[EngineFile, ...]:
-    """Makes the engines of a bundle's ONNX files; those that are files of their own are given. Raises InputError,
-    ProgramError, EngineError where the backend refuses one, MissingExtraError."""
+def build_engines(order: Order, config: Config) -> Made:
+    """Makes the engines of a bundle's ONNX files. Raises InputError, ProgramError, EngineError where the backend
+    refuses one, MissingExtraError."""
     return _BUILDERS[type(config)](order, config)
 
 
 @builds(TensorRTConfig)
-def compile_for_nvidia(order: Order, config: TensorRTConfig) -> tuple[EngineFile, ...]:
+def compile_for_nvidia(order: Order, config: TensorRTConfig) -> Made:
     """Beside them onnxruntime takes the same files, for machines without such a GPU."""
     from .tensorrt.bundle_engines import build_engines
 
     load_in_onnxruntime(order, OrtConfig())
-    return build_engines(order.folder, order.manifest, config, order.ranges, order.tell)
+    return Made(*build_engines(order.folder, order.manifest, config, order.ranges, order.tell))
 
 
 @builds(OrtConfig)
-def load_in_onnxruntime(order: Order, config: OrtConfig) -> tuple[EngineFile, ...]:
+def load_in_onnxruntime(order: Order, config: OrtConfig) -> Made:
     """onnxruntime compiles on load: each file is its own engine, and only has to load."""
     try:
         import onnxruntime
@@ -106,10 +113,10 @@ def load_in_onnxruntime(order: Order, config: OrtConfig) -> tuple[EngineFile, ..
                 expected="a model that onnxruntime loads",
                 fix="The program has an op that this onnxruntime does not know: update it, or lower the opset.",
             ) from error
-    return ()
+    return Made()
 
 
 @builds(NullConfig)
-def nothing(order: Order, config: NullConfig) -> tuple[EngineFile, ...]:
+def nothing(order: Order, config: NullConfig) -> Made:
     """The null backend computes nothing."""
-    return ()
+    return Made()

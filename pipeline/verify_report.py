@@ -142,7 +142,7 @@ class VerifyReport:
     def lines(self) -> list[str]:
         quality = [self.quality.line()] if self.quality else []
         lines = [check.line() for check in self.checks] + [check.line() for check in self.engines] + quality
-        return [*lines, self._said_of_not_run()] if self.not_run else lines
+        return [*lines, self.said_of_not_run()] if self.not_run else lines
 
     def to_dict(self) -> dict[str, Any]:
         engines = [{**dataclasses.asdict(check), "passed": check.passed} for check in self.engines]
@@ -168,13 +168,14 @@ class VerifyReport:
         if engines and self.not_run:
             raise EngineError(
                 f"verify {self.bundle}",
-                got=self._said_of_not_run(),
+                got=self.said_of_not_run(),
                 expected="every engine run by TensorRT",
                 fix="Verify on a machine with that GPU, on images within the profiles; or leave out --require-engines.",
             )
         return self
 
-    def _said_of_not_run(self) -> str:
+    def said_of_not_run(self) -> str:
+        """In words how many engines, and why."""
         whys = dict.fromkeys(check.not_run or "no image within its profile" for check in self.not_run)
         return f"NOT RUN by TensorRT: {len(self.not_run)} of {len(self.engines)} engines ({'; '.join(whys)})"
 

@@ -7,22 +7,46 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 from .errors import InputError, did_you_mean
-from .manifest import CHAIN, IF, PER_DEPTH, ExitStep, Manifest
+from .manifest import CHAIN, IF, PER_DEPTH, ExitChain, ExitGraph, ExitPaths, ExitStep, Manifest, Step
 
 AUTO = "auto"
-_MUST_WIN = {CHAIN: 1.0, IF: 0.98, PER_DEPTH: 0.95}
+MUST_WIN = {CHAIN: 1.0, IF: 0.98, PER_DEPTH: 0.95}
 """At most this share of the chain's time must a layout take to be preferred: `if` runs a batch as deep as its deepest
 image, and `per-depth` holds the weights of a layer once for every depth that has it."""
 _FORCED = 1e6  # an offset above any score
 _ROUNDS = 15
 
 
-def choose_layout(manifest: Manifest, asked: str | None, ms: Mapping[str, float]) -> str:
+def layouts_for(manifest: Manifest, backend: str) -> tuple[str, ...]:
+    """Those that a backend has engines for: TensorRT where they were built, any other for all."""
+    layouts = {CHAIN: manifest.steps, **manifest.layouts}
+    if backend != "tensorrt":
+        return tuple(layouts)
+    built = {engine.program for engine in manifest.engines}
+    return tuple(name for name, steps in layouts.items() if exit_files(steps) <= built)
+
+
+def exit_files(steps: Sequence[Step]) -> set[str]:
+    """What a layout has of its own."""
+    files = set()
+    for step in steps:
+        if isinstance(step, ExitChain):
+            files.update(stage.file for stage in step.stages)
+        elif isinstance(step, ExitPaths):
+            files.update(path.file for path in step.paths)
+        elif isinstance(step, ExitGraph):
+            files.add(step.file)
+    return files
+
+
+def choose_layout(
+    manifest: Manifest, asked: str | None, ms: Mapping[str, float], backend: str = "ort"
+) -> str:
     """`asked`, or the manifest's where it is None; of "auto" the fastest by the `ms` measured on this device, and the
-    chain where nothing was. Raises InputError for a layout that the bundle does not have."""
-    known, asked = (CHAIN, *manifest.layouts), asked or manifest.layout
+    first that the backend has where nothing was. Raises InputError for a layout that it does not have."""
+    known, asked = layouts_for(manifest, backend), asked or manifest.layout
     if asked == AUTO:
-        return min(known, key=lambda name: ms[name] / _MUST_WIN[name] if name in ms else math.inf)
+        return min(known, key=lambda name: ms[name] / MUST_WIN[name] if name in ms else math.inf)
     if asked not in known:
         raise InputError(
             "layout",

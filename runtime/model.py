@@ -31,7 +31,7 @@ from .errors import FoveateError, InputError, did_you_mean
 from .executor import Executor, Request
 from .inputs import Batch, ImageReader, Shape, input_shapes, one_image, to_torch
 from .lanes import Job
-from .layouts import choose_layout, shallow_and_deep, time_layouts
+from .layouts import choose_layout, layouts_for, shallow_and_deep, time_layouts
 from .manifest import CHAIN, Exits, Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .nvidia import able
@@ -114,7 +114,8 @@ class Model:
         self._options = options
         self._device = _fingerprint(bundle.manifest, options.config)
         costs = read_costs(bundle.path / "device.json", self._device, bundle.manifest)
-        self.layout = choose_layout(bundle.manifest, options.layout, costs.layouts if costs else {})
+        known = costs.layouts if costs else {}
+        self.layout = choose_layout(bundle.manifest, options.layout, known, options.config.backend)
         self._chain = bundle
         self._bundle = replace(bundle, manifest=bundle.manifest.in_layout(self.layout))
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
@@ -588,7 +589,7 @@ class Model:
         forced = shallow_and_deep(bundle.manifest)
         with contextlib.ExitStack() as stack:
             runs: dict[str, list[Callable[[], object]]] = {}
-            for name in (CHAIN, *bundle.manifest.layouts):
+            for name in layouts_for(bundle.manifest, self.backend):
                 options = replace(self._options, layout=name, strategy="rects", choices=self.choices)
                 model = stack.enter_context(Model(bundle, options))
                 runs[name] = [partial(_run_with, model, choices, feeds) for choices in forced]

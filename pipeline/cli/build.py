@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_preprocess, add_sample, add_target, preprocess_of, progress_of, size_ranges
+from .arguments import add_preprocess, add_sample, add_target, preprocess_of, progress_of
 
 HELP = "program -> bundle"
 
@@ -24,8 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exit-layout", metavar="NAME", help=about)
     add_sample(parser)
     add_target(parser)
-    about = "target tensorrt: least:opt:most sizes, e.g. batch=1:4:16,height=256:512:1024 (default: around the sample)"
-    parser.add_argument("--profile", type=size_ranges, default={}, metavar="DIM=N:N:N,…", help=about)
     add_preprocess(parser)
 
 

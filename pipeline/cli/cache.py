@@ -6,9 +6,11 @@
     foveate cache show 3f2a            what an engine was built from, and what it is
     foveate cache verify               whether engines are what was built
     foveate cache prune                remove engines that are broken or of another TensorRT, --all for all of them
+    foveate cache prune --limit 5GB    and those unused for longest, until the rest takes no more
 
 A bundle without a measurement is measured again when it is first loaded (within 2 s); an engine that is not there is
-built again. The cache lies in FOVEATE_CACHE, by default ~/.cache/foveate.
+built again. The cache lies in FOVEATE_CACHE, by default ~/.cache/foveate, and builds keep it below FOVEATE_CACHE_LIMIT,
+by default 20GB.
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "a bundle, or a folder of bundles, for its measurements alone; show: the beginning of an engine's name"
     parser.add_argument("what", nargs="?", metavar="FOLDER", help=about)
     parser.add_argument("--all", action="store_true", help="prune: also what is good here")
+    about = "prune: also engines that were unused for longest, until the rest takes no more, e.g. 5GB"
+    parser.add_argument("--limit", metavar="BYTES", help=about)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..tensorrt.engine_cache import EngineCache
+    from ..tensorrt.engine_cache import EngineCache, read_bytes
 
     cache = EngineCache()
     if args.action == "show":
@@ -52,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if prunes:
         measured = [m for m in measured if args.all or not m.holds]
         engines = [e for e in engines if args.all or _not_for_here(e)]
+        if args.limit is not None and args.what is None:
+            engines += cache.beyond(read_bytes(args.limit), {entry.plan for entry in engines})
         remove(measured)
     said = [_engine_line(entry) for entry in engines]  # while they are there
     if args.json:

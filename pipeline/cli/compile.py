@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         program,
         args.out,
         target=args.target,
+        ranges=args.profile,
         data=args.data,
         baseline=_program(args.baseline, args.baseline_model) if args.baseline else None,
         sample=args.sample,

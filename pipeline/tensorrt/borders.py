@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...runtime.backends.ort import spin
+from ...runtime.backends.ort import cpu_session, spin
 from ...runtime.manifest import Manifest
 
 
@@ -51,5 +51,4 @@ def open_session(model: onnx.ModelProto, folder: Path, threads: int = 0) -> Any:
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder.resolve())
     )
-    providers = ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    return cpu_session(model.SerializeToString(), options)

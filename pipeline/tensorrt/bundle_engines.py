@@ -14,7 +14,6 @@ import onnx
 from ...runtime.engine import TensorRTConfig
 from ...runtime.layouts import AUTO
 from ...runtime.manifest import (
-    CHAIN,
     EngineFile,
     ExitChain,
     ExitPaths,
@@ -26,6 +25,7 @@ from .engine_build import build_plan
 from .engine_cache import EngineCache, Entry, make_key
 from .engine_model import EngineModels
 from .flavour import Flavour, find_flavour
+from .layout_choice import choose_engines
 from .precision import QUANTIZED, check_quantized
 from .profiles import Profile, Range, Shapes, choose_ranges, measure_shapes
 from .sidecar import describe
@@ -42,9 +42,10 @@ def build_engines(
     config: TensorRTConfig,
     ranges: Mapping[str, Range],
     tell: Tell,
-) -> tuple[EngineFile, ...]:
+) -> tuple[tuple[EngineFile, ...], tuple[str, ...]]:
     """Builds the engines of the bundle in `folder`, whose programs are there, or takes them from the cache, and copies
-    them to engines/. `ranges`: of `profiles.choose_ranges`. `tell` is told of each engine where it came from.
+    them to engines/; they, and notes on what was chosen. `ranges`: of `profiles.choose_ranges`. `tell` is told of each
+    engine where it came from.
 
     Raises MissingExtraError, InputError, ProgramError, EngineError."""
     flavour = find_flavour(config.compute)
@@ -52,25 +53,28 @@ def build_engines(
     program = onnx.load(folder / manifest.program, load_external_data=False)
     if config.precision in QUANTIZED:
         check_quantized(program, config.precision)
-    shapes = measure_shapes(folder, manifest, choose_ranges(manifest, ranges))
+    ranges, notes = choose_ranges(manifest, ranges), ()
+    layout = manifest.layout
+    if manifest.layouts and layout == AUTO:
+        batch = next((opt for name, (_, opt, _) in ranges.items() if name.endswith("batch")), 1)
+        layout, why = choose_engines(manifest, config.precision, batch)
+        notes = (why,)
+    shapes = measure_shapes(folder, manifest, ranges)
     builder = _Builder(flavour, config.precision, EngineModels(program, config.precision), tell)
     (folder / FOLDER).mkdir()
     made = []
-    for file, profile in engine_profiles(manifest, shapes).items():
+    for file, profile in engine_profiles(manifest, shapes, layout).items():
         for compute, entry in builder.entries(folder / file, profile, targets):
             made.append(_copy(entry, file, folder, compute, flavour, config.precision))
-    return tuple(made)
+    return tuple(made), notes
 
 
-def engine_profiles(manifest: Manifest, shapes: Shapes) -> dict[str, Profile]:
-    """The files that engines are built of, with their profiles: the whole program, the steps of the layouts that may be
-    loaded, and local segments, for windows. Not what takes over from the native kernels in a stream."""
+def engine_profiles(manifest: Manifest, shapes: Shapes, layout: str) -> dict[str, Profile]:
+    """The files that engines are built of, with their profiles: the whole program, the steps of that layout, if there
+    are several, and local segments, for windows. Not what takes over from the native kernels in a stream."""
     found = {manifest.one_engine: shapes.profile([spec.name for spec in manifest.inputs])}
-    layouts = {CHAIN: manifest.steps, **manifest.layouts}
-    for name, steps in layouts.items():
-        if manifest.layout in (AUTO, name):
-            for step in steps:
-                found |= _step_profiles(step, shapes)
+    for step in manifest.layouts.get(layout, manifest.steps):
+        found |= _step_profiles(step, shapes)
     return found
 
 

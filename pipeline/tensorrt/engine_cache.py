@@ -3,15 +3,21 @@
 A key is a few fields in clear text, and an engine's name is their hash. Nothing that changes an engine is left out, and
 sets are sorted, so that the same build has the same key in every process. The fields lie beside the engine: a miss says
 what differs, and an entry of an older schema is one.
+
+What the cache may take is bounded: a build that adds to it removes what was unused for longest, by the time at which a
+plan was last taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import time
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +30,9 @@ from .sidecar import Sidecar, read_sidecar
 
 SCHEMA = 1
 PLAN, SIDECAR = ".plan", ".json"
+LIMIT_VARIABLE, LIMIT = "FOVEATE_CACHE_LIMIT", "20GB"
+_IN_USE = 3600  # seconds after it was taken in which an engine stays: a build may not have copied it yet
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,16 @@ class EngineCache:
         if path.is_file():
             entry = self._entry(path)
             if not entry.broken:
+                with contextlib.suppress(OSError):  # a cache that is only read
+                    os.utime(path)
                 return entry, f"hit: {path.name[:12]}"
             return None, f"miss: {path.name[:12]} is broken ({entry.broken})"
         return None, f"miss: {self._explain(key)}"
 
     def add(self, key: Key, plan: bytes, sidecar: Sidecar) -> Path:
-        """The path of the plan, which the sidecar lies beside. Raises EngineError where the cache cannot be written."""
-        path = self.folder / f"{key.digest}{PLAN}"
+        """The path of the plan, which the sidecar lies beside. Raises EngineError where the cache cannot be written,
+        InputError for a limit that is none."""
+        limit, path = cache_limit(), self.folder / f"{key.digest}{PLAN}"
         facts = {"key": dataclasses.asdict(key), "sidecar": dataclasses.asdict(sidecar)}
         try:
             with replacing(path.with_suffix(SIDECAR)) as temporary:
@@ -117,11 +129,25 @@ class EngineCache:
                 expected="a folder that can be written",
                 fix="Check the permissions and the free space, or set FOVEATE_CACHE to another folder.",
             ) from error
+        for entry in self.beyond(limit):
+            self.remove(entry)
         return path
+
+    def beyond(self, limit: int, but: Collection[Path] = ()) -> list[Entry]:
+        """The engines that were unused for longest, so many that all others take `limit` bytes at most. None that was
+        taken within the last hour. `but`: plans that go anyway."""
+        kept = [entry for entry in self.entries() if entry.plan not in but]
+        total, found = sum(entry.bytes for entry in kept), []
+        for entry in sorted(kept, key=_taken):
+            if total <= limit or _taken(entry) > time.time() - _IN_USE:
+                break
+            total -= entry.bytes
+            found.append(entry)
+        return found
 
     def entries(self) -> Iterator[Entry]:
         """By name. What is broken or of another schema is among them."""
-        for path in sorted(self.folder.glob(f"*{PLAN}")):
+        for path in sorted(self.folder.glob(f"[!.]*{PLAN}")):  # not what is being written
             yield self._entry(path)
 
     def get(self, start: str) -> Entry:
@@ -188,3 +214,29 @@ def default_folder() -> Path:
     """engines/ below FOVEATE_CACHE, or below ~/.cache/foveate."""
     root = os.environ.get("FOVEATE_CACHE")
     return (Path(root) if root else Path.home() / ".cache" / "foveate") / "engines"
+
+
+def _taken(entry: Entry) -> float:
+    """When it was last taken; 0 where another process has removed it."""
+    try:
+        return entry.plan.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def cache_limit() -> int:
+    """Bytes that the cache may take: FOVEATE_CACHE_LIMIT. Raises InputError."""
+    return read_bytes(os.environ.get(LIMIT_VARIABLE) or LIMIT)
+
+
+def read_bytes(text: str) -> int:
+    """ "500MB" -> 500 000 000. Raises InputError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
+    if found is None or found[2] not in _UNITS:
+        raise InputError(
+            "limit of the engine cache",
+            got=repr(text),
+            expected="bytes, such as 500MB or 20GB",
+            fix=f"Correct {LIMIT_VARIABLE} or --limit.",
+        )
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -84,7 +84,7 @@ def _open_session(path: Path, config: OrtConfig, sizes: Mapping[str, int]) -> An
         options.add_free_dimension_override_by_name(name, size)
     try:
         use_kernels(options, config.isa)
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return cpu_session(str(path), options)
     except Exception as error:
         raise EngineError(
             f"onnxruntime cannot open {path}",
@@ -92,6 +92,20 @@ def _open_session(path: Path, config: OrtConfig, sizes: Mapping[str, int]) -> An
             expected=f"a program that onnxruntime {ort.__version__} runs",
             fix="Build the bundle again with `foveate build`, or upgrade onnxruntime.",
         ) from error
+
+
+def cpu_session(source: str | bytes, options: Any) -> Any:
+    """A session of a file, or of a serialized model. onnxruntime (1.31) fuses Q/DQ of float8 into ops for integers,
+    which refuse them: such a model is opened without fusions of Q/DQ, and changes `options`."""
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common root of their own
+        if "float8" not in str(error):
+            raise
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _share_arena(options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from foveate.pipeline.inspect import inspect
 from foveate.pipeline.inspect import lines as inspected
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.errors import BackendWarning, BundleError, InputError
+from foveate.runtime.layouts import choose_layout, layouts_for
 from foveate.runtime.manifest import Manifest, Region
 
 from foveate import load
@@ -132,30 +134,58 @@ def test_a_bundle_of_an_earlier_version_loads(tiny_bundle, tmp_path):
     assert Manifest.from_json(json.dumps(facts)).engines == ()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_layout_of_exits_has_its_engines(tmp_path, precision):
+@pytest.mark.parametrize(
+    ("layout", "precision", "stages"),
+    [
+        ("chain", "fp32", {"dense0", "exits2", "exits4", "dense1"}),
+        ("per-depth", "fp32", {"dense0", "depth1", "depth2", "depth4"}),
+        ("if", "bf16", {"exits", "dense0", "region0", "region0.0"}),
+    ],
+)
+def test_every_layout_of_exits_has_its_engines(tmp_path, layout, precision, stages):
     ranges = {"batch": (1, 2, 4), "height": (16, 32, 64), "width": (16, 32, 64)}
     program = exit_program(tmp_path / "exits.onnx", mask=precision == "bf16")
+    target = f"tensorrt:{precision}"
     bundle = build(
-        program, tmp_path / "bundle", sample=(1, 3, 32, 32), target=f"tensorrt:{precision}", ranges=ranges
+        program, tmp_path / "bundle", sample=(1, 3, 32, 32), target=target, ranges=ranges, layout=layout
     )
     manifest = open_bundle(bundle).manifest
     stems = {Path(engine.program).stem for engine in manifest.engines}
-    assert {"whole", "exits2", "exits4", "depth1", "depth2", "depth4", "exits"} <= stems
+    assert stems == {"whole", *stages}
     assert {engine.compute for engine in manifest.engines} == {"any"}
-    facts = json.loads((bundle / "engines/exits4.any.json").read_text())
+    last = max(stage for stage in stages if not stage.startswith(("dense", "region")))
+    facts = json.loads((bundle / f"engines/{last}.any.json").read_text())
     tokens = {name: [shape[1] for shape in shapes] for name, shapes in facts["profile"].items()}
-    assert [4, 16, 64] in tokens.values()  # patches of 8 × 8
-    kinds = [layer["kind"] for layer in json.loads((bundle / "engines/exits.any.json").read_text())["layers"]]
-    assert kinds.count("CONDITION") == 2  # one engine, that skips the layers that no image takes
+    assert layout == "if" or [4, 16, 64] in tokens.values()  # patches of 8 × 8
+    kinds = [layer["kind"] for layer in facts["layers"]]
+    assert kinds.count("CONDITION") == 2 * (layout == "if")  # one engine, that skips what no image takes
+    assert layouts_for(manifest, "tensorrt") == (layout,)
+    assert layouts_for(manifest, "ort") == ("chain", "per-depth", "if")
+
+
+def test_where_no_layout_is_asked_for_one_is_built_and_it_is_said_why(tmp_path):
+    ranges = {"batch": (1, 1, 4), "height": (32, 32, 32), "width": (32, 32, 32)}
+    program, out = exit_program(tmp_path / "exits.onnx"), tmp_path / "bundle"
+    manifest = open_bundle(
+        build(program, out, sample=(1, 3, 32, 32), target="tensorrt", ranges=ranges)
+    ).manifest
+    (built,) = layouts_for(manifest, "tensorrt")
+    assert manifest.layout == "auto" and choose_layout(manifest, None, {}, "tensorrt") == built
+    (note,) = [note for note in manifest.notes if "engines are built for layout" in note]
+    assert (
+        f"layout {built}:" in note and "--exit-layout" in note and note in "\n".join(inspected(inspect(out)))
+    )
+    with pytest.raises(InputError, match=rf"'if'(.|\n)*one of auto, {built}"):
+        choose_layout(manifest, "if", {}, "tensorrt")
 
 
 def test_deformable_attention_is_read_by_gather(tmp_path):
     """Not by GridSample, which TensorRT may get wrong, and at locations of float32."""
     ranges = {"batch": (1, 2, 4), "height": (16, 32, 64), "width": (16, 32, 64)}
     program = exit_program(tmp_path / "exits.onnx", sampled=True)
-    build(program, tmp_path / "bundle", sample=(1, 3, 32, 32), target="tensorrt:fp16", ranges=ranges)
-    for name in ("whole", "exits", "exits4", "depth4"):
+    target, sample = "tensorrt:fp16", (1, 3, 32, 32)
+    build(program, tmp_path / "bundle", sample=sample, target=target, ranges=ranges, layout="per-depth")
+    for name in ("whole", "depth4"):
         layers = json.loads((tmp_path / f"bundle/engines/{name}.any.json").read_text())["layers"]
         kinds = {layer["kind"] for layer in layers}
         assert "GATHER" in kinds and "GRID_SAMPLE" not in kinds
@@ -206,14 +236,14 @@ def test_engines_of_the_trained_example_are_built(tmp_path):
 def test_engines_of_the_mask2former_example_are_built_at_every_depth(tmp_path):
     program, out = tmp_path / "eco.onnx", tmp_path / "bundle"
     assert main(["export", str(ROOT / "examples/eco_m2f/parent"), "--out", str(program)]) == 0
-    build(program, out, sample=(1, 3, 128, 128), target="tensorrt:fp16")
-    stems = {Path(engine.program).stem for engine in open_bundle(out).manifest.engines}
-    assert stems >= {
-        "whole",
-        "exits",
-        *(f"exits{n}" for n in range(3, 7)),
-        *(f"depth{n}" for n in range(2, 7)),
-    }
+    for layout, stages in {
+        "if": {"exits"},
+        "chain": {f"exits{n}" for n in range(3, 7)},
+        "per-depth": {f"depth{n}" for n in range(2, 7)},
+    }.items():
+        build(program, out, sample=(1, 3, 128, 128), target="tensorrt:fp16", layout=layout)
+        stems = {Path(engine.program).stem for engine in open_bundle(out).manifest.engines}
+        assert stems >= {"whole", *stages}
 
 
 def test_inspect_lists_the_engines(built):
@@ -267,6 +297,13 @@ def test_the_commands(tiny_program, tmp_path, capsys):
     assert whole["name"][:12] in capsys.readouterr().out
     assert main(["cache", "prune"]) == 0  # what is of this TensorRT stays
     assert main(["cache", "ls"]) == 0 and "tensorrt_rtx" in capsys.readouterr().out
+    assert main(["cache", "prune", "--limit", "0"]) == 0  # nor does what was just taken go
+    assert main(["cache", "ls"]) == 0 and "tensorrt_rtx" in capsys.readouterr().out
+    for engine in engines:
+        if Path(engine["path"]).is_file():
+            os.utime(engine["path"], (0, 0))
+    assert main(["cache", "prune", "--limit", "0"]) == 0
+    assert main(["cache", "ls"]) == 0 and "no engine in" in capsys.readouterr().out
     assert main(["cache", "prune", "--all"]) == 0
     assert main(["cache", "ls"]) == 0 and "no engine in" in capsys.readouterr().out
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 
 import pytest
 from foveate.pipeline.tensorrt.engine_build import Built, Layer, Tensor
-from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, default_folder, make_key
+from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, default_folder, make_key, read_bytes
 from foveate.pipeline.tensorrt.flavour import RTX, Flavour
 from foveate.pipeline.tensorrt.sidecar import describe
 from foveate.runtime.errors import EngineError, InputError
@@ -137,3 +139,53 @@ def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
     monkeypatch.delenv("FOVEATE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_folder() == tmp_path / ".cache" / "foveate" / "engines"
+
+
+def add_old(cache: EngineCache, number: int, hours: float) -> Key:
+    """An engine of 400 bytes that was last taken so many hours ago."""
+    key = dataclasses.replace(KEY, onnx=f"{number:04x}")
+    path = cache.add(key, BUILT.plan, SIDECAR)
+    os.utime(path, (time.time() - 3600 * hours,) * 2)
+    return key
+
+
+def test_what_was_unused_for_longest_goes_when_the_cache_grows_beyond_its_limit(cache, monkeypatch):
+    monkeypatch.setenv("FOVEATE_CACHE_LIMIT", "1200B")
+    keys = [add_old(cache, number, hours) for number, hours in enumerate((3, 9, 5))]
+    assert cache.find(keys[1])[0] is not None  # and is the newest by that
+    add_old(cache, 3, 0)
+    assert [cache.find(key)[0] is not None for key in keys] == [True, True, False]
+
+
+def test_what_may_be_in_use_stays_whatever_the_limit(cache, monkeypatch):
+    monkeypatch.setenv("FOVEATE_CACHE_LIMIT", "0")
+    keys = [add_old(cache, number, hours) for number, hours in enumerate((0.9, 0.1))]
+    cache.add(KEY, BUILT.plan, SIDECAR)
+    assert all(cache.find(key)[0] is not None for key in (*keys, KEY))
+    assert cache.beyond(0) == []
+
+
+@given(st.lists(st.tuples(st.integers(2, 1000), st.booleans()), max_size=6), st.integers(0, 3000))
+def test_no_more_goes_than_must_and_the_oldest_first(tmp_path_factory, engines, limit):
+    cache = EngineCache(tmp_path_factory.mktemp("cache"))
+    for number, (hours, _) in enumerate(engines):
+        add_old(cache, number, hours)
+    kept = list(cache.entries())
+    gone = cache.beyond(limit)
+    left = [entry for entry in kept if entry not in gone]
+    assert sum(entry.bytes for entry in left) <= limit
+    assert not gone or sum(entry.bytes for entry in left) + gone[-1].bytes > limit
+    assert all(a.plan.stat().st_mtime <= b.plan.stat().st_mtime for a in gone for b in left)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("500MB", 500_000_000), ("1.5 gb", 1_500_000_000), ("7", 7)]
+)
+def test_limits_are_read(text, expected):
+    assert read_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "5GiB", "-1"])
+def test_limits_that_are_none_are_named(text):
+    with pytest.raises(InputError, match="FOVEATE_CACHE_LIMIT"):
+        read_bytes(text)
