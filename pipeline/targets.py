@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..runtime.engine import PRECISIONS, Config, NullConfig, OrtConfig, TensorRTConfig, by_config
+from ..runtime.engine import (
+    PRECISIONS,
+    Config,
+    NullConfig,
+    OrtConfig,
+    TensorRTConfig,
+    TorchTensorRTConfig,
+    by_config,
+)
 from ..runtime.errors import EngineError, InputError, MissingExtraError, did_you_mean
 from ..runtime.manifest import EngineFile, Manifest
 
 TARGETS: dict[str, Config] = {"cpu": OrtConfig(), "null": NullConfig(), "tensorrt": TensorRTConfig()}
+TARGETS["torch_tensorrt"] = TorchTensorRTConfig()
 _COMPUTE = re.compile(r"sm\d{2,3}")
 
 
@@ -55,7 +64,7 @@ def target_config(target: str) -> Config:
             fix=did_you_mean(name, TARGETS, "Pass --target cpu."),
         )
     config = TARGETS[name]
-    if not isinstance(config, TensorRTConfig):
+    if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
         if colon or at:
             fix = f"Pass --target {name}; precisions and GPUs are tensorrt's."
             raise InputError("target", got=repr(target), expected=name, fix=fix)
@@ -75,7 +84,7 @@ def target_config(target: str) -> Config:
             expected="sm and the capability's digits, such as sm89 for 8.9",
             fix="An RTX 4090 and an L4 are sm89, an RTX 5090 sm120.",
         )
-    return TensorRTConfig(precision=precision or "fp32", compute=compute)
+    return type(config)(precision=precision or "fp32", compute=compute)
 
 
 def build_engines(order: Order, config: Config) -> Made:
@@ -84,8 +93,9 @@ def build_engines(order: Order, config: Config) -> Made:
     return _BUILDERS[type(config)](order, config)
 
 
+@builds(TorchTensorRTConfig)
 @builds(TensorRTConfig)
-def compile_for_nvidia(order: Order, config: TensorRTConfig) -> Made:
+def compile_for_nvidia(order: Order, config: TensorRTConfig | TorchTensorRTConfig) -> Made:
     """Beside them onnxruntime takes the same files, for machines without such a GPU."""
     from .tensorrt.bundle_engines import build_engines
 

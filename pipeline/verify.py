@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,9 +21,11 @@ import numpy as np
 
 from ..runtime import load
 from ..runtime.bundle import open_bundle
-from ..runtime.errors import InputError
+from ..runtime.engine import OrtConfig, config_for
+from ..runtime.errors import BackendWarning, InputError
 from ..runtime.layouts import shallow_and_deep
 from ..runtime.manifest import Manifest
+from ..runtime.nvidia import able
 from ..runtime.spans import native_regions
 from .compare import NEAR, ImageCheck, compare
 from .data import Dataset, Sample
@@ -45,7 +48,11 @@ RANDOM_FRACTIONS = (
 
 def strategies_of(bundle: str | Path) -> tuple[str, ...]:
     """Those that may run a region of the bundle on this machine."""
-    native = native_regions(open_bundle(bundle, verify=False).manifest)
+    manifest = open_bundle(bundle, verify=False).manifest
+    with warnings.catch_warnings():  # `load` says that another backend answers
+        warnings.simplefilter("ignore", BackendWarning)
+        runs = able(config_for(manifest.backend, None), manifest)
+    native = isinstance(runs, OrtConfig) and native_regions(manifest)
     return ("spans", "rects", "auto") if native else ("rects", "auto")
 
 

@@ -91,12 +91,22 @@ class TensorRTConfig:
     compute: tuple[str, ...] = ()
 
 
-Config = OrtConfig | NullConfig | TensorRTConfig
+@dataclass(frozen=True)
+class TorchTensorRTConfig:
+    """Engines that Torch-TensorRT built, for the GPU that it ran on, and that it runs. Fields as in TensorRTConfig."""
+
+    backend: ClassVar[str] = "torch_tensorrt"
+    threads: int = 0
+    precision: str = "fp32"
+    compute: tuple[str, ...] = ()
+
+
+Config = OrtConfig | NullConfig | TensorRTConfig | TorchTensorRTConfig
 Opener = Callable[[Path, "Config", Ports], Engine]
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIGS: dict[str, type[Config]] = {
-    config.backend: config for config in (OrtConfig, NullConfig, TensorRTConfig)
+    config.backend: config for config in (OrtConfig, NullConfig, TensorRTConfig, TorchTensorRTConfig)
 }
 _OPENERS: dict[type, Opener] = {}
 

@@ -18,9 +18,9 @@ _ROUNDS = 15
 
 
 def layouts_for(manifest: Manifest, backend: str) -> tuple[str, ...]:
-    """Those that a backend has engines for: TensorRT where they were built, any other for all."""
+    """Those that a backend has engines for: TensorRT where they were built, onnxruntime for all."""
     layouts = {CHAIN: manifest.steps, **manifest.layouts}
-    if backend != "tensorrt":
+    if backend not in ("tensorrt", "torch_tensorrt"):
         return tuple(layouts)
     built = {engine.program for engine in manifest.engines}
     return tuple(name for name, steps in layouts.items() if exit_files(steps) <= built)

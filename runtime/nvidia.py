@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from .cuda_device import compute_capability
-from .engine import Config, OrtConfig, TensorRTConfig
+from .engine import Config, OrtConfig, TensorRTConfig, TorchTensorRTConfig
 from .errors import BackendWarning
 from .manifest import EngineFile, Manifest
 
@@ -15,23 +15,25 @@ from .manifest import EngineFile, Manifest
 def able(config: Config, manifest: Manifest) -> Config:
     """`config` where its engines run here, else that of onnxruntime, which every bundle has the files of; a
     BackendWarning says why."""
-    if not isinstance(config, TensorRTConfig):
+    if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
         return config
-    reason = why_not(manifest)
+    reason = why_not(manifest, config)
     if not reason:
         return config
-    said = f"{manifest.name!r} runs on onnxruntime, not on TensorRT: {reason}"
+    name = "TensorRT" if isinstance(config, TensorRTConfig) else "Torch-TensorRT"
+    said = f"{manifest.name!r} runs on onnxruntime, not on {name}: {reason}"
     warnings.warn(said, BackendWarning, stacklevel=3)  # of who calls load
     return OrtConfig(threads=config.threads)
 
 
-def why_not(manifest: Manifest) -> str:
-    """Why the engines of a bundle cannot run here; "" where they can."""
-    if not manifest.engines:
-        return "the bundle was built without such engines (foveate build --target tensorrt)"
+def why_not(manifest: Manifest, config: Config) -> str:
+    """Why the engines of a bundle cannot run here by that backend; "" where they can."""
+    torch = isinstance(config, TorchTensorRTConfig)
+    if not manifest.engines or torch != (manifest.engines[0].flavour == "torch_tensorrt"):
+        return f"the bundle was built without such engines (foveate build --target {config.backend})"
     if reason := why_not_here(manifest.engines):
         return reason
-    return "this version of foveate builds engines of TensorRT, and does not run them yet"
+    return "" if torch else "this version of foveate builds engines of TensorRT, and does not run them yet"
 
 
 def why_not_here(engines: Sequence[EngineFile]) -> str:

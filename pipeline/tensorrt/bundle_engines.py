@@ -11,9 +11,10 @@ from pathlib import Path
 
 import onnx
 
-from ...runtime.engine import TensorRTConfig
+from ...runtime.engine import TensorRTConfig, TorchTensorRTConfig
 from ...runtime.layouts import AUTO
 from ...runtime.manifest import (
+    IF,
     EngineFile,
     ExitChain,
     ExitPaths,
@@ -21,15 +22,16 @@ from ...runtime.manifest import (
     Region,
     Step,
 )
-from .engine_build import build_plan
+from .engine_build import Built, build_plan
 from .engine_cache import EngineCache, Entry, make_key
 from .engine_model import EngineModels
-from .flavour import Flavour, find_flavour
+from .flavour import Flavour, find_flavour, find_torch
 from .layout_choice import choose_engines
 from .precision import QUANTIZED, check_quantized
 from .profiles import Profile, Range, Shapes, choose_ranges, measure_shapes
 from .sidecar import describe
 from .timing_cache import TimingCache
+from .torch_build import build_by_torch
 
 FOLDER = "engines"
 
@@ -39,7 +41,7 @@ Tell = Callable[[str], None]
 def build_engines(
     folder: Path,
     manifest: Manifest,
-    config: TensorRTConfig,
+    config: TensorRTConfig | TorchTensorRTConfig,
     ranges: Mapping[str, Range],
     tell: Tell,
 ) -> tuple[tuple[EngineFile, ...], tuple[str, ...]]:
@@ -48,7 +50,8 @@ def build_engines(
     engine where it came from.
 
     Raises MissingExtraError, InputError, ProgramError, EngineError."""
-    flavour = find_flavour(config.compute)
+    by_torch = isinstance(config, TorchTensorRTConfig)
+    flavour = find_torch() if by_torch else find_flavour(config.compute)
     targets = flavour.compute_of(config.compute)
     program = onnx.load(folder / manifest.program, load_external_data=False)
     if config.precision in QUANTIZED:
@@ -57,10 +60,11 @@ def build_engines(
     layout = manifest.layout
     if manifest.layouts and layout == AUTO:
         batch = next((opt for name, (_, opt, _) in ranges.items() if name.endswith("batch")), 1)
-        layout, why = choose_engines(manifest, config.precision, batch)
+        layout, why = choose_engines(manifest, config.precision, batch, IF if by_torch else "")
         notes = (why,)
     shapes = measure_shapes(folder, manifest, ranges)
     builder = _Builder(flavour, config.precision, EngineModels(program, config.precision), tell)
+    builder.build = build_by_torch if by_torch else build_plan
     (folder / FOLDER).mkdir()
     made = []
     for file, profile in engine_profiles(manifest, shapes, layout).items():
@@ -96,6 +100,7 @@ class _Builder:
 
     def __init__(self, flavour: Flavour, precision: str, models: EngineModels, tell: Tell):
         self.flavour, self.precision, self.models, self.tell = flavour, precision, models, tell
+        self.build: Callable[..., Built] = build_plan
         self.cache = EngineCache()
 
     def entries(self, file: Path, profile: Profile, targets: Sequence[str]) -> Iterator[tuple[str, Entry]]:
@@ -115,7 +120,7 @@ class _Builder:
         timing = None
         if flavour.is_full:
             timing = TimingCache(self.cache.folder / f"timing-{flavour.version}-{compute}.bin")
-        built = build_plan(model, profile, compute, flavour, timing, name)
+        built = self.build(model, profile, compute, flavour, timing, name)
         sidecar = describe(name, built, flavour, compute, self.precision, profile)
         return Entry(self.cache.add(key, built.plan, sidecar), key, sidecar)
 

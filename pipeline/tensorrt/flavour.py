@@ -21,7 +21,7 @@ from typing import Any
 from ...runtime.cuda_device import compute_capability
 from ...runtime.errors import EngineError, InputError, MissingExtraError
 
-RTX, FULL = "tensorrt_rtx", "tensorrt"
+RTX, FULL, TORCH = "tensorrt_rtx", "tensorrt", "torch_tensorrt"
 ANY = "any"  # every GPU that TensorRT-RTX knows
 _OLDEST = 10  # the first full TensorRT with strongly typed networks of dynamic shapes as they are used here
 
@@ -57,10 +57,10 @@ class Flavour:
     def compute_of(self, compute: Sequence[str]) -> tuple[str, ...]:
         """For what engines are built where these compute capabilities are asked for; none leaves it to the flavour.
         Raises InputError."""
-        if self.is_full:
+        if self.name in (FULL, TORCH):
             if compute:
                 raise InputError(
-                    "target tensorrt",
+                    f"target {self.name}",
                     got=f"@{','.join(compute)}",
                     expected="no compute capability: TensorRT builds for the GPU that it runs on",
                     fix="Leave @… out and build on that GPU, or install TensorRT-RTX: pip install 'foveate[tensorrt]'",
@@ -135,6 +135,13 @@ def open_flavour(name: str) -> Flavour:
             fix="pip install -U tensorrt, or pip install 'foveate[tensorrt]'",
         )
     return Flavour(name, version, module)
+
+
+def find_torch() -> Flavour:
+    """Torch-TensorRT, which builds by the full TensorRT that it brings. Raises MissingExtraError, EngineError."""
+    if importlib.util.find_spec(TORCH) is None:
+        raise MissingExtraError(TORCH, "torch-tensorrt", "building for target torch_tensorrt")
+    return open_flavour(TORCH)
 
 
 @functools.cache

@@ -19,9 +19,9 @@ MACS_PER_MS = {"fp32": 5e9, "fp16": 2e10, "bf16": 2e10, "int8": 4e10, "fp8": 4e1
 """A third of what the data sheet of an L4 promises. Both are guesses, no measurements: --exit-layout overrules them."""
 
 
-def choose_engines(manifest: Manifest, precision: str, batch: int) -> tuple[str, str]:
-    """The layout, and why in words, for batches of that many images."""
-    ms = predict(manifest, precision, batch)
+def choose_engines(manifest: Manifest, precision: str, batch: int, but: str = "") -> tuple[str, str]:
+    """The layout, and why in words, for batches of that many images. `but`: one that cannot be built."""
+    ms = {name: value for name, value in predict(manifest, precision, batch).items() if name != but}
     best = min(ms, key=lambda name: ms[name] / MUST_WIN[name])
     told = ", ".join(f"{name} {value:.2f}" for name, value in ms.items())
     why = (

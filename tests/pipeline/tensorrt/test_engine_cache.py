@@ -145,7 +145,8 @@ def add_old(cache: EngineCache, number: int, hours: float) -> Key:
     """An engine of 400 bytes that was last taken so many hours ago."""
     key = dataclasses.replace(KEY, onnx=f"{number:04x}")
     path = cache.add(key, BUILT.plan, SIDECAR)
-    os.utime(path, (time.time() - 3600 * hours,) * 2)
+    taken = time.time() - 3600 * hours
+    os.utime(path, (taken, taken))
     return key
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,11 +37,11 @@ class Images(CalibrationDataReader):
         images = (rng.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(4))
         self._left = iter([{"images": image} for image in images])
 
-    def get_next(self):
+    def get_next(self) -> Any:
         return next(self._left, None)
 
 
-def quantized(folder: Path, activations: QuantType = QuantType.QInt8, **extra: bool) -> Path:
+def quantized(folder: Path, activations: QuantType, extra: dict[str, bool]) -> Path:
     """Two convolutions and a head, quantized by onnxruntime."""
     rng = np.random.default_rng(0)
     weights = {"w0": rng.normal(size=(16, 3, 3, 3)) / 5, "b0": rng.normal(size=16) / 5}
@@ -74,7 +75,7 @@ def errors_of(bundle: Path, image: np.ndarray) -> list[float]:
 
 
 def test_a_program_in_int8_becomes_engines_in_int8(tmp_path):
-    program = quantized(tmp_path, **SYMMETRIC)
+    program = quantized(tmp_path, QuantType.QInt8, SYMMETRIC)
     target, sample = "tensorrt:int8@sm89", (1, 3, 32, 32)
     bundle = build(program, tmp_path / "bundle", sample=sample, target=target, ranges=RANGES)
     assert {("QUANTIZE", "INT8"), ("CONVOLUTION", "FLOAT")} <= kinds_of(bundle, "whole")
@@ -94,7 +95,7 @@ def test_a_program_in_int8_becomes_engines_in_int8(tmp_path):
 def test_what_tensorrt_does_not_take_is_told_by_node_with_the_options_that_it_takes(
     tmp_path, activations, extra, said
 ):
-    program = quantized(tmp_path, activations, **extra)
+    program = quantized(tmp_path, activations, extra)
     with pytest.raises(InputError, match=rf"Linear\): got {said}") as caught:
         build(program, tmp_path / "bundle", sample=(1, 3, 32, 32), target="tensorrt:int8")
     assert all(option in caught.value.fix for option in SYMMETRIC)

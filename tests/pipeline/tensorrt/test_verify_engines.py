@@ -83,7 +83,7 @@ def scaled(output: str, factor: float):
     def change(model: onnx.ModelProto) -> None:
         node = next(node for node in model.graph.node if output in node.output)
         node.output[list(node.output).index(output)] = "unscaled"
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(factor), "factor"))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), "factor"))
         model.graph.node.append(onnx.helper.make_node("Mul", ["unscaled", "factor"], [output]))
 
     return change
