@@ -173,7 +173,7 @@ def test_an_operator_without_a_function_is_named_with_its_node():
         OnnxModule(model)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_random_programs_compute_in_torch_what_they_compute_in_onnxruntime(random_program, tmp_path, data):
     model = lean(random_program(data.draw, data.draw(st.integers(1, 6)), native=True))
