@@ -20,8 +20,12 @@ from ..runtime.engine import (
 from ..runtime.errors import EngineError, InputError, MissingExtraError, did_you_mean
 from ..runtime.manifest import EngineFile, Manifest
 
-TARGETS: dict[str, Config] = {"cpu": OrtConfig(), "null": NullConfig(), "tensorrt": TensorRTConfig()}
-TARGETS["torch_tensorrt"] = TorchTensorRTConfig()
+TARGETS: dict[str, Config] = {
+    "cpu": OrtConfig(),
+    "null": NullConfig(),
+    "tensorrt": TensorRTConfig(),
+    "torch_tensorrt": TorchTensorRTConfig(),
+}
 _COMPUTE = re.compile(r"sm\d{2,3}")
 
 

@@ -13,15 +13,7 @@ import onnx
 
 from ...runtime.engine import TensorRTConfig, TorchTensorRTConfig
 from ...runtime.layouts import AUTO
-from ...runtime.manifest import (
-    IF,
-    EngineFile,
-    ExitChain,
-    ExitPaths,
-    Manifest,
-    Region,
-    Step,
-)
+from ...runtime.manifest import IF, EngineFile, ExitChain, ExitPaths, Manifest, Region, Step
 from .engine_build import Built, build_plan
 from .engine_cache import EngineCache, Entry, make_key
 from .engine_model import EngineModels
@@ -63,8 +55,8 @@ def build_engines(
         layout, why = choose_engines(manifest, config.precision, batch, IF if by_torch else "")
         notes = (why,)
     shapes = measure_shapes(folder, manifest, ranges)
-    builder = _Builder(flavour, config.precision, EngineModels(program, config.precision), tell)
-    builder.build = build_by_torch if by_torch else build_plan
+    models, build = EngineModels(program, config.precision), build_by_torch if by_torch else build_plan
+    builder = _Builder(flavour, config.precision, models, build, tell)
     (folder / FOLDER).mkdir()
     made = []
     for file, profile in engine_profiles(manifest, shapes, layout).items():
@@ -98,9 +90,16 @@ def _step_profiles(step: Step, shapes: Shapes) -> Iterator[tuple[str, Profile]]:
 class _Builder:
     """One engine after another, from the cache where it has it."""
 
-    def __init__(self, flavour: Flavour, precision: str, models: EngineModels, tell: Tell):
-        self.flavour, self.precision, self.models, self.tell = flavour, precision, models, tell
-        self.build: Callable[..., Built] = build_plan
+    def __init__(
+        self, flavour: Flavour, precision: str, models: EngineModels, build: Callable[..., Built], tell: Tell
+    ):
+        self.flavour, self.precision, self.models, self.build, self.tell = (
+            flavour,
+            precision,
+            models,
+            build,
+            tell,
+        )
         self.cache = EngineCache()
 
     def entries(self, file: Path, profile: Profile, targets: Sequence[str]) -> Iterator[tuple[str, Entry]]:

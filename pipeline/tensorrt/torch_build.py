@@ -63,7 +63,7 @@ def build_by_torch(
 def _dtype(value: onnx.ValueInfoProto) -> Any:
     from .torch_ops import DTYPES
 
-    return DTYPES[value.type.tensor_type.elem_type]
+    return DTYPES[int(value.type.tensor_type.elem_type)]
 
 
 def _fixed(value: onnx.ValueInfoProto) -> Shape:
@@ -79,7 +79,7 @@ def _input(torch_tensorrt: Any, dtype: Any, least: Shape, opt: Shape, most: Shap
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     """By TensorRT's names of types."""
-    names = {
+    names: dict[int, str] = {
         TensorProto.FLOAT: "FLOAT",
         TensorProto.INT64: "INT64",
         TensorProto.INT32: "INT32",

@@ -14,8 +14,8 @@ from ...runtime.errors import ProgramError
 from .torch_ops import Value
 from .torch_products import OPS
 
-READ = {"Resize": (1, 2), "Pad": (2,)}  # inputs of floats that must be known as numbers
-_FEW = 8
+_READ = {"Resize": (2,), "Pad": (2,)}  # inputs of floats that must be known as numbers …
+_FEW = 8  # … of so many
 
 
 class OnnxModule(torch.nn.Module):
@@ -56,7 +56,7 @@ class OnnxModule(torch.nn.Module):
         values |= {name: getattr(self, buffer) for name, buffer in self._buffer_of.items()}
         for node, attributes in zip(self._nodes, self._attributes, strict=True):
             given = [values[name] if name else None for name in node.input]
-            for place in READ.get(node.op_type, ()):
+            for place in _READ.get(node.op_type, ()):
                 if place < len(given) and node.input[place] in self._floats:
                     given[place] = self._floats[node.input[place]]
             made = OPS[node.op_type](*given, **attributes)

@@ -20,7 +20,7 @@ Value = Any  # torch.Tensor | np.ndarray
 Op = Callable[..., Value]
 
 OPS: dict[str, Op] = {}
-DTYPES = {
+DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16,
@@ -234,9 +234,11 @@ def squeeze(x, axes=None):
 
 @op("Unsqueeze")
 def unsqueeze(x, axes):
-    rank = x.ndim + len(ints(axes))
-    for axis in sorted(n % rank for n in ints(axes)):
-        x = np.expand_dims(x, axis) if known(x) else x.unsqueeze(axis)
+    where = sorted(n % (x.ndim + len(ints(axes))) for n in ints(axes))
+    if known(x):
+        return np.expand_dims(x, tuple(where))
+    for axis in where:
+        x = x.unsqueeze(axis)
     return x
 
 

@@ -5,6 +5,7 @@ A plan is engines/<file>.<gpu>.plan of the bundle, beside its description. It is
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ class TorchTensorRTEngine:
 
     def __init__(self, path: Path, ports: Ports):
         """`path`: of the ONNX file that the plan was built from."""
+        self._module: Any = None
         self.name = path.name
         plan = path.parent.parent / "engines" / f"{path.stem}.{compute_capability()}.plan"
         try:
@@ -73,7 +75,8 @@ def _open(plan: bytes, name: str, inputs: list[str], outputs: list[str]) -> tupl
     """torch, the device, and the plan as a module."""
     try:
         import torch
-        import torch_tensorrt
+
+        torch_tensorrt: Any = importlib.import_module("torch_tensorrt")  # not this module
     except ImportError as error:
         raise MissingExtraError(
             "torch_tensorrt", "torch-tensorrt", "running engines of Torch-TensorRT"

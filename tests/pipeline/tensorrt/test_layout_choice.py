@@ -9,7 +9,7 @@ from foveate.pipeline.build import build
 from foveate.pipeline.tensorrt.layout_choice import CALL_MS, MACS_PER_MS, choose_engines, predict
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.manifest import ExitChain, Manifest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ...early_exits import EXITS, exit_program
@@ -52,6 +52,7 @@ def test_images_of_one_depth_take_the_same_work_in_every_layout(manifest):
     )
 
 
+@settings(deadline=None)
 @given(st.floats(1e3, 1e12), st.integers(1, 64), st.lists(st.integers(0, 50), min_size=3, max_size=3))
 def test_laws_of_the_prediction(manifest, macs, batch, counts):
     depths = {str(exit): count for exit, count in zip(EXITS, counts, strict=True)}

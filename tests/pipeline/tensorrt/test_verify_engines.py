@@ -21,7 +21,7 @@ from foveate.pipeline.verify import verify
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.errors import CheckFailed, EngineError
 from foveate.runtime.manifest import Decision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -194,6 +194,7 @@ def test_one_process_runs_engines_of_one_flavour(bundle, monkeypatch):
 logits = arrays.arrays(np.float32, (1, 1, 4, 5), elements=st.floats(-6, 6, width=32))
 
 
+@settings(deadline=None)
 @given(
     logits, arrays.arrays(np.float32, (1, 1, 4, 5), elements=st.floats(-1, 1, width=32)), st.floats(0.1, 0.9)
 )
