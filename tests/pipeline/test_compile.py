@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foveate.pipeline.cli import main
 from foveate.pipeline.progress import Progress
 from foveate.pipeline.sample import shape_of
 from foveate.pipeline.stages import Ledger, data_digest
@@ -124,6 +125,19 @@ def test_without_data_it_builds_and_verifies(make_program, tmp_path):
     assert lines.stages == ["✓ build", "✓ verify"]
     with pytest.raises(InputError, match="no data"):
         foveate.compile(make_program(), tmp_path / "x", active=0.5)
+
+
+def test_a_profile_reaches_the_build(make_program, tmp_path, monkeypatch):
+    asked = []
+
+    def build(*_, ranges, **__):
+        asked.append(ranges)
+        raise InputError("build", got="a stand-in", expected="no more", fix="None.")
+
+    monkeypatch.setattr("foveate.pipeline.build.build", build)
+    command = ["compile", str(make_program()), "--out", str(tmp_path / "x"), "--sample", "1x3x24x24"]
+    assert main([*command, "--profile", "batch=1:2:4,height=24"]) == 2
+    assert asked == [{"batch": (1, 2, 4), "height": (24, 24, 24)}]
 
 
 def test_a_missing_program_is_named(tmp_path):
