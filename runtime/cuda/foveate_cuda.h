@@ -68,6 +68,11 @@ FV_CUDA_API int32_t fv_cuda_repeat(void* target, const void* source, int64_t n, 
 FV_CUDA_API int32_t fv_cuda_support(uint8_t* map, const void* mask, int32_t element_bytes, int32_t floating,
                                     int64_t batch, int64_t channels, int64_t area, void* stream);
 
+// counts int32 [batch, 2]: how many of an image's numbers, of array [batch, size], are NaN or infinite, and how many are
+// not 0.
+FV_CUDA_API int32_t fv_cuda_tally(int32_t* counts, const void* array, int32_t element_bytes, int32_t floating,
+                                  int64_t batch, int64_t size, void* stream);
+
 // map [batch, size]: the union of what the terms reach.
 FV_CUDA_API int32_t fv_cuda_reach(uint8_t* map, const int32_t size[2], int64_t batch, const FvReach* terms,
                                   int32_t term_count, void* stream);
@@ -78,14 +83,14 @@ FV_CUDA_API int64_t fv_cuda_scratch_bytes(int64_t batch, const FvTileGrid* grid)
 FV_CUDA_API int32_t fv_cuda_find_tiles(int32_t* places, int32_t* count, void* scratch, const FvTileGrid* grid,
                                        int64_t batch, const FvTileMap* maps, int32_t map_count, void* stream);
 
-// windows [n, channels, window · positions] of the first n tiles; of fewer, the last repeated; of none, left as it is.
-// A source of batch 1 serves all images.
-FV_CUDA_API int32_t fv_cuda_take_windows(void* windows, const FvTensor* source, const FvTiles* tiles, int64_t n,
-                                         void* stream);
-// The tiles' own cells, from windows into the target, in place.
-FV_CUDA_API int32_t fv_cuda_put_windows(const FvTensor* target, const void* windows, const FvTiles* tiles, int64_t n,
-                                        void* stream);
-// The tiles' own cells, from a reference [1, channels, size] into the target.
+// windows [n, channels, window · positions] of n tiles, from the one of number `first` on; past the last it is repeated; of
+// none, they are left as they are. A source of batch 1 serves all images.
+FV_CUDA_API int32_t fv_cuda_take_windows(void* windows, const FvTensor* source, const FvTiles* tiles, int64_t first,
+                                         int64_t n, void* stream);
+// The tiles' own cells, from their windows into the target, in place.
+FV_CUDA_API int32_t fv_cuda_put_windows(const FvTensor* target, const void* windows, const FvTiles* tiles, int64_t first,
+                                        int64_t n, void* stream);
+// The own cells of the first n tiles, from a reference [1, channels, size] into the target.
 FV_CUDA_API int32_t fv_cuda_restore_tiles(const FvTensor* target, const void* reference, const FvTiles* tiles, int64_t n,
                                           void* stream);
 

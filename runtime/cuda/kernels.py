@@ -54,6 +54,16 @@ def support(out: Any, mask: Any, stream: Any = None) -> None:
     _call("support", written.pointer, read.pointer, size, floating, n, c, h * w, stream)
 
 
+def tally(out: Any, array: Any, stream: Any = None) -> None:
+    """out int32 [N, 2] of an array [N, …] of numbers: of each image, how many are NaN or infinite, and how many are not
+    0 (NaN counts as not 0)."""
+    read = view(array, "array")
+    _expect(bool(read.shape) and read.dtype.kind in "biuf", "array", read, "numbers [N, …]")
+    n, size = read.shape[0], read.dtype.itemsize
+    written = _exact(out, "out", np.int32, (n, 2))
+    _call("tally", written.pointer, read.pointer, size, read.dtype.kind == "f", n, read.row_bytes // size, stream)
+
+
 def reach(out: Any, terms: Sequence[Reach], stream: Any = None) -> None:
     """The map out uint8 [N, h, w] of what terms reach; see Device.reach. `source` may be any array."""
     written = view(out, "out")
@@ -86,20 +96,27 @@ def find_tiles(
     _call("find_tiles", places, count, work, byref(_grid(tiles.grid)), batch, given, len(maps), stream)
 
 
-def take_windows(out: Any, source: Any, tiles: Tiles, positions: Pair, stream: Any = None) -> None:
-    """out [n, C, h, w] becomes the windows of the first n tiles; see Device.take_windows."""
+def take_windows(
+    out: Any, source: Any, tiles: Tiles, positions: Pair, first: int = 0, stream: Any = None
+) -> None:
+    """out [n, C, h, w] becomes the windows of n tiles, from number `first` on; see Device.take_windows."""
     read = view(source, "source")
     written = _windows(out, "out", read, tiles, positions)
     tensor = _tensor(read, "source", positions)
-    _call("take_windows", written.pointer, byref(tensor), byref(_tiles(tiles)), written.shape[0], stream)
+    n = written.shape[0]
+    _call("take_windows", written.pointer, byref(tensor), byref(_tiles(tiles)), first, n, stream)
 
 
-def put_windows(target: Any, values: Any, tiles: Tiles, positions: Pair, stream: Any = None) -> None:
-    """Writes the tiles' own cells of windows [n, C, h, w] into the target [N, C, H, W]."""
+def put_windows(
+    target: Any, values: Any, tiles: Tiles, positions: Pair, first: int = 0, stream: Any = None
+) -> None:
+    """Writes the own cells of n tiles, from number `first` on, of their windows [n, C, h, w] into the target [N, C, H,
+    W]."""
     written = view(target, "target")
     read = _windows(values, "values", written, tiles, positions)
     tensor = _tensor(written, "target", positions)
-    _call("put_windows", byref(tensor), read.pointer, byref(_tiles(tiles)), read.shape[0], stream)
+    n = read.shape[0]
+    _call("put_windows", byref(tensor), read.pointer, byref(_tiles(tiles)), first, n, stream)
 
 
 def restore_tiles(

@@ -1,4 +1,4 @@
-// Dirty maps: of masks, and of what they reach.
+// Dirty maps, of masks and of what they reach; and what is counted of masks.
 #include "common.cuh"
 
 namespace foveate {
@@ -37,6 +37,54 @@ int32_t launch_support(uint8_t* map, const void* mask, bool floating, int64_t ba
   const bool aligned = area % kEach == 0 && address(mask) % 16 == 0 && address(map) % kEach == 0;
   const dim3 grid(unsigned(ceil_div(area, aligned ? kThreads * kEach : kThreads)), unsigned(batch));
   return launch(aligned ? support<T, kEach> : support<T, 1>, grid, stream, map, from, significant, channels, area);
+}
+
+// A block goes through a part of an image's numbers. `exponent`: its bits are all set of what is not finite; 0: of none.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    tally(int* __restrict__ counts, const T* __restrict__ array, T significant, T exponent, int64_t size) {
+  constexpr int kEach = 8;  // loads in flight of a thread
+  const T* image = array + blockIdx.y * size;
+  int wild = 0, dirty = 0;
+  for (int64_t first = int64_t(blockIdx.x) * kThreads * kEach + threadIdx.x; first < size;
+       first += int64_t(gridDim.x) * kThreads * kEach) {
+#pragma unroll
+    for (int i = 0; i < kEach; i++) {
+      const int64_t at = first + i * kThreads;
+      const T value = at < size ? image[at] & significant : T(0);
+      dirty += value != 0, wild += exponent != 0 && (value & exponent) == exponent;
+    }
+  }
+  for (int step = 16; step; step /= 2) {
+    wild += __shfl_down_sync(kFull, wild, step);
+    dirty += __shfl_down_sync(kFull, dirty, step);
+  }
+  if (threadIdx.x % 32) return;
+  if (wild) atomicAdd(&counts[2 * blockIdx.y], wild);
+  if (dirty) atomicAdd(&counts[2 * blockIdx.y + 1], dirty);
+}
+
+template <class T>
+int32_t launch_tally(int32_t* counts, const void* array, bool floating, int64_t batch, int64_t size, void* stream) {
+  constexpr int kMostBlocks = 512;  // of an image
+  constexpr T kExponents[] = {0, 0, T(0x7c00), 0, T(0x7f800000), 0, 0, 0, T(0x7ff0000000000000)};
+  const int64_t bytes = 2 * batch * int64_t(sizeof(int32_t));
+  if (int32_t failed = cudaMemsetAsync(counts, 0, size_t(bytes), static_cast<cudaStream_t>(stream))) return failed;
+  const dim3 grid(unsigned(std::min<int64_t>(ceil_div(size, kThreads * 8), kMostBlocks)), unsigned(batch));
+  const T significant = floating ? T(~T(0)) >> 1 : T(~T(0)), exponent = floating ? kExponents[sizeof(T)] : T(0);
+  return launch(tally<T>, grid, stream, counts, static_cast<const T*>(array), significant, exponent, size);
+}
+
+// f of an unsigned integer of so many bytes.
+template <class F>
+int32_t with_bits(int32_t bytes, F f) {
+  switch (bytes) {
+    case 1: return f(uint8_t{});
+    case 2: return f(uint16_t{});
+    case 4: return f(uint32_t{});
+    case 8: return f(uint64_t{});
+    default: return cudaErrorInvalidValue;
+  }
 }
 
 constexpr int kMostTerms = 32;  // of a launch: its arguments hold 4 KiB
@@ -125,16 +173,17 @@ using namespace foveate;
 int32_t fv_cuda_support(uint8_t* map, const void* mask, int32_t element_bytes, int32_t floating, int64_t batch,
                         int64_t channels, int64_t area, void* stream) {
   if (batch < 0 || batch > kMostGrid || channels < 0 || area < 0) return cudaErrorInvalidValue;
-  const auto launch_as = [&](auto kind) {
+  return with_bits(element_bytes, [&](auto kind) {
     return launch_support<decltype(kind)>(map, mask, floating != 0, batch, channels, area, stream);
-  };
-  switch (element_bytes) {
-    case 1: return launch_as(uint8_t{});
-    case 2: return launch_as(uint16_t{});
-    case 4: return launch_as(uint32_t{});
-    case 8: return launch_as(uint64_t{});
-    default: return cudaErrorInvalidValue;
-  }
+  });
+}
+
+int32_t fv_cuda_tally(int32_t* counts, const void* array, int32_t element_bytes, int32_t floating, int64_t batch,
+                      int64_t size, void* stream) {
+  if (batch < 0 || batch > kMostGrid || size < 0 || (floating && element_bytes < 2)) return cudaErrorInvalidValue;
+  return with_bits(element_bytes, [&](auto kind) {
+    return launch_tally<decltype(kind)>(counts, array, floating != 0, batch, size, stream);
+  });
 }
 
 int32_t fv_cuda_reach(uint8_t* map, const int32_t size[2], int64_t batch, const FvReach* terms, int32_t term_count,

@@ -16,7 +16,7 @@ struct Job {
   Divisor box_width, box_height;  // of what is copied: the window, or the tile
   uint32_t volume;                // of the box, over all channels
   int64_t channels, images;       // of what is read, when it has fewer images than the map: 1
-  int64_t n;
+  int64_t number, n;              // of tiles: the first, and how many
   bool inside;  // all cells are whole
 };
 
@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t begin = blockIdx.x * kThreads * kEach + threadIdx.x;
   const int64_t plane = int64_t(job.height) * job.width;
   for (int64_t number = blockIdx.y; number < job.n; number += gridDim.y) {
-    if (kCopy == Copy::kTake ? count < 1 : number >= count) return;
-    const int32_t* place = job.places + 3 * min(number, int64_t(count) - 1);
+    if (kCopy == Copy::kTake ? count < 1 : job.number + number >= count) return;
+    const int32_t* place = job.places + 3 * min(job.number + number, int64_t(count) - 1);
     const int64_t image = place[0];
     int first[2], own[2], origin[2];  // of the map
 #pragma unroll
@@ -76,11 +76,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <Copy kCopy>
-int32_t copy(const FvTensor& map, const void* other, const FvTiles& tiles, int64_t n, void* stream) {
+int32_t copy(const FvTensor& map, const void* other, const FvTiles& tiles, int64_t first, int64_t n, void* stream) {
   const FvTileGrid& grid = tiles.grid;
   const Tiling tiling(grid);
   const int64_t bytes = map.element_bytes;
-  if (!Tiling::valid(grid) || map.batch < 1 || map.channels < 1 || n < 0) return cudaErrorInvalidValue;
+  if (!Tiling::valid(grid) || map.batch < 1 || map.channels < 1 || first < 0 || n < 0) return cudaErrorInvalidValue;
   if (bytes != 1 && bytes != 2 && bytes != 4 && bytes != 8) return cudaErrorInvalidValue;
   for (int axis = 0; axis < 2; axis++)
     if (map.size[axis] < 1 || map.positions[axis] < 1 ||
@@ -107,7 +107,8 @@ int32_t copy(const FvTensor& map, const void* other, const FvTiles& tiles, int64
     job.window_height = tiling.window[0] * map.positions[0];
     job.window_width = int(chunks(int64_t(tiling.window[1]) * map.positions[1]));
     job.box_width = Divisor(uint32_t(box_width)), job.box_height = Divisor(uint32_t(box_height));
-    job.volume = uint32_t(volume), job.channels = map.channels, job.images = map.batch, job.n = n;
+    job.volume = uint32_t(volume), job.channels = map.channels, job.images = map.batch;
+    job.number = first, job.n = n;
     job.inside = grid.cells[0] * map.positions[0] <= map.size[0] && grid.cells[1] * map.positions[1] <= map.size[1];
     const dim3 blocks(unsigned(ceil_div(volume, kThreads * 4)), unsigned(std::min<int64_t>(n, kMostGrid)));
     void *target = map.data, *source = const_cast<void*>(other);
@@ -121,16 +122,17 @@ int32_t copy(const FvTensor& map, const void* other, const FvTiles& tiles, int64
 
 using namespace foveate;
 
-int32_t fv_cuda_take_windows(void* windows, const FvTensor* source, const FvTiles* tiles, int64_t n, void* stream) {
-  return copy<Copy::kTake>(*source, windows, *tiles, n, stream);
+int32_t fv_cuda_take_windows(void* windows, const FvTensor* source, const FvTiles* tiles, int64_t first, int64_t n,
+                             void* stream) {
+  return copy<Copy::kTake>(*source, windows, *tiles, first, n, stream);
 }
 
-int32_t fv_cuda_put_windows(const FvTensor* target, const void* windows, const FvTiles* tiles, int64_t n,
+int32_t fv_cuda_put_windows(const FvTensor* target, const void* windows, const FvTiles* tiles, int64_t first, int64_t n,
                             void* stream) {
-  return copy<Copy::kPut>(*target, windows, *tiles, n, stream);
+  return copy<Copy::kPut>(*target, windows, *tiles, first, n, stream);
 }
 
 int32_t fv_cuda_restore_tiles(const FvTensor* target, const void* reference, const FvTiles* tiles, int64_t n,
                               void* stream) {
-  return copy<Copy::kRestore>(*target, reference, *tiles, n, stream);
+  return copy<Copy::kRestore>(*target, reference, *tiles, 0, n, stream);
 }

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on a CPU, block after block and thread after thread, each to where it waits for others. Of CUDA it
 // has what runtime/cuda/*.cu use. What no thread can go on from, as a barrier that some never reach, ends the process.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -22,6 +23,11 @@
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 inline const char* cudaGetErrorName(cudaError_t error) { return error ? "cudaErrorInvalidValue" : "cudaSuccess"; }
 
+using cudaStream_t = struct CUstream_st*;
+inline int cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
+  return std::memset(at, value, bytes), cudaSuccess;
+}
+
 struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
@@ -37,9 +43,10 @@ struct Barrier {
 
 struct Block {
   static constexpr int kMostThreads = 1024, kStack = 1 << 16;
-  ucontext_t scheduler, contexts[kMostThreads];
+  ucontext_t contexts[kMostThreads];  // where threads begin; then they go on from jumps, which cost no call of the kernel's
+  jmp_buf scheduler, jumps[kMostThreads];
   std::vector<char> stacks = std::vector<char>(size_t(kMostThreads) * kStack);
-  bool done[kMostThreads];
+  bool begun[kMostThreads], done[kMostThreads];
   Barrier all, warps[kMostThreads / 32];
   uint64_t slots[kMostThreads];  // what lanes say to one another
   int current = 0;
@@ -47,7 +54,15 @@ struct Block {
   bool reversed = false;
   std::function<void()> kernel;
 
-  void yield() { swapcontext(&contexts[current], &scheduler); }
+  void yield() {
+    if (!_setjmp(jumps[current])) _longjmp(scheduler, 1);
+  }
+  void resume() {
+    if (_setjmp(scheduler)) return;
+    if (begun[current]) _longjmp(jumps[current], 1);
+    begun[current] = true;
+    setcontext(&contexts[current]);
+  }
 
   void wait(Barrier& barrier) {
     moved = true;
@@ -81,7 +96,7 @@ inline void run_block(int threads) {
     b.contexts[t].uc_stack.ss_sp = &b.stacks[size_t(t) * Block::kStack];
     b.contexts[t].uc_stack.ss_size = Block::kStack;
     makecontext(&b.contexts[t], run_thread, 0);
-    b.done[t] = false;
+    b.begun[t] = b.done[t] = false;
   }
   for (bool left = true; left;) {
     left = b.moved = false;
@@ -89,7 +104,7 @@ inline void run_block(int threads) {
       const int t = b.reversed ? threads - 1 - i : i;
       if (b.done[t]) continue;
       b.current = t, threadIdx.x = unsigned(t);
-      swapcontext(&b.scheduler, &b.contexts[t]);
+      b.resume();
       left |= !b.done[t];
     }
     if (left && !b.moved) std::fprintf(stderr, "emulator: threads wait for ones that never come\n"), std::abort();
@@ -157,6 +172,11 @@ inline bool __any_sync(unsigned mask, bool value) { return __ballot_sync(mask, v
 inline unsigned atomicOr(unsigned* at, unsigned bits) {
   const unsigned old = *at;
   *at |= bits;
+  return old;
+}
+inline int atomicAdd(int* at, int more) {
+  const int old = *at;
+  *at += more;
   return old;
 }
 inline unsigned atomicInc(unsigned* at, unsigned most) {
