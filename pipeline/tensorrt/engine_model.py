@@ -10,9 +10,10 @@ from pathlib import Path
 import onnx
 
 from ...export.ops.deformable_sample import with_gathers
+from ..graph import SAMPLE
 from ..lean import lean
 from ..weights import INLINE
-from .plugin_nodes import keys, leave_to_plugins
+from .plugin_nodes import keys, leave_to_plugins, restore
 from .precision import KINDS, between, decision_tensors, lower_precision
 
 _WEIGHTS = "weights.bin"
@@ -31,6 +32,7 @@ class EngineModels:
     """Of one bundle's program, in one precision. `plugins`: those that there are."""
 
     def __init__(self, program: onnx.ModelProto, precision: str, plugins: Collection[str] = ()):
+        self._program = program
         self._read, self._made = decision_tensors(program)
         self._precision, self.plugins = precision, plugins
 
@@ -38,7 +40,8 @@ class EngineModels:
         """Writes the model of `file` into an empty folder."""
         model = onnx.load(file)
         with_gathers(model)  # TensorRT may sample wrongly by GridSample (NVIDIA/TensorRT issue 4813)
-        model = lean(model, natives=keys(self.plugins))  # the types in other bodies are seen below
+        model = lean(model, natives={SAMPLE} & keys(self.plugins))  # the types in other bodies are seen below
+        restore(model, self._program, self.plugins)
         _open_choices(model)
         if self._precision in KINDS:
             kept = between(model.graph, self._read, self._made)

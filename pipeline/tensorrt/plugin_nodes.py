@@ -9,6 +9,7 @@ from onnx.helper import make_attribute
 
 from ...export.domain import DOMAIN
 from ...export.values import graphs
+from ..graph import node_inputs, op_key
 
 # Of each op, the attributes that its plugin reads, where a node leaves them out.
 _DEFAULTS: dict[str, dict[str, int]] = {"EnergyMask": {"patch": 1, "soft": 0}, "DeformableSample": {}}
@@ -17,6 +18,41 @@ _DEFAULTS: dict[str, dict[str, int]] = {"EnergyMask": {"patch": 1, "soft": 0}, "
 def keys(plugins: Collection[str]) -> set[tuple[str, str]]:
     """Domain and name of the ops of plugins such as "EnergyMask 1"."""
     return {(DOMAIN, plugin.split()[0]) for plugin in plugins}
+
+
+def restore(model: onnx.ModelProto, program: onnx.ModelProto, plugins: Collection[str]) -> None:
+    """Puts nodes of the program that plugins run back into a model, in place of the bodies that were inlined there; they
+    are known by the names of what they read and make."""
+    graph, defaults = model.graph, {i.name: i for i in program.graph.initializer}
+    for node in program.graph.node:
+        if op_key(node) not in keys(plugins):
+            continue
+        makers = [at for at, n in enumerate(graph.node) if not set(n.output).isdisjoint(filter(None, node.output))]
+        known = {o for n in graph.node[: makers[0]] for o in n.output} if makers else set[str]()
+        known |= {i.name for i in (*graph.input, *graph.initializer)}
+        missing = [name for name in node_inputs(node) if name not in known]
+        if not makers or any(op_key(graph.node[at]) == op_key(node) for at in makers):
+            continue
+        if any(name not in defaults for name in missing):
+            continue
+        graph.initializer.extend(defaults[name] for name in missing)  # of what nobody reads here, as the energy
+        for at in reversed(makers):
+            del graph.node[at]
+        graph.node.insert(makers[0], node)
+    _drop_dead(graph)
+
+
+def _drop_dead(graph: onnx.GraphProto) -> None:
+    """Nodes and initializers that no output needs."""
+    read, live = {o.name for o in graph.output}, []
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            live.append(node)
+            read.update(node_inputs(node))
+    left = [i for i in graph.initializer if i.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(live))
+    graph.initializer.extend(left)
 
 
 def leave_to_plugins(model: onnx.ModelProto, plugins: Collection[str]) -> tuple[str, ...]:

@@ -16,19 +16,21 @@ def load_plugins(trt: Any) -> tuple[str, ...]:
     """Registers them with a flavour of TensorRT (its module), once per process. Their names with versions, as sidecars of
     engines name what they need: "EnergyMask 1"; none where there is no library (library.why_missing says why). Raises
     EngineError where TensorRT does not take it."""
+    names = tuple(f"{name} {version}" for name, version in PLUGINS.items())
     if lib.library() is None:
         return ()
+    registry, said = trt.get_plugin_registry(), "a refusal"
+    if names[0] in {f"{creator.name} {creator.plugin_version}" for creator in registry.all_creators}:
+        return names  # whoever has loaded them: a second time they would be refused
     try:
-        handle = trt.get_plugin_registry().load_library(str(lib.path()))
+        handle = registry.load_library(str(lib.path()))
     except Exception as error:  # of several kinds in several versions
         handle, said = None, told(error)
-    else:
-        said = "a refusal"
     if handle is None:
         raise EngineError(
             f"loading the plugins of {lib.path()}",
             got=said,
             expected=f"a library that {trt.__name__} {trt.__version__} takes",
-            fix=f"pip install --force-reinstall foveate, or set {lib.SWITCH}=0 to do without plugins",
+            fix=f"pip install --force-reinstall foveate, or set {lib.SWITCH}=0 to do without plugins.",
         )
-    return tuple(f"{name} {version}" for name, version in PLUGINS.items())
+    return names

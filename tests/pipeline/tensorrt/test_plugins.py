@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -23,7 +25,7 @@ IMAGES = {"images": ((1, 3, 32, 32), (1, 3, 64, 96), (4, 3, 128, 192))}
 
 
 @pytest.fixture
-def plugins(emulated_cuda, rtx, monkeypatch) -> tuple[str, ...]:
+def plugins(emulated_cuda, rtx, monkeypatch) -> Iterator[tuple[str, ...]]:
     """As if the installation had built the library so."""
     opened = library.open_library(emulated_cuda)
     monkeypatch.setattr(library, "library", lambda: opened)
@@ -50,6 +52,8 @@ def test_a_mask_is_a_plugin_that_takes_what_the_engine_has(tmp_path, rtx, plugin
     (tmp_path / "model").mkdir()
     used, layers, nodes = layers_of(program, IMAGES, rtx, tmp_path / "model", precision, plugins)
     assert used == ("EnergyMask 1",) and layers == {"mask0": kinds}
+    mask = next(n for n in nodes if n.op_type == "EnergyMask")
+    assert list(mask.input[3:]) == [f"mask0.{name}" for name in ("threshold", "temperature", "lambda", "gamma")]
     casts = [n for n in nodes if n.op_type == "Cast" and n.input[0].startswith("mask0.keep")]
     assert bool(casts) == (precision == "bf16")  # behind it the engine goes on in the type that it has
 
@@ -75,13 +79,6 @@ def test_deformable_sampling_is_a_plugin(tmp_path, rtx, plugins, precision):
     assert node.input[2] == "locations"
 
 
-def test_without_plugins_bodies_are_built(tmp_path, rtx):
-    program = make_tiny_program(tmp_path / "tiny.onnx")
-    (tmp_path / "model").mkdir()
-    used, layers, _ = layers_of(program, IMAGES, rtx, tmp_path / "model", "fp32")
-    assert used == () and layers == {}
-
-
 def test_a_bundle_says_which_plugins_its_engines_need(tmp_path, plugins, emulated_cuda, monkeypatch):
     program, told = make_tiny_program(tmp_path / "tiny.onnx"), []
 
@@ -104,17 +101,21 @@ def test_a_bundle_says_which_plugins_its_engines_need(tmp_path, plugins, emulate
     assert any("miss: plugins EnergyMask 1" in line for line in told)
 
 
-def test_a_library_that_tensorrt_refuses_is_named(tmp_path, rtx, plugins, monkeypatch):
-    (tmp_path / "libfoveate_cuda.so.1").write_bytes(b"no library")
-    monkeypatch.setattr(library, "path", lambda: tmp_path / "libfoveate_cuda.so.1")
-    load_plugins.cache_clear()
-    with pytest.raises(EngineError, match=r"loading the plugins of .*FOVEATE_CUDA=0") as caught:
-        load_plugins(rtx.module)
-    assert "tensorrt_rtx" in caught.value.expected
+def test_a_library_that_tensorrt_refuses_is_named(plugins):
+    """TensorRT-RTX says nothing, and gives none."""
+    registry = SimpleNamespace(all_creators=[], load_library=lambda path: None)
+    trt = SimpleNamespace(__name__="tensorrt", __version__="11.0", get_plugin_registry=lambda: registry)
+    with pytest.raises(EngineError, match="expected a library that tensorrt 11.0 takes") as caught:
+        load_plugins.__wrapped__(trt)
+    assert "FOVEATE_CUDA=0" in caught.value.fix
 
 
-def test_no_library_has_no_plugins(rtx, monkeypatch):
+def test_without_a_library_bodies_are_built(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "library", lambda: None)
     load_plugins.cache_clear()
-    assert load_plugins(rtx.module) == ()
+    program = make_tiny_program(tmp_path / "tiny.onnx")
+    bundle = build(program, tmp_path / "bundle", sample=TINY_SAMPLE, target="tensorrt@sm89")
     load_plugins.cache_clear()
+    sidecars = [json.loads(path.read_text()) for path in bundle.glob("engines/*.json")]
+    assert sidecars and not any(sidecar["plugins"] for sidecar in sidecars)
+    assert not any(layer["kind"] == "PLUGIN_V3" for sidecar in sidecars for layer in sidecar["layers"])
