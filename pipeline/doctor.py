@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.cuda import library as cuda_library
 from ..runtime.cuda_device import compute_capability
 from ..runtime.errors import FoveateError
 from ..runtime.native.library import path as library_path
@@ -66,6 +67,7 @@ def doctor(folder: Path | None = None) -> list[Check]:
         _tensorrt(),
         _gpu(),
         _native(),
+        _cuda(),
         _writable(folder or Path.cwd()),
     ]
 
@@ -190,6 +192,16 @@ def _native() -> Check:
         "strategy spans, which is several times as fast as windows",
         fix,
     )
+
+
+def _cuda() -> Check:
+    """The CUDA kernels and plugins of TensorRT; on machines without a GPU only builds of engines miss them."""
+    fix = "install the CUDA toolkit with nvcc, then pip install --force-reinstall foveate"
+    missing = cuda_library.why_missing()
+    needed_for = (
+        "masks and deformable sampling as one kernel in TensorRT engines, selective execution on GPUs"
+    )
+    return Check("cuda kernels", not missing, missing or str(cuda_library.path()), needed_for, fix)
 
 
 def _writable(folder: Path) -> Check:

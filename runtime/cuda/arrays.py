@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int32, c_int64, c_uint8, c_uint16, c_uint64, c_void_p
-from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,8 +15,7 @@ DEVICES = {2, 13}  # of DLPack: CUDA memory, and managed
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLPack's types, those that numpy has
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A C-contiguous array; `owner` keeps it alive."""
 
     pointer: int
@@ -36,7 +34,9 @@ def view(array: Any, what: str) -> View:
     (JAX and others). Raises InputError, in which the array is called `what`."""
     if hasattr(array, "pointer"):
         return View(array.pointer, tuple(array.shape), np.dtype(array.dtype), array)
-    facts = getattr(array, "__cuda_array_interface__", None)  # torch raises AttributeError for a tensor on the CPU
+    facts = getattr(
+        array, "__cuda_array_interface__", None
+    )  # torch raises AttributeError for a tensor on the CPU
     if facts is not None:
         made = View(int(facts["data"][0] or 0), tuple(facts["shape"]), np.dtype(facts["typestr"]), array)
         strides = facts.get("strides")

@@ -1,6 +1,8 @@
-"""The kernels of selective execution against numpy, emulated and on a GPU: any sizes, both orders of blocks and threads."""
+"""The kernels of selective execution against numpy, emulated and on a GPU: any sizes, and both orders of blocks."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from foveate.runtime import geometry
@@ -18,7 +20,9 @@ DTYPES = st.sampled_from([np.uint8, np.float16, np.float32, np.float64, np.int64
 
 
 @few
-@given(SEEDS, st.integers(1, 5), st.integers(0, 6), st.integers(1, 2500), DTYPES, st.integers(0, 3), BACKWARDS)
+@given(
+    SEEDS, st.integers(1, 5), st.integers(0, 6), st.integers(1, 2500), DTYPES, st.integers(0, 3), BACKWARDS
+)
 def test_rows_are_taken_put_and_repeated(device, seed, rows, n, length, dtype, shift, backwards):
     random = np.random.default_rng(seed)
     source = shifted(random_of(seed, (rows, length), dtype, 1), shift)
@@ -55,7 +59,12 @@ def test_a_mask_supports_what_any_channel_has(device, seed, n, c, h, w, dtype, b
 def test_numbers_that_are_wild_or_not_zero_are_counted(device, seed, n, size, dtype, backwards):
     array = random_of(seed, (n, size), dtype, 0.3)
     if array.dtype.kind == "f":
-        array[array == 1], array[array == 2], array[array == 3], array[array == 4] = np.nan, np.inf, -np.inf, -0.0
+        array[array == 1], array[array == 2], array[array == 3], array[array == 4] = (
+            np.nan,
+            np.inf,
+            -np.inf,
+            -0.0,
+        )
     out = np.full((n, 2), 7, np.int32)
     device.run(kernels.tally, out, array, backwards=backwards)
     np.testing.assert_array_equal(out, np.stack([(~np.isfinite(array)).sum(1), (array != 0).sum(1)], 1))
@@ -70,7 +79,9 @@ def terms(draw):
         ratio = [draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 2), (8, 1), (1, 5)])) for _ in range(2)]
         low = [draw(st.integers(-40, 5)) for _ in range(2)]
         high = [at + draw(st.integers(0, 60)) for at in low]
-        length = [max(1, n * a // b + draw(st.integers(-3, 3))) for n, (a, b) in zip(size, ratio, strict=True)]
+        length = [
+            max(1, n * a // b + draw(st.integers(-3, 3))) for n, (a, b) in zip(size, ratio, strict=True)
+        ]
         num, den = zip(*ratio, strict=True)
         made.append((tuple(length), Term("", num, den, tuple(low), tuple(high))))
     return size, made
@@ -80,7 +91,9 @@ def terms(draw):
 @given(SEEDS, st.integers(1, 2), terms(), st.floats(0, 0.1), BACKWARDS)
 def test_reach_is_what_the_runtime_on_the_cpu_computes(device, seed, n, given_terms, some, backwards):
     size, made = given_terms
-    sources = [random_of(seed + i, (n, *length), np.uint8, some) for i, (length, _) in enumerate(made)]
+    sources: list[Any] = [
+        random_of(seed + i, (n, *length), np.uint8, some) for i, (length, _) in enumerate(made)
+    ]
     out = np.full((n, *size), 7, np.uint8)
     reached = [Reach(source, term) for source, (_, term) in zip(sources, made, strict=True)]
     device.run(kernels.reach, out, reached, backwards=backwards)
@@ -91,7 +104,7 @@ def test_reach_is_what_the_runtime_on_the_cpu_computes(device, seed, n, given_te
 
 
 def test_more_terms_than_a_launch_takes_are_united(device):
-    source = np.zeros((1, 1, 90), np.uint8)
+    source: Any = np.zeros((1, 1, 90), np.uint8)
     source[0, 0, 45] = 1
     terms = [Reach(source, Term("", low=(0, i), high=(0, i))) for i in range(0, -70, -2)]
     out = np.full((1, 1, 90), 7, np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -57,9 +59,14 @@ def test_energy_mask_is_its_body(device, seed, n, c, h, w, patch, soft, dtype, b
     bias = random.standard_normal(1).astype(np.float32)
     scalars = [np.array(v, np.float32) for v in (random.uniform(0.2, 0.8), 0.7, 1.3, 0.4)]
     whole = [x.astype(np.float32), weight, bias, *scalars]
-    keep_body, logits_body, energy_body = body(patch, soft).run(None, dict(zip(INPUTS, whole, strict=True)))
+    bodies: Any = body(patch, soft).run(None, dict(zip(INPUTS, whole, strict=True)))
+    keep_body, logits_body, energy_body = bodies
 
-    keep, logits, energy = np.full((n, 1, h, w), 7, dtype), np.full_like(logits_body, 7), np.full_like(energy_body, 7)
+    keep, logits, energy = (
+        np.full((n, 1, h, w), 7, dtype),
+        np.full_like(logits_body, 7),
+        np.full_like(energy_body, 7),
+    )
     dirty = np.full((n, h, w), 7, np.uint8)
     positions = 2, 1
     cells = -(-h // 2), w
@@ -68,7 +75,19 @@ def test_energy_mask_is_its_body(device, seed, n, c, h, w, patch, soft, dtype, b
     for _ in range(2):  # the second finds the scratch as the first leaves it
         device.run(
             kernels.energy_mask,
-            *(keep, x, weight, bias, *scalars, patch, soft, logits, energy, dirty, (tiles, positions, scratch)),
+            *(
+                keep,
+                x,
+                weight,
+                bias,
+                *scalars,
+                patch,
+                soft,
+                logits,
+                energy,
+                dirty,
+                (tiles, positions, scratch),
+            ),
             backwards=backwards,
         )
     np.testing.assert_allclose(logits, logits_body, rtol=1e-4, atol=1e-5)
@@ -97,7 +116,9 @@ def test_deformable_sampling_is_what_numpy_computes(device, case, dtype, backwar
     read = np.full((n, q, heads * value.shape[3]), 7, dtype)
     given = (read, value, sizes.astype(np.int64), locations, weights)
     device.run(kernels.deformable_sample, *given, backwards=backwards)
-    whole = Case({"value": value.astype(np.float32), "sizes": sizes, "locations": locations, "weights": weights})
+    whole = Case(
+        {"value": value.astype(np.float32), "sizes": sizes, "locations": locations, "weights": weights}
+    )
     tolerance = 2e-3 if dtype == np.float16 else 1e-5
     np.testing.assert_allclose(read, reference(whole), rtol=tolerance, atol=tolerance)
 
@@ -113,5 +134,7 @@ def test_sizes_of_more_positions_than_tokens_read_nothing_outside(device):
 def test_an_array_of_another_shape_is_named(emulation):
     x, weight = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 3, 1, 1), np.float32)
     one, scalar = np.zeros(1, np.float32), np.zeros((), np.float32)
-    with pytest.raises(InputError, match=r"weight: got float32 \[1, 3, 1, 1\]; expected float32 \[1, 4, 1, 1\]"):
+    with pytest.raises(
+        InputError, match=r"weight: got float32 \[1, 3, 1, 1\]; expected float32 \[1, 4, 1, 1\]"
+    ):
         emulation.run(kernels.energy_mask, x[:, :1].copy(), x, weight, one, *[scalar] * 4)
