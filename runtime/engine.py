@@ -91,12 +91,20 @@ class TensorRTConfig:
     compute: tuple[str, ...] = ()
 
 
-Config = OrtConfig | NullConfig | TensorRTConfig
+@dataclass(frozen=True)
+class CudaConfig:
+    """onnxruntime on an NVIDIA GPU, by its CUDA provider (onnxruntime-gpu)."""
+
+    backend: ClassVar[str] = "cuda"
+    threads: int = 0
+
+
+Config = OrtConfig | NullConfig | TensorRTConfig | CudaConfig
 Opener = Callable[[Path, "Config", Ports], Engine]
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIGS: dict[str, type[Config]] = {
-    config.backend: config for config in (OrtConfig, NullConfig, TensorRTConfig)
+    config.backend: config for config in (OrtConfig, NullConfig, TensorRTConfig, CudaConfig)
 }
 _OPENERS: dict[type, Opener] = {}
 
