@@ -56,8 +56,8 @@ _lent: dict[int, tuple[Any, ...]] = {}  # by the address of the struct: what has
 def export(
     pointer: int, shape: tuple[int, ...], dtype: np.dtype, device: tuple[int, int], done: Callable[[], None]
 ) -> Any:
-    """A capsule of C-contiguous memory of a device: its DLDeviceType and number. `done` is called, by any thread, when whoever
-    took it does not need it any more, or nobody did."""
+    """A capsule of C-contiguous memory of a device: its DLDeviceType and number. `done` is called, by any thread, when
+    whoever took it does not need it any more, or nobody did."""
     sizes = (c_int64 * max(1, len(shape)))(*shape)
     steps = (c_int64 * max(1, len(shape)))(*(math.prod(shape[axis + 1 :]) for axis in range(len(shape))))
     kind = _KINDS[dtype.kind], 8 * dtype.itemsize, 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_char_p, c_float, c_int, c_uint64
-from typing import Any
+from typing import Any, ClassVar
 
 from foveate.runtime.device import driver as module
 
@@ -215,7 +215,7 @@ class FakeLibrary:
 
     # --- errors
 
-    _names = {2: b"CUDA_ERROR_OUT_OF_MEMORY", 700: b"CUDA_ERROR_ILLEGAL_ADDRESS"}
+    _names: ClassVar = {2: b"CUDA_ERROR_OUT_OF_MEMORY", 700: b"CUDA_ERROR_ILLEGAL_ADDRESS"}
 
     def _cuGetErrorName(self, code, out):
         c_char_p.from_address(out).value = self._names.get(code, b"CUDA_ERROR_OTHER")
