@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..runtime.cuda_device import compute_capability
 from ..runtime.errors import FoveateError
-from ..runtime.flavour import complete_wheel
+from ..runtime.tensorrt.flavour import complete_wheel
 from ..runtime.native.library import path as library_path
 from ..runtime.native.library import why_missing
 from .environment import cpu_model, usable_cores

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from ...runtime.errors import EngineError, ProgramError
-from ...runtime.flavour import logger, said
+from ...runtime.tensorrt.flavour import logger, said
 from .flavour import Flavour
 from .profiles import Profile
 from .timing_cache import TimingCache

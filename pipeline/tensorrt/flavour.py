@@ -1,7 +1,7 @@
 """What differs between the two flavours of TensorRT, and their versions, when engines are built.
 
 TensorRT-RTX builds without a GPU, for any of the GPUs that it knows or for chosen ones. Full TensorRT builds on the GPU
-that will run the engine, which it times. What else differs is in runtime/flavour.py.
+that will run the engine, which it times. What else differs is in runtime/tensorrt/flavour.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from ...runtime import flavour
+from ...runtime.tensorrt import flavour
 from ...runtime.cuda_device import compute_capability
 from ...runtime.errors import InputError, MissingExtraError
-from ...runtime.flavour import FULL, RTX
+from ...runtime.tensorrt.flavour import FULL, RTX
 
 ANY = "any"  # every GPU that TensorRT-RTX knows
 

@@ -17,7 +17,7 @@ JUNK = 0xA5
 OUT_OF_MEMORY, NOT_READY, CAPTURE_UNSUPPORTED = 2, 600, 900
 CONTEXT, OTHER_CONTEXT = 0xC0, 0xC1
 LEGACY = 1
-Work = Callable[[], None]
+Work = Callable[[], object]
 
 
 class FakeLibrary:
@@ -182,12 +182,12 @@ class FakeLibrary:
         self._freed(pointer, self.pinned)
 
     def _move(self, target, source, size, stream):
-        self.queue(stream, lambda: ctypes.memmove(target, source, size) and None)
+        self.queue(stream, lambda: ctypes.memmove(target, source, size))
 
     _cuMemcpyHtoDAsync_v2 = _cuMemcpyDtoHAsync_v2 = _cuMemcpyDtoDAsync_v2 = _move
 
     def _cuMemsetD8Async(self, target, value, size, stream):
-        self.queue(stream, lambda: ctypes.memset(target, value, size) and None)
+        self.queue(stream, lambda: ctypes.memset(target, value, size))
 
     # --- graphs
 

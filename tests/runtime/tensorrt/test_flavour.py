@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from foveate.runtime import flavour as module
 from foveate.runtime.errors import EngineError
-from foveate.runtime.flavour import FULL, complete_wheel
+from foveate.runtime.tensorrt import flavour as module
+from foveate.runtime.tensorrt.flavour import FULL, complete_wheel
 
 
 def test_a_tensorrt_that_is_too_old_is_named(monkeypatch):

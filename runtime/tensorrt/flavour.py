@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import EngineError
+from ..errors import EngineError
 
 RTX, FULL = "tensorrt_rtx", "tensorrt"
 _OLDEST = 10  # the first full TensorRT with strongly typed networks of dynamic shapes as they are used here
@@ -47,9 +47,13 @@ class Flavour:
             lines.clear()
             yield lines
 
+    def runtime(self) -> Any:
+        """What deserializes engines."""
+        return self.module.Runtime(logger(self))
+
     def contexts(self, engine: Any, jit: bytes = b"") -> Contexts:
         """What makes the execution contexts of a deserialized engine. `jit`: of `Contexts.jit`."""
-        return FullContexts(self, engine) if self.is_full else RtxContexts(self, engine, jit)
+        return Contexts(self, engine) if self.is_full else RtxContexts(self, engine, jit)
 
     def why_invalid(self, runtime: Any, plan: bytes) -> str:
         """Why an engine does not fit this machine, as far as TensorRT-RTX says; full TensorRT only logs."""
@@ -60,8 +64,8 @@ class Flavour:
 
 
 class Contexts:
-    """Execution contexts. `captures`: a run of a fixed one is to be captured as a CUDA graph, as TensorRT-RTX does by
-    itself."""
+    """Makes execution contexts of full TensorRT, none with device memory of its own. `captures`: runs of one shape are
+    to be captured as CUDA graphs."""
 
     captures = True
 
@@ -69,31 +73,23 @@ class Contexts:
         self._trt, self._engine = flavour.module, engine
 
     def any_shape(self) -> Any:
-        """For runs of all shapes, with device memory that it has to be given."""
-        raise NotImplementedError
-
-    def one_shape(self) -> Any:
-        """For runs of one shape, on the same buffers, with device memory of its own."""
-        raise NotImplementedError
-
-    def jit(self) -> bytes:
-        """What was compiled so far; nothing of full TensorRT."""
-        return b""
-
-
-class FullContexts(Contexts):
-    def any_shape(self) -> Any:
+        """For runs of shapes that come and go."""
         return self._engine.create_execution_context(
             self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
 
     def one_shape(self) -> Any:
-        return self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.STATIC)
+        """For runs of one shape, on the same memory."""
+        return self.any_shape()
+
+    def jit(self) -> bytes:
+        """What was compiled so far, within this process."""
+        return b""
 
 
 class RtxContexts(Contexts):
-    """Kernels of shapes that come and go are specialized in the background, while general ones run (lazily). Those of a
-    shape that stays are specialized at once, for a graph would hold the general ones."""
+    """Of TensorRT-RTX, which captures its runs itself. For shapes that come and go it compiles kernels in the
+    background while general ones run; for one that stays at once, since a graph would hold the general ones."""
 
     captures = False
 
@@ -101,19 +97,17 @@ class RtxContexts(Contexts):
         super().__init__(flavour, engine)
         self._cache = engine.create_runtime_config().create_runtime_cache()
         if jit:
-            self._cache.deserialize(jit)  # one of another machine or version is passed over
+            self._cache.deserialize(jit)  # False for one of another machine or version, and nothing is lost
 
     def any_shape(self) -> Any:
-        return self._make("USER_MANAGED", "LAZY", "DISABLED")
+        return self._make("LAZY", "DISABLED")
 
     def one_shape(self) -> Any:
-        return self._make("STATIC", "EAGER", "WHOLE_GRAPH_CAPTURE")
+        return self._make("EAGER", "WHOLE_GRAPH_CAPTURE")
 
-    def _make(self, memory: str, kernels: str, graphs: str) -> Any:
+    def _make(self, kernels: str, graphs: str) -> Any:
         trt, config = self._trt, self._engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(
-            getattr(trt.ExecutionContextAllocationStrategy, memory)
-        )
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         specialization = trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = getattr(specialization, kernels)
         config.cuda_graph_strategy = getattr(trt.CudaGraphStrategy, graphs)
