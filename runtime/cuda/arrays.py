@@ -36,7 +36,9 @@ def view(array: Any, what: str) -> View:
     (JAX and others). Raises InputError, in which the array is called `what`."""
     if hasattr(array, "pointer"):
         return View(array.pointer, tuple(array.shape), np.dtype(array.dtype), array)
-    facts = getattr(array, "__cuda_array_interface__", None)  # torch raises AttributeError for a tensor on the CPU
+    facts = getattr(
+        array, "__cuda_array_interface__", None
+    )  # torch raises AttributeError for a tensor on the CPU
     if facts is not None:
         made = View(int(facts["data"][0] or 0), tuple(facts["shape"]), np.dtype(facts["typestr"]), array)
         strides = facts.get("strides")

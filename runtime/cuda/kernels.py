@@ -61,7 +61,16 @@ def tally(out: Any, array: Any, stream: Any = None) -> None:
     _expect(bool(read.shape) and read.dtype.kind in "biuf", "array", read, "numbers [N, …]")
     n, size = read.shape[0], read.dtype.itemsize
     written = _exact(out, "out", np.int32, (n, 2))
-    _call("tally", written.pointer, read.pointer, size, read.dtype.kind == "f", n, read.row_bytes // size, stream)
+    _call(
+        "tally",
+        written.pointer,
+        read.pointer,
+        size,
+        read.dtype.kind == "f",
+        n,
+        read.row_bytes // size,
+        stream,
+    )
 
 
 def reach(out: Any, terms: Sequence[Reach], stream: Any = None) -> None:
@@ -90,7 +99,10 @@ def find_tiles(
     for place, (found, (given, _)) in enumerate(zip(views, maps, strict=True)):
         _map(given, f"map {place}", (batch, *found.shape[1:]))
     given = (lib.TileMap * len(maps))(
-        *[lib.TileMap(v.pointer, v.shape[1:], positions) for v, (_, positions) in zip(views, maps, strict=True)]
+        *[
+            lib.TileMap(v.pointer, v.shape[1:], positions)
+            for v, (_, positions) in zip(views, maps, strict=True)
+        ]
     )
     places, count, work = _tiles_memory(tiles, scratch, batch)
     _call("find_tiles", places, count, work, byref(_grid(tiles.grid)), batch, given, len(maps), stream)
@@ -184,7 +196,9 @@ def deformable_sample(
     """ai.foveate::DeformableSample. value [B, S, heads, C], weights [B, Q, heads, L, P] and out [B, Q, heads · C] float32
     or float16; sizes int64 [L, 2], S = Σ height · width; locations float32 [B, Q, heads, L, P, 2]."""
     read, shares = view(value, "value"), view(weights, "weights")
-    _expect(len(read.shape) == 4 and read.dtype in _FLOATS, "value", read, "float32 or float16 [B, S, heads, C]")
+    _expect(
+        len(read.shape) == 4 and read.dtype in _FLOATS, "value", read, "float32 or float16 [B, S, heads, C]"
+    )
     b, s, heads, c = read.shape
     good = len(shares.shape) == 5 and shares.shape[::2][0] == b and shares.shape[2] == heads
     _expect(good and shares.dtype == read.dtype, "weights", shares, f"{read.dtype} [{b}, Q, {heads}, L, P]")

@@ -17,7 +17,7 @@ from ..errors import InternalError
 from ..manifest import Pair
 from .array import CudaArray, Memory, adopt
 from .device import DeviceArray, Reach, Shape, TileGrid, Tiles
-from .driver import Driver, open_driver
+from .driver import COMPUTE_MAJOR, COMPUTE_MINOR, Driver, open_driver
 from .queue import Event, Queue
 from .staging import Staging
 
@@ -30,7 +30,7 @@ class CudaDevice:
     def __init__(self, driver: Driver, ordinal: int = 0):
         self.queue = Queue(driver, ordinal)
         self.name = f"cuda:{ordinal}"
-        self.compute = compute_capability()
+        self.compute = _compute(driver, self.queue.device)
         self.memory = _total_memory(driver, self.queue.device)
         self.fingerprint = {
             "device": _gpu_name(driver, self.queue.device),
@@ -171,6 +171,13 @@ def _read(place: int, array: DeviceArray) -> np.ndarray:
     made = np.empty(array.shape, array.dtype)
     ctypes.memmove(made.ctypes.data, place, array.nbytes)
     return made
+
+
+def _compute(driver: Driver, device: int) -> str:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    for attribute, value in ((COMPUTE_MAJOR, major), (COMPUTE_MINOR, minor)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return f"sm{major.value}{minor.value}"
 
 
 def _total_memory(driver: Driver, device: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import EngineError
 
 # Of CUdevice_attribute, CUmemPool_attribute and the flags of the driver's header, cuda.h.
-MEMORY_POOLS_SUPPORTED = 115
+COMPUTE_MAJOR, COMPUTE_MINOR, MEMORY_POOLS_SUPPORTED = 75, 76, 115
 RELEASE_THRESHOLD = 4
 NON_BLOCKING = 1
 DISABLE_TIMING = 2

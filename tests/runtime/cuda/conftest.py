@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
 import shutil
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +49,19 @@ class Array:
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory):
+def emulated():
     """The library's functions, on arrays of numpy."""
+    return build_emulated()
+
+
+@functools.cache
+def build_emulated() -> ctypes.CDLL:
+    """Once, for the tests of all folders."""
     compiler = next((c for c in map(shutil.which, ("g++", "c++")) if c), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
-    folder = tmp_path_factory.mktemp("emulated")
+    folder = Path(tempfile.mkdtemp(prefix="foveate-emulated-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     common = [compiler, "-std=c++17", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas", f"-I{HERE}"]
 
     def build(source: Path) -> Path:

@@ -74,7 +74,12 @@ def test_a_mask_supports_what_any_channel_has(seed, n, c, h, w, dtype, stream):
 def test_numbers_that_are_wild_or_not_zero_are_counted(seed, n, size, dtype, stream):
     array = random_of(seed, (n, size), dtype, 0.3)
     if array.dtype.kind == "f":
-        array[array == 1], array[array == 2], array[array == 3], array[array == 4] = np.nan, np.inf, -np.inf, -0.0
+        array[array == 1], array[array == 2], array[array == 3], array[array == 4] = (
+            np.nan,
+            np.inf,
+            -np.inf,
+            -0.0,
+        )
     out = np.full((n, 2), 7, np.int32)
     kernels.tally(Array(out), Array(array), stream)
     np.testing.assert_array_equal(out, np.stack([(~np.isfinite(array)).sum(1), (array != 0).sum(1)], 1))
@@ -89,7 +94,9 @@ def terms(draw):
         ratio = [draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 2), (8, 1), (1, 5)])) for _ in range(2)]
         low = [draw(st.integers(-40, 5)) for _ in range(2)]
         high = [at + draw(st.integers(0, 60)) for at in low]
-        length = [max(1, n * a // b + draw(st.integers(-3, 3))) for n, (a, b) in zip(size, ratio, strict=True)]
+        length = [
+            max(1, n * a // b + draw(st.integers(-3, 3))) for n, (a, b) in zip(size, ratio, strict=True)
+        ]
         num, den = zip(*ratio, strict=True)
         made.append((tuple(length), Term("", num, den, tuple(low), tuple(high))))
     return size, made
