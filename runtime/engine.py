@@ -30,8 +30,8 @@ class Ports:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-class Engine(Protocol):
-    """Runs one segment. Safe for concurrent callers. `optional` are inputs with a default: the choices."""
+class Border(Protocol):
+    """What an engine takes and gives. `optional` are inputs with a default: the choices."""
 
     @property
     def inputs(self) -> tuple[str, ...]: ...
@@ -40,11 +40,15 @@ class Engine(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
 
+    def close(self) -> None: ...
+
+
+class Engine(Border, Protocol):
+    """Runs one segment. Safe for concurrent callers."""
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs in order, as fresh arrays that the caller owns. Feeds are C-contiguous and only read."""
         ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

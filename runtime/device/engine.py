@@ -1,5 +1,5 @@
-"""Engines that take and give arrays of a device. Which opener is taken, the type of the config says; it registers itself
-in `backends/`, in the file of the config's name, which is imported when it is first used."""
+"""Engines that take and give arrays of a device. Which opener is taken, the type of the config says; it registers
+itself in `backends/`, in the file of the config's name, which is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -8,29 +8,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..engine import Config, Ports, by_config
+from ..engine import Border, Config, Ports, by_config
 from ..errors import InternalError
 from .device import Device, DeviceArray
 
 
-class DeviceEngine(Protocol):
+class DeviceEngine(Border, Protocol):
     """`engine.Engine` on a device. Not for concurrent callers: the executor takes turns. `most`: the largest batch that
     it takes; 0 for any."""
 
-    most: int
-
     @property
-    def inputs(self) -> tuple[str, ...]: ...
-    @property
-    def optional(self) -> tuple[str, ...]: ...
-    @property
-    def outputs(self) -> tuple[str, ...]: ...
+    def most(self) -> int: ...
 
     def run(self, feeds: Mapping[str, DeviceArray]) -> list[DeviceArray]:
         """Outputs in order, in memory of their own, as the queue of work will make them. Feeds are only read."""
         ...
-
-    def close(self) -> None: ...
 
 
 Opener = Callable[[Path, Any, Ports, Any], DeviceEngine]  # of a file, for a config, its border, on a device
