@@ -14,10 +14,11 @@ from pathlib import Path
 
 from ..runtime.cuda_device import compute_capability
 from ..runtime.errors import FoveateError
+from ..runtime.tensorrt.flavour import complete_wheel
 from ..runtime.native.library import path as library_path
 from ..runtime.native.library import why_missing
 from .environment import cpu_model, usable_cores
-from .tensorrt.flavour import complete_wheel, find_flavour
+from .tensorrt.flavour import find_flavour
 
 FLAGS = (
     "sse4_2",

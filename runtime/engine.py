@@ -87,20 +87,35 @@ PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")  # of TensorRT
 class TensorRTConfig:
     """Engines of TensorRT or TensorRT-RTX. `precision`: one of PRECISIONS; "fp8" and "int8" of programs that are
     quantized. `compute`: the compute capabilities to build for, such as "sm89"; none: whatever the flavour knows.
+    `graph`: runs of shapes that come back become CUDA graphs, where that is measured to be faster.
     """
 
     backend: ClassVar[str] = "tensorrt"
     threads: int = 0
     precision: str = "fp32"
     compute: tuple[str, ...] = ()
+    graph: bool = True
 
 
 @dataclass(frozen=True)
 class CudaConfig:
-    """onnxruntime on an NVIDIA GPU, by its CUDA provider (onnxruntime-gpu)."""
+    """onnxruntime-gpu on an NVIDIA GPU. `threads` for nodes that the provider has not.
+
+    provider: "cuda", or "tensorrt", which builds engines of its own when it first sees a shape, and keeps them below
+        ~/.cache/foveate (FOVEATE_CACHE).
+    precision: of float32 values. Provider "cuda" takes the program's own types: "fp32", or "tf32", which computes them
+        with 10 bits of fraction; "tensorrt" also "fp16" and "bf16".
+    graph: runs of shapes that come back become CUDA graphs, where that is measured to be faster. Programs with nodes
+        that run on the CPU, or with control flow, have none.
+    nhwc: convolutions work channels last, which tensor cores want.
+    """
 
     backend: ClassVar[str] = "cuda"
     threads: int = 0
+    provider: str = "cuda"
+    precision: str = "fp32"
+    graph: bool = False
+    nhwc: bool = False
 
 
 Config = OrtConfig | NullConfig | TensorRTConfig | CudaConfig
