@@ -56,12 +56,13 @@ def test_tiles_with_something_dirty_are_listed_once_and_in_order(case, images: i
     size = [n * per for n, per in zip(grid.cells, positions, strict=True)]
     dirty = np.random.default_rng(seed).random((images, *size)) < share
     tiles = DEVICE.find_tiles([(DEVICE.put(dirty.astype(np.uint8)), positions)], grid)
-    cells = dirty.reshape(images, grid.cells[0], positions[0], grid.cells[1], positions[1]).any(axis=(2, 4))
+    blocks = dirty.reshape(images, grid.cells[0], positions[0], grid.cells[1], positions[1])
+    cells = np.any(blocks, axis=(2, 4))
     expected = [
         (image, *place)
         for image in range(images)
         for place, own in owned(grid).items()
-        if any(cells[image, y, x] for y, x in own)
+        if any(cells[(image, y, x)] for y, x in own)
     ]
     assert listed(tiles) == sorted(expected) == expected
     assert sum(map(len, owned(grid).values())) == grid.cells[0] * grid.cells[1]
@@ -100,8 +101,8 @@ def test_windows_are_taken_put_and_restored(case, images: int, seed: int, first:
     reference = rng.standard_normal((1, 2, *size)).astype(np.float32)
     target = DEVICE.copy(DEVICE.put(reference), images)
     written = np.zeros((images, *grid.cells), bool)
-    for image, *place in places[first:]:
-        for y, x in owned(grid)[tuple(place)]:
+    for image, top, left in places[first:]:
+        for y, x in owned(grid)[top, left]:
             written[image, y, x] = True
     fill = DEVICE.put(np.full((n, 2, *windows.shape[2:]), 7, np.float32))
     DEVICE.put_windows(target, tiles, positions, fill, first)
