@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..runtime.cuda_device import compute_capability
 from ..runtime.errors import FoveateError
-from ..runtime.tensorrt.flavour import complete_wheel
 from ..runtime.native.library import path as library_path
 from ..runtime.native.library import why_missing
+from ..runtime.tensorrt.flavour import complete_wheel
 from .environment import cpu_model, usable_cores
 from .tensorrt.flavour import find_flavour
 
