@@ -30,6 +30,7 @@ class FakeLibrary:
         self.current: int | None = None
         self.live: dict[int, Any] = {}  # device memory, by pointer
         self.pinned: dict[int, Any] = {}
+        self.freed: list[Any] = []  # kept, so that who still writes there hits nothing else
         self.streams: dict[int, list[Work]] = {LEGACY: []}
         self.events: dict[int, tuple[int, list[bool]]] = {}  # the stream; not empty once it is reached
         self.captured: list[Work] | None = None
@@ -43,7 +44,11 @@ class FakeLibrary:
     def _counted(self, name: str, function: Callable[..., int | None]) -> Callable[..., int]:
         def call(*arguments: Any) -> int:
             self.calls.append(name)
-            return self.fail.pop(name, 0) or function(*arguments) or 0
+            if code := self.fail.pop(name, 0):
+                if name == "cuStreamEndCapture":  # a capture that failed has ended all the same
+                    self.captured = None
+                return code
+            return function(*arguments) or 0
 
         return call
 
@@ -151,6 +156,7 @@ class FakeLibrary:
     def _freed(self, pointer, table):
         block = table.pop(pointer)
         ctypes.memset(block, JUNK, len(block))
+        self.freed.append(block)
 
     def _cuMemPoolCreate(self, out, properties):
         _write(out, next(self._handles))
