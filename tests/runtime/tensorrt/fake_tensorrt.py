@@ -57,6 +57,7 @@ class FakeTensorRT:
     def __init__(self, gpu: FakeLibrary, networks: dict[bytes, Network]):
         self.gpu, self.networks, self.log = gpu, networks, "it said why"
         self.__version__ = "1.7.1.116"
+        self.logger: Any = None
         trt = self
         self.fails: set[str] = set()  # calls that give False or None
 
@@ -269,5 +270,5 @@ class FakeContext:
 
 def _view(address: int, shape: Shape, kind: str) -> np.ndarray:
     dtype = np.dtype(_NUMPY[kind])
-    memory = (ctypes.c_ubyte * max(1, prod(shape) * dtype.itemsize)).from_address(address)
-    return np.frombuffer(memory, dtype, prod(shape)).reshape(shape)
+    memory = (ctypes.c_ubyte * (prod(shape) * dtype.itemsize)).from_address(address)
+    return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)

@@ -35,7 +35,7 @@ X = Port(sizes=((1, 3, 1), (2, 3, 4), (4, 3, 8)))
 def scaled() -> Network:
     """y = scale · x; beside it `unasked`, which the manifest does not know."""
     return Network(
-        {"x": X, "scale": Port(sizes=((),) * 3)},
+        {"x": X, "scale": Port(sizes=((), (), ()))},
         {"unasked": Port(), "y": Port(), "extra": Port()},
         lambda shapes: {"unasked": (1,), "y": shapes["x"], "extra": shapes["x"][:1]},
         lambda v: {
@@ -154,7 +154,7 @@ def test_memory_that_runs_out_in_the_midst_of_a_run_is_named(engine, device, gpu
 def test_inputs_that_are_shapes_are_read_on_the_host(engine, device):
     ports = Ports((*PORTS.inputs, TensorSpec("sizes", "int64", (2,))), PORTS.outputs)
     network = Network(
-        {"x": X, "sizes": Port("INT64", ((2,),) * 3, host=True)},
+        {"x": X, "sizes": Port("INT64", ((2,), (2,), (2,)), host=True)},
         {"y": Port()},
         lambda shapes: {"y": shapes["x"]},
         lambda v: {"y": v["x"] * v["sizes"].sum()},

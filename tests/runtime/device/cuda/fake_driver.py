@@ -21,10 +21,11 @@ Work = Callable[[], object]
 
 
 class FakeLibrary:
-    """`fail[symbol] = code` makes the next call of it fail. `calls` are the symbols called, in order."""
+    """`fail[symbol] = code` makes the next call of it fail. `calls` are the symbols called, in order. `eager`: work is
+    done at once, for what else works on the same memory."""
 
-    def __init__(self, pools: bool = True, total: int = 1 << 30):
-        self.pools, self.total = pools, total
+    def __init__(self, pools: bool = True, total: int = 1 << 30, eager: bool = False):
+        self.pools, self.total, self.eager = pools, total, eager
         self.fail: dict[str, int] = {}
         self.calls: list[str] = []
         self.current: int | None = None
@@ -55,6 +56,8 @@ class FakeLibrary:
     def queue(self, stream: int, work: Work) -> None:
         """What a kernel is for this GPU."""
         (self.streams[stream] if self.captured is None else self.captured).append(work)
+        if self.eager:
+            self.run(stream)
 
     def run(self, stream: int, until: Callable[[], bool] = lambda: False) -> None:
         while self.streams[stream] and not until():
