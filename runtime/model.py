@@ -165,6 +165,13 @@ class Model:
                 batch = one_image(
                     self._read(image), "submit", "Submit image by image, or call model(images)."
                 )
+                if batch.on_device:
+                    raise InputError(
+                        "submit",
+                        got="an array in a GPU's memory",
+                        expected="one in this machine's",
+                        fix="Call model(images), which takes it as it is.",
+                    )
         except FoveateError as error:
             failed: Future[Result] = Future()
             failed.set_exception(error)

@@ -34,8 +34,6 @@ _ACTIVE = 0.1  # of an image, until calibration has counted
 class DeviceExecutor(Steps):
     """See `Steps`. Requests take turns: a device has one queue of work."""
 
-    rows: DeviceRows
-
     def __init__(
         self, manifest: Manifest, engines: Engines, costs: DeviceCosts, cache_bytes: int, device: Device
     ):

@@ -56,7 +56,10 @@ class HostDevice:
 
     def __init__(self, memory: int = 2**30):
         self.memory, self.gets = memory, 0
-        self.fingerprint = {"device": self.name}
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        return {"device": self.name}
 
     def adopt(self, value: Any) -> HostArray | None:
         return value if isinstance(value, HostArray) else None

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from foveate.runtime.device.device import DeviceArray
 from foveate.runtime.device.engine import register_on_device
 from foveate.runtime.device.host import HostArray, HostDevice
 from foveate.runtime.device.opening import register_device
@@ -38,7 +39,7 @@ class HostedEngine:
             self._engine.outputs,
         )
 
-    def run(self, feeds: Mapping[str, HostArray]) -> list[HostArray]:
+    def run(self, feeds: Mapping[str, Any]) -> list[DeviceArray]:
         for name, value in feeds.items():
             if not isinstance(value, HostArray):
                 raise InternalError(f"a {type(value).__name__} is fed as {name}")
