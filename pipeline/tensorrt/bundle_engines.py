@@ -11,6 +11,9 @@ from pathlib import Path
 
 import onnx
 
+from ...runtime.bundle import hash_file
+from ...runtime.cuda import library
+from ...runtime.cuda.plugins import load_plugins
 from ...runtime.engine import TensorRTConfig
 from ...runtime.layouts import AUTO
 from ...runtime.manifest import (
@@ -24,7 +27,7 @@ from ...runtime.manifest import (
 )
 from .engine_build import build_plan
 from .engine_cache import EngineCache, Entry, make_key
-from .engine_model import EngineModels
+from .engine_model import EngineModel, EngineModels
 from .flavour import Flavour, find_flavour
 from .precision import QUANTIZED, check_quantized
 from .profiles import Profile, Range, Shapes, choose_ranges, measure_shapes
@@ -53,7 +56,8 @@ def build_engines(
     if config.precision in QUANTIZED:
         check_quantized(program, config.precision)
     shapes = measure_shapes(folder, manifest, choose_ranges(manifest, ranges))
-    builder = _Builder(flavour, config.precision, EngineModels(program, config.precision), tell)
+    models = EngineModels(program, config.precision, load_plugins(flavour.module))
+    builder = _Builder(flavour, config.precision, models, tell)
     (folder / FOLDER).mkdir()
     made = []
     for file, profile in engine_profiles(manifest, shapes).items():
@@ -93,17 +97,20 @@ class _Builder:
     def __init__(self, flavour: Flavour, precision: str, models: EngineModels, tell: Tell):
         self.flavour, self.precision, self.models, self.tell = flavour, precision, models, tell
         self.cache = EngineCache()
+        self.library = hash_file(library.path()) if models.plugins else ""
 
     def entries(self, file: Path, profile: Profile, targets: Sequence[str]) -> Iterator[tuple[str, Entry]]:
         """Of each compute capability; the model that they are built from is the same."""
         with tempfile.TemporaryDirectory() as name:
-            model, digest = self.models.write(file, Path(name))
+            model = self.models.write(file, Path(name))
             for compute in targets:
-                yield compute, self._entry(model, digest, profile, compute)
+                yield compute, self._entry(model, profile, compute)
 
-    def _entry(self, model: Path, digest: str, profile: Profile, compute: str) -> Entry:
-        flavour, name = self.flavour, model.name
-        key = make_key(digest, flavour.name, flavour.version, compute, self.precision, profile, flavour.flags)
+    def _entry(self, model: EngineModel, profile: Profile, compute: str) -> Entry:
+        flavour, name = self.flavour, model.path.name
+        plugins = [f"{plugin} {self.library}" for plugin in model.plugins]
+        said = flavour.name, flavour.version, compute, self.precision, profile, flavour.flags, plugins
+        key = make_key(model.digest, *said)
         found, why = self.cache.find(key)
         self.tell(f"{name} {compute}: {why}")
         if found is not None:
@@ -111,8 +118,8 @@ class _Builder:
         timing = None
         if flavour.is_full:
             timing = TimingCache(self.cache.folder / f"timing-{flavour.version}-{compute}.bin")
-        built = build_plan(model, profile, compute, flavour, timing, name)
-        sidecar = describe(name, built, flavour, compute, self.precision, profile)
+        built = build_plan(model.path, profile, compute, flavour, timing, name)
+        sidecar = describe(name, built, flavour, compute, self.precision, profile, model.plugins)
         return Entry(self.cache.add(key, built.plan, sidecar), key, sidecar)
 
 

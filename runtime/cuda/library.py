@@ -89,7 +89,7 @@ def path() -> Path:
     """Where the library is: where the installation puts it, unless the environment says otherwise."""
     if os.environ.get(SWITCH):
         return Path(os.environ[SWITCH])
-    return Path(__file__).with_name("foveate_cuda.dll" if sys.platform == "win32" else "libfoveate_cuda.so.1")
+    return Path(__file__).with_name(f"libfoveate_cuda{'.dll' if sys.platform == 'win32' else '.so.1'}")
 
 
 def library() -> ctypes.CDLL | None:
@@ -118,7 +118,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get(SWITCH) == "0":
         return None, f"switched off by {SWITCH}=0"
     if not path().is_file():
-        return None, "not built: the installation found no nvcc of CUDA 12.8 or newer"
+        return None, "not built: the installation found no nvcc of CUDA 12 or newer"
     try:
         return open_library(path()), ""
     except (OSError, AttributeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,24 +12,24 @@ import numpy as np
 from ..errors import InputError, InternalError
 from . import dlpack
 from .device import Shape
-from .queue import Queue
+from .queue import Held, Queue
 
 _LEGACY_STREAM = 1  # CU_STREAM_LEGACY, which is what no stream at all means in DLPack
 
 
-class Memory:
-    """A block of a GPU's memory, given back with the last reference, by `release` or to the queue's pool."""
+class Memory(Held):
+    """A block of a GPU's memory, which goes back by `release`, or to the queue's pool."""
 
     def __init__(self, queue: Queue, pointer: int, release: Callable[[], None] | None = None):
-        self.queue, self.pointer = queue, pointer
+        super().__init__(queue)
+        self.pointer = pointer
         self._release = release or partial(queue.free, pointer)
         self.readers: set[int] = (
             set()
         )  # streams of other libraries, which may read it when their last reference goes
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # after the driver's own end nothing is left to free
-            self.queue.defer(partial(_give_back, self.queue, self.readers, self._release))
+    def _give_back(self) -> None:
+        self.queue.defer(partial(_give_back, self.queue, self.readers, self._release))
 
 
 def _give_back(queue: Queue, readers: Iterable[int], release: Callable[[], None]) -> None:

@@ -28,7 +28,7 @@ class Queue:
     """Of one GPU, by its ordinal. The context is the primary one, which torch, CuPy, onnxruntime and TensorRT use, too.
     The pool is our own, and keeps what is freed: the device's default one gives it back to the system at each wait.
 
-    Lives as long as what was made of it. Memory may be freed by any thread, all else takes turns."""
+    Lives as long as what was made of it (`Held`). That may be given back by any thread, all else takes turns."""
 
     def __init__(self, driver: Driver, ordinal: int):
         self.driver, self.ordinal = driver, ordinal
@@ -37,6 +37,7 @@ class Queue:
         self._retired: deque[tuple[Event, Callable[[], None]]] = deque()
         self._later: list[Callable[[], None]] | None = None  # while work is captured: what waits for its end
         self._lock = threading.RLock()  # garbage may be collected within
+        self._held, self._ended = 0, False
         with self.current():
             self.stream: int = _asked(c_void_p(), driver.cuStreamCreate, NON_BLOCKING)
             pools = _asked(c_int(), driver.cuDeviceGetAttribute, MEMORY_POOLS_SUPPORTED, self.device)
@@ -154,13 +155,52 @@ class Queue:
             for action in later:
                 action()
 
+    def hold(self) -> None:
+        with self._lock:
+            self._held += 1
+
+    def drop(self) -> None:
+        with self._lock:
+            self._held -= 1
+            if not (self._ended and self._held == 0):
+                return
+        self._close()
+
     def __del__(self) -> None:
+        """Garbage is collected in any order: what is made of it may still be there."""
+        with contextlib.suppress(Exception):
+            self._ended = True
+            if self._held == 0:
+                self._close()
+
+    def _close(self) -> None:
         with contextlib.suppress(Exception):  # after the driver's own end nothing is left to free
             with self.current():
+                self.driver.cuStreamSynchronize(self.stream)
+                while self._retired:
+                    self._retired.popleft()[1]()
                 if self._pool is not None:
                     self.driver.cuMemPoolDestroy(self._pool)
                 self.driver.cuStreamDestroy_v2(self.stream)
             self.driver.cuDevicePrimaryCtxRelease_v2(self.device)
+
+
+class Held:
+    """What is made of a queue, and given back with its last reference."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
+        queue.hold()
+
+    def _give_back(self) -> None:
+        raise NotImplementedError
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # after the driver's own end nothing is left to give back
+            try:
+                self._give_back()
+            finally:
+                self.queue.drop()
 
 
 class _Current:
@@ -185,11 +225,11 @@ class _Current:
             self._queue.driver.cuCtxPopCurrent_v2(byref(c_void_p()))
 
 
-class Event:
+class Event(Held):
     """A point in a stream's work."""
 
     def __init__(self, queue: Queue, stream: int, timing: bool = False):
-        self._queue = queue
+        super().__init__(queue)
         with queue.current():
             flags = 0 if timing else DISABLE_TIMING
             self.handle: int = _asked(c_void_p(), queue.driver.cuEventCreate, flags)
@@ -197,39 +237,38 @@ class Event:
 
     def done(self) -> bool:
         """Raises EngineError for what failed before it."""
-        return self._queue.driver.done(self.handle)
+        return self.queue.driver.done(self.handle)
 
     def wait(self) -> None:
         """Raises EngineError for what failed before it."""
-        with self._queue.current():
-            self._queue.driver.cuEventSynchronize(self.handle)
+        with self.queue.current():
+            self.queue.driver.cuEventSynchronize(self.handle)
 
     def ms_since(self, start: Event) -> float:
         """Waits for both. They are marks with timing."""
         self.wait()
         ms = c_float()
-        with self._queue.current():
-            self._queue.driver.cuEventElapsedTime(byref(ms), start.handle, self.handle)
+        with self.queue.current():
+            self.queue.driver.cuEventElapsedTime(byref(ms), start.handle, self.handle)
         return ms.value
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self._queue.driver.cuEventDestroy_v2(self.handle)
+    def _give_back(self) -> None:
+        self.queue.driver.cuEventDestroy_v2(self.handle)
 
 
-class Graph:
+class Graph(Held):
     """Captured work, which runs as a whole on the memory that it was captured with."""
 
     def __init__(self, queue: Queue, handle: int):
-        self._queue, self._handle = queue, handle
+        super().__init__(queue)
+        self._handle = handle
 
     def launch(self) -> None:
-        with self._queue.current():
-            self._queue.driver.cuGraphLaunch(self._handle, self._queue.stream)
+        with self.queue.current():
+            self.queue.driver.cuGraphLaunch(self._handle, self.queue.stream)
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self._queue.driver.cuGraphExecDestroy(self._handle)
+    def _give_back(self) -> None:
+        self.queue.driver.cuGraphExecDestroy(self._handle)
 
 
 def _asked(out: Any, function: Callable[..., None], *arguments: Any) -> Any:

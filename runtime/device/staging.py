@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from ctypes import byref, c_void_p
 
-from .queue import Event, Queue
+from .queue import Event, Held, Queue
 
 _LEAST = 4096
 _KEPT = 4 * 2**20  # bytes of a size that may be under way before one is waited for; two of the large ones
@@ -33,9 +32,9 @@ class Staging:
         return buffer
 
 
-class _Buffer:
+class _Buffer(Held):
     def __init__(self, queue: Queue, size: int):
-        self._queue, self._event = queue, None
+        super().__init__(queue)
         pointer = c_void_p()
         with queue.current():
             queue.driver.cuMemHostAlloc(byref(pointer), size, 0)
@@ -44,7 +43,7 @@ class _Buffer:
 
     def used(self) -> None:
         """By what is queued so far."""
-        self._event = self._queue.mark()
+        self._event = self.queue.mark()
 
     def idle(self) -> bool:
         return self._event is None or self._event.done()
@@ -54,8 +53,7 @@ class _Buffer:
             self._event.wait()
             self._event = None
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.wait()
-            with self._queue.current():
-                self._queue.driver.cuMemFreeHost(self.pointer)
+    def _give_back(self) -> None:
+        self.wait()
+        with self.queue.current():
+            self.queue.driver.cuMemFreeHost(self.pointer)

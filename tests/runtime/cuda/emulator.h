@@ -209,6 +209,7 @@ inline __half __float2half_rn(float x) {
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   const float size = std::fabs(x);
   if (std::isnan(x)) return {uint16_t(sign | 0x7e00)};
+  if (size == 0) return {sign};
   if (size >= 65520) return {uint16_t(sign | 0x7c00)};
   int exponent = 0;
   std::frexp(size, &exponent);

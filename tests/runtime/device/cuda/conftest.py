@@ -12,7 +12,6 @@ from foveate.runtime.device import cuda
 from foveate.runtime.device.cuda import CudaDevice
 from foveate.runtime.device.driver import Driver, open_driver
 
-from ...cuda.conftest import build_emulated
 from .fake_driver import FakeLibrary
 
 _HOST = ("fv_cuda_abi", "fv_cuda_error", "fv_cuda_scratch_bytes")
@@ -40,9 +39,14 @@ def library() -> FakeLibrary:
     return FakeLibrary()
 
 
+@pytest.fixture(scope="session")
+def emulated_kernels(emulated_cuda) -> Any:
+    return kernel_library.open_library(emulated_cuda)
+
+
 @pytest.fixture
-def emulated_device(library, monkeypatch) -> CudaDevice:
-    kernels = Kernels(build_emulated(), library)
+def emulated_device(library, emulated_kernels, monkeypatch) -> CudaDevice:
+    kernels = Kernels(emulated_kernels, library)
     monkeypatch.setattr(kernel_library, "library", lambda: kernels)
     return CudaDevice(Driver(library))
 

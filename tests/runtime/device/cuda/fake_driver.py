@@ -21,15 +21,17 @@ Work = Callable[[], object]
 
 
 class FakeLibrary:
-    """`fail[symbol] = code` makes the next call of it fail. `calls` are the symbols called, in order."""
+    """`fail[symbol] = code` makes the next call of it fail. `calls` are the symbols called, in order. `eager`: work is
+    done at once, for what else works on the same memory."""
 
-    def __init__(self, pools: bool = True, total: int = 1 << 30):
-        self.pools, self.total = pools, total
+    def __init__(self, pools: bool = True, total: int = 1 << 30, eager: bool = False):
+        self.pools, self.total, self.eager = pools, total, eager
         self.fail: dict[str, int] = {}
         self.calls: list[str] = []
         self.current: int | None = None
         self.live: dict[int, Any] = {}  # device memory, by pointer
         self.pinned: dict[int, Any] = {}
+        self.freed: list[Any] = []  # kept, so that who still writes there hits nothing else
         self.streams: dict[int, list[Work]] = {LEGACY: []}
         self.events: dict[int, tuple[int, list[bool]]] = {}  # the stream; not empty once it is reached
         self.captured: list[Work] | None = None
@@ -43,13 +45,19 @@ class FakeLibrary:
     def _counted(self, name: str, function: Callable[..., int | None]) -> Callable[..., int]:
         def call(*arguments: Any) -> int:
             self.calls.append(name)
-            return self.fail.pop(name, 0) or function(*arguments) or 0
+            if code := self.fail.pop(name, 0):
+                if name == "cuStreamEndCapture":  # a capture that failed has ended all the same
+                    self.captured = None
+                return code
+            return function(*arguments) or 0
 
         return call
 
     def queue(self, stream: int, work: Work) -> None:
         """What a kernel is for this GPU."""
         (self.streams[stream] if self.captured is None else self.captured).append(work)
+        if self.eager:
+            self.run(stream)
 
     def run(self, stream: int, until: Callable[[], bool] = lambda: False) -> None:
         while self.streams[stream] and not until():
@@ -151,6 +159,7 @@ class FakeLibrary:
     def _freed(self, pointer, table):
         block = table.pop(pointer)
         ctypes.memset(block, JUNK, len(block))
+        self.freed.append(block)
 
     def _cuMemPoolCreate(self, out, properties):
         _write(out, next(self._handles))

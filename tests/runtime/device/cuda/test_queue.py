@@ -144,3 +144,13 @@ def test_what_is_retired_waits_for_the_queue(queue):
     assert not gone
     queue.wait()
     assert gone
+
+
+def test_garbage_may_be_collected_in_any_order(library):
+    queue = Queue(Driver(library), 0)
+    cycle: list[object] = [queue, Memory(queue, queue.allocate(4)), queue.mark()]
+    cycle.append(cycle)
+    del queue, cycle
+    gc.collect()
+    assert library.released == 1 and not library.live and not library.events
+    assert library.calls.index("cuStreamDestroy_v2") > library.calls.index("cuMemFreeAsync")
