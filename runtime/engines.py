@@ -156,6 +156,12 @@ class Engines:
             self._pool = PoolHandle(config.threads)
         return SpanEngine(self._bundle.path, file, self._pool, config.isa)
 
+    @property
+    def timing(self) -> dict[str, dict[str, float]]:
+        """By file, what engines say of their own loading: ms."""
+        found = {file: getattr(engine, "timing", {}) for file, engine in self._open.items()}
+        return {file: dict(timing) for file, timing in found.items() if timing}
+
     def close(self) -> None:
         for engine in (*self._open.values(), *self._fixed.values()):
             engine.close()

@@ -61,8 +61,18 @@ def test_what_fits_is_taken_without_a_word(machine, config: Config):
         ({"version": "1.8"}, ("sm89",), CudaConfig, "engines are of tensorrt_rtx 1.7, here is 1.8"),
         ({"version": ""}, ("sm89",), CudaConfig, "does not load"),
         ({"gpu": "sm90"}, ("any",), CudaConfig, r"does not support this GPU \(sm90\)"),
-        ({"gpu": ""}, ("sm89",), OrtConfig, "on onnxruntime, not on TensorRT: this machine has no NVIDIA GPU"),
-        ({"version": "", "cuda": False}, ("sm89",), OrtConfig, "on onnxruntime, not on TensorRT: .* not load"),
+        (
+            {"gpu": ""},
+            ("sm89",),
+            OrtConfig,
+            "on onnxruntime, not on TensorRT: this machine has no NVIDIA GPU",
+        ),
+        (
+            {"version": "", "cuda": False},
+            ("sm89",),
+            OrtConfig,
+            "on onnxruntime, not on TensorRT: .* not load",
+        ),
         ({"device": "no kernels"}, ("sm89",), OrtConfig, "on onnxruntime, not on TensorRT: no kernels"),
     ],
 )

@@ -107,7 +107,9 @@ def test_why_engines_cannot_run_here_is_said(built, monkeypatch, gpu, version, s
     import tensorrt_rtx
 
     monkeypatch.setattr("foveate.runtime.nvidia.compute_capability", lambda: gpu)
-    monkeypatch.setattr("foveate.runtime.device.cuda.why_missing", lambda: "Foveate's CUDA kernels are missing")
+    monkeypatch.setattr(
+        "foveate.runtime.device.cuda.why_missing", lambda: "Foveate's CUDA kernels are missing"
+    )
     monkeypatch.setattr(tensorrt_rtx, "__version__", version or tensorrt_rtx.__version__)
     with pytest.warns(BackendWarning, match=said):
         load(built).close()
