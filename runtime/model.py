@@ -365,8 +365,7 @@ class Model:
             batcher.close(cancel)
         open_now, self.started, self._staged = (self.started, self._staged), None, None
         for executor in filter(None, open_now):
-            executor.references.clear()
-            executor.engines.close()
+            executor.close()
 
     def __enter__(self) -> Model:
         return self

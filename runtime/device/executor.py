@@ -71,6 +71,12 @@ class DeviceExecutor(Steps):
         with self.turn:
             return measure_on_device(self, shapes, choices, fingerprint, budget_ms)
 
+    def close(self) -> None:
+        """Behind the request whose turn it is."""
+        with self.turn:
+            self._choice_arrays.clear()
+            super().close()
+
     @property
     def active_fraction(self) -> float:
         """Of the images to come, as far as we know."""

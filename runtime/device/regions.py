@@ -132,7 +132,10 @@ class DeviceRegion:
             return None
         priced = reference.grid.priced(executor.costs)
         if priced is not reference.grid or not reference.tiles:
-            reference.grid, reference.tiles = priced, choose_grids(priced, executor.active_fraction)
+            reference.grid, reference.tiles = (
+                priced,
+                choose_grids(priced, self.most(priced), executor.active_fraction),
+            )
         return reference
 
     def _activations(
