@@ -11,9 +11,9 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from ...runtime.tensorrt import flavour
 from ...runtime.cuda_device import compute_capability
 from ...runtime.errors import InputError, MissingExtraError
+from ...runtime.tensorrt import flavour
 from ...runtime.tensorrt.flavour import FULL, RTX
 
 ANY = "any"  # every GPU that TensorRT-RTX knows

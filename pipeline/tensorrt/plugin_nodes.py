@@ -27,7 +27,9 @@ def restore(model: onnx.ModelProto, program: onnx.ModelProto, plugins: Collectio
     for node in program.graph.node:
         if op_key(node) not in keys(plugins):
             continue
-        makers = [at for at, n in enumerate(graph.node) if not set(n.output).isdisjoint(filter(None, node.output))]
+        makers = [
+            at for at, n in enumerate(graph.node) if not set(n.output).isdisjoint(filter(None, node.output))
+        ]
         known = {o for n in graph.node[: makers[0]] for o in n.output} if makers else set[str]()
         known |= {i.name for i in (*graph.input, *graph.initializer)}
         missing = [name for name in node_inputs(node) if name not in known]
@@ -35,7 +37,9 @@ def restore(model: onnx.ModelProto, program: onnx.ModelProto, plugins: Collectio
             continue
         if any(name not in defaults for name in missing):
             continue
-        graph.initializer.extend(defaults[name] for name in missing)  # of what nobody reads here, as the energy
+        graph.initializer.extend(
+            defaults[name] for name in missing
+        )  # of what nobody reads here, as the energy
         for at in reversed(makers):
             del graph.node[at]
         graph.node.insert(makers[0], node)
