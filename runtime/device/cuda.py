@@ -30,13 +30,9 @@ class CudaDevice:
     def __init__(self, driver: Driver, ordinal: int = 0):
         self.queue = Queue(driver, ordinal)
         self.name = f"cuda:{ordinal}"
-        self.compute = _compute(driver, self.queue.device)
         self.memory = _total_memory(driver, self.queue.device)
-        self.fingerprint = {
-            "device": _gpu_name(driver, self.queue.device),
-            "compute": self.compute,
-            "driver": _driver_version(driver),
-        }
+        self.fingerprint = describe_gpu(driver, ordinal)
+        self.compute = self.fingerprint["compute"]
         self._staging = Staging(self.queue)
         self._scratch: CudaArray | None = None
         self._cleared: CudaArray | None = None  # what `find_tiles` works in: all zeros between its calls
@@ -173,27 +169,23 @@ def _read(place: int, array: DeviceArray) -> np.ndarray:
     return made
 
 
-def _compute(driver: Driver, device: int) -> str:
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    for attribute, value in ((COMPUTE_MAJOR, major), (COMPUTE_MINOR, minor)):
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-    return f"sm{major.value}{minor.value}"
-
-
 def _total_memory(driver: Driver, device: int) -> int:
     total = ctypes.c_size_t()
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
     return total.value
 
 
-def _gpu_name(driver: Driver, device: int) -> str:
-    name = ctypes.create_string_buffer(256)
+def describe_gpu(driver: Driver, ordinal: int = 0) -> dict[str, str]:
+    """Its name, its compute capability, and the CUDA version that its driver speaks: "13.0". Raises EngineError."""
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), ordinal)
     driver.cuDeviceGetName(name, len(name), device)
-    return name.value.decode()
-
-
-def _driver_version(driver: Driver) -> str:
-    """The CUDA version that it speaks: "13.0"."""
-    version = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+    for attribute, value in ((COMPUTE_MAJOR, major), (COMPUTE_MINOR, minor)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return {
+        "device": name.value.decode(),
+        "compute": f"sm{major.value}{minor.value}",
+        "driver": f"{version.value // 1000}.{version.value % 1000 // 10}",
+    }

@@ -98,12 +98,14 @@ class Queue:
     def follow(self, stream: int) -> None:
         """What is queued from now on runs after what another stream of this GPU has by now."""
         with self.current():
-            self.driver.cuStreamWaitEvent(self.stream, Event(self, stream).handle, 0)
+            event = Event(self, stream)
+            self.driver.cuStreamWaitEvent(self.stream, event.handle, 0)
 
     def lead(self, stream: int) -> None:
         """What another stream is given from now on runs after what is queued by now."""
         with self.current():
-            self.driver.cuStreamWaitEvent(stream, self.mark().handle, 0)
+            event = self.mark()
+            self.driver.cuStreamWaitEvent(stream, event.handle, 0)
 
     def retire(self, action: Callable[[], None]) -> None:
         """Calls it once all that is queued by now is done, at some later call."""

@@ -54,6 +54,6 @@ class _Buffer(Held):
             self._event = None
 
     def _give_back(self) -> None:
-        self.wait()
         with self.queue.current():
+            self.queue.driver.cuStreamSynchronize(self.queue.stream)  # its event may be gone
             self.queue.driver.cuMemFreeHost(self.pointer)

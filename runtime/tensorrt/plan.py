@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..cuda.library import why_missing
+from ..cuda.plugins import load_plugins
 from ..device.device import DeviceArray, Shape
 from ..engine import Ports
 from ..errors import EngineError, InputError
@@ -36,8 +39,9 @@ class Plan:
     def __init__(self, path: Path):
         self.name = path.name
         facts = _read_facts(path)
-        self.flavour: Flavour = open_flavour(facts["flavour"])
-        self.sha256: str = facts["sha256"]
+        self.flavour = open_flavour(facts.flavour)
+        self.sha256 = facts.sha256
+        _check_plugins(self.flavour, facts, path)
         self._runtime, self.engine = _deserialize(self.flavour, path)
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         modes = {name: self.engine.get_tensor_mode(name).name for name in names}
@@ -112,19 +116,38 @@ def _symbol_outside(name: str, shape: Shape, sizes: tuple[Shape, ...], ports: Po
     return "batch"
 
 
-def _read_facts(path: Path) -> dict[str, str]:
-    """What the sidecar beside a plan says."""
+@dataclass(frozen=True)
+class _Facts:
+    """What is read of the sidecar beside a plan."""
+
+    flavour: str
+    sha256: str
+    plugins: frozenset[str]
+
+
+def _read_facts(path: Path) -> _Facts:
     sidecar = path.with_suffix(".json")
     try:
         facts = json.loads(sidecar.read_text(encoding="utf-8"))
-        return {name: str(facts[name]) for name in ("flavour", "sha256")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _Facts(str(facts["flavour"]), str(facts["sha256"]), frozenset(facts.get("plugins", ())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(
             f"engine {path}",
             got=f"{sidecar.name}: {type(error).__name__}: {error}",
             expected="the facts of its build beside it",
             fix=REBUILD,
         ) from error
+
+
+def _check_plugins(flavour: Flavour, facts: _Facts, path: Path) -> None:
+    """Loads those that a plan needs."""
+    if facts.plugins and (missing := facts.plugins - set(load_plugins(flavour.module))):
+        raise EngineError(
+            f"engine {path.name}",
+            got=f"no plugin {', '.join(sorted(missing))} ({why_missing() or 'another version'})",
+            expected="Foveate installed with the plugins that it was built with",
+            fix=REBUILD,
+        )
 
 
 def _deserialize(flavour: Flavour, path: Path) -> tuple[Any, Any]:

@@ -272,6 +272,18 @@ def test_a_plan_without_its_facts_is_refused(trt, device, tmp_path):
         open_on_device(tmp_path / "net.any.plan", TensorRTConfig(), PORTS, device)
 
 
+def test_a_plan_gets_its_plugins_or_is_refused(trt, device, tmp_path, monkeypatch):
+    trt(scaled())
+    facts = json.loads((tmp_path / "net.any.json").read_text()) | {"plugins": ["EnergyMask 1"]}
+    (tmp_path / "net.any.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(plan_module, "load_plugins", lambda trt: ("EnergyMask 1", "DeformableSample 1"))
+    open_on_device(tmp_path / "net.any.plan", TensorRTConfig(), PORTS, device)
+    monkeypatch.setattr(plan_module, "load_plugins", lambda trt: ())
+    monkeypatch.setattr(plan_module, "why_missing", lambda: "no nvcc")
+    with pytest.raises(EngineError, match=r"no plugin EnergyMask 1 \(no nvcc\)"):
+        open_on_device(tmp_path / "net.any.plan", TensorRTConfig(), PORTS, device)
+
+
 def test_calls_that_fail_are_named_with_the_log(trt, device, tmp_path):
     library = trt(scaled())
     opened = open_on_device(tmp_path / "net.any.plan", TensorRTConfig(), PORTS, device)
