@@ -87,8 +87,8 @@ def test_windows_are_those_of_the_host(
                     np.testing.assert_array_equal(
                         device.get([found[name]])[0] if stays else found[name], value
                     )
-                active = (result.decisions["mask0"].active_fraction for result in (found, expected))
-                np.testing.assert_allclose(*active)
+                decision, same = found.decisions["mask0"], expected.decisions["mask0"]
+                np.testing.assert_allclose(decision.active_fraction, same.active_fraction)
 
 
 def test_it_takes_and_gives_nothing_back_late(emulated, gpu: FakeLibrary, handmade: Path, images: np.ndarray):
