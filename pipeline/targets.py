@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.engine import PRECISIONS, Config, NullConfig, OrtConfig, TensorRTConfig, by_config
+from ..runtime.engine import PRECISIONS, Config, CudaConfig, NullConfig, OrtConfig, TensorRTConfig, by_config
 from ..runtime.errors import EngineError, InputError, MissingExtraError, did_you_mean
 from ..runtime.manifest import EngineFile, Manifest
 
-TARGETS: dict[str, Config] = {"cpu": OrtConfig(), "null": NullConfig(), "tensorrt": TensorRTConfig()}
+TARGETS: dict[str, Config] = {
+    "cpu": OrtConfig(),
+    "cuda": CudaConfig(),
+    "tensorrt": TensorRTConfig(),
+    "null": NullConfig(),
+}
 _COMPUTE = re.compile(r"sm\d{2,3}")
 
 
@@ -87,7 +92,8 @@ def compile_for_nvidia(order: Order, config: TensorRTConfig) -> tuple[EngineFile
 
 
 @builds(OrtConfig)
-def load_in_onnxruntime(order: Order, config: OrtConfig) -> tuple[EngineFile, ...]:
+@builds(CudaConfig)
+def load_in_onnxruntime(order: Order, config: OrtConfig | CudaConfig) -> tuple[EngineFile, ...]:
     """onnxruntime compiles on load: each file is its own engine, and only has to load."""
     try:
         import onnxruntime

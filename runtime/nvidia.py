@@ -1,4 +1,4 @@
-"""Which bundles built for NVIDIA GPUs run on this machine, and what runs those that do not."""
+"""What runs a bundle on this machine's NVIDIA GPU, or in its place."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ import importlib
 import warnings
 
 from .cuda_device import compute_capability
-from .engine import Config, OrtConfig, TensorRTConfig
+from .engine import Config, CudaConfig, OrtConfig, TensorRTConfig
 from .errors import BackendWarning
 from .manifest import EngineFile, Manifest
 
+_PROVIDER = "CUDAExecutionProvider"
+_NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
+
 
 def able(config: Config, manifest: Manifest) -> Config:
-    """`config` where its engines run here, else that of onnxruntime, which every bundle has the files of; a
-    BackendWarning says why."""
-    if not isinstance(config, TensorRTConfig):
-        return config
-    reason = why_not(manifest)
-    if not reason:
-        return config
-    said = f"{manifest.name!r} runs on onnxruntime, not on TensorRT: {reason}"
-    warnings.warn(said, BackendWarning, stacklevel=3)  # of who calls load
-    return OrtConfig(threads=config.threads)
+    """`config` where its engines run here, else that of onnxruntime, which every bundle has the files of: on the GPU if
+    it can, on the CPU if not; a BackendWarning says why."""
+    chosen, reasons = config, []
+    if isinstance(chosen, TensorRTConfig) and (reason := why_not(manifest)):
+        reasons.append(f"not on TensorRT: {reason}")
+        chosen = CudaConfig(threads=config.threads)
+    if isinstance(chosen, CudaConfig) and (reason := _why_not_cuda()):
+        if isinstance(config, CudaConfig):
+            reasons.append(f"not on the GPU: {reason}")
+        chosen = OrtConfig(threads=config.threads)
+    if reasons:
+        where = "onnxruntime" if isinstance(chosen, OrtConfig) else "onnxruntime's CUDA provider"
+        said = f"{manifest.name!r} runs on {where}, {', '.join(reasons)}"
+        warnings.warn(said, BackendWarning, stacklevel=3)  # of who calls load
+    return chosen
 
 
 def why_not(manifest: Manifest) -> str:
@@ -30,15 +38,40 @@ def why_not(manifest: Manifest) -> str:
         return "the bundle was built without such engines (foveate build --target tensorrt)"
     here = compute_capability()
     if not here:
-        return "this machine has no NVIDIA GPU, or no driver for it"
+        return _NO_GPU
     if reason := _why_not_library(manifest.engines[0]):
         return reason
     built = sorted({engine.compute for engine in manifest.engines})
-    if "any" not in built and here not in built:
+    if not fitting_plans(manifest):
         return f"its engines are built for {', '.join(built)}, this GPU is {here}"
     if manifest.engines[0].flavour == "tensorrt_rtx" and here == "sm90":
         return "TensorRT-RTX does not support this GPU (sm90)"
-    return "this version of foveate builds engines of TensorRT, and does not run them yet"
+    return _why_not_device()
+
+
+def fitting_plans(manifest: Manifest) -> dict[str, str]:
+    """The plans that were built for this machine's GPU, by the file of programs/ that each is made of."""
+    here = compute_capability()
+    return {engine.program: engine.plan for engine in manifest.engines if engine.compute in ("any", here)}
+
+
+def _why_not_device() -> str:
+    from .device.cuda import why_missing
+
+    return why_missing()
+
+
+def _why_not_cuda() -> str:
+    """Why onnxruntime cannot run anything on this machine's GPU; "" where it can."""
+    if not compute_capability():
+        return _NO_GPU
+    try:
+        providers = importlib.import_module("onnxruntime").get_available_providers()
+    except ImportError:
+        return "onnxruntime is not installed (pip install 'foveate[gpu]')"
+    if _PROVIDER not in providers:
+        return "this onnxruntime is the CPU's (pip uninstall onnxruntime; pip install 'foveate[gpu]')"
+    return _why_not_device()
 
 
 def _why_not_library(engine: EngineFile) -> str:

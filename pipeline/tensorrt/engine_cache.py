@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from ...runtime.bundle import hash_file
 from ...runtime.decode import decode
 from ...runtime.errors import EngineError, InputError
-from ...runtime.files import replacing
+from ...runtime.files import cache_folder, replacing
 from .profiles import Profile
 from .sidecar import Sidecar, read_sidecar
 
@@ -90,7 +89,7 @@ class EngineCache:
     """A folder of engines and their sidecars. Entries appear whole, so processes may share it."""
 
     def __init__(self, folder: Path | None = None):
-        self.folder = folder or default_folder()
+        self.folder = folder or cache_folder("engines")
 
     def find(self, key: Key) -> tuple[Entry | None, str]:
         """The engine of this key, and in words why it is one or what differs from the one most alike."""
@@ -183,9 +182,3 @@ def differences(old: Key, new: Key) -> list[str]:
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-
-
-def default_folder() -> Path:
-    """engines/ below FOVEATE_CACHE, or below ~/.cache/foveate."""
-    root = os.environ.get("FOVEATE_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "foveate") / "engines"

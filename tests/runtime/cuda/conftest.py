@@ -112,7 +112,7 @@ def emulation(emulated_cuda, monkeypatch):
     return Emulated()
 
 
-@pytest.fixture(params=["emulated", "gpu"])
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request):
     """Where kernels run: emulated everywhere, and on a GPU where there is one."""
     if request.param == "emulated":

@@ -43,11 +43,11 @@ def test_an_empty_array_and_axes_of_one_are_contiguous():
 
 
 def test_what_is_not_on_a_gpu_is_refused():
-    with pytest.raises(InputError, match=r"x: got DLPack device type 1"):
+    with pytest.raises(InputError, match=r"x: got an array on DLPack's device type 1"):
         view(NUMBERS, "x")
     with pytest.raises(InputError, match=r"x: got list; expected an array on a GPU"):
         view([1.0], "x")
-    with pytest.raises(InputError, match=r"strides \(4, 48, 16\)"):
+    with pytest.raises(InputError, match=r"x: got one of shape \[2, 3, 4\] with strides"):
         view(interface(NUMBERS, strides=(4, 48, 16)), "x")
 
 
