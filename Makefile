@@ -25,7 +25,7 @@ help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## create $(VENV) and install Foveate with all that demo and tests need
-$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard runtime/native/*.cpp runtime/native/*.h)
+$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard runtime/native/*.cpp runtime/native/*.h runtime/cuda/*.cu* runtime/cuda/*.cpp runtime/cuda/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); expected Python 3.10 to 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@echo "installing into $(VENV) (once; some minutes on a slow connection)"

@@ -18,8 +18,8 @@ from time import perf_counter
 import numpy as np
 from foveate.pipeline.environment import describe
 from foveate.pipeline.files import write_text
-from foveate.runtime.breakeven import ellipse
 from foveate.runtime.native.library import library, why_missing
+from foveate.runtime.probes import ellipse
 from foveate.runtime.rectangles import cover, cover_numpy
 from steered import blobs
 

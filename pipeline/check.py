@@ -12,7 +12,7 @@ import onnx
 from ..runtime.backends.ort import cpu_session, spin
 from ..runtime.bundle import dense_files
 from ..runtime.errors import InternalError, MissingExtraError
-from ..runtime.exits import RunStage, run_exits, run_paths
+from ..runtime.exits import RunStage, check_depths, run_exits, run_paths
 from ..runtime.manifest import CHAIN, ExitChain, ExitPaths, ExitStage, Manifest, Pair, Step, TensorSpec
 from .analyze import Analysis
 from .extract import extract
@@ -155,9 +155,9 @@ def _run_steps(folder: Path, steps: Sequence[Step], feeds: Arrays) -> Arrays:
     known = dict(feeds)
     for step in steps:
         if isinstance(step, ExitChain):
-            known[step.chosen] = run_exits(step, known, _open_stage(folder))
+            known[step.chosen] = run_exits(step, check_depths(step, known), known, _open_stage(folder))
         elif isinstance(step, ExitPaths):
-            known |= run_paths(step, known, _open_stage(folder))
+            known |= run_paths(step, check_depths(step, known), known, _open_stage(folder))
         else:
             (file,) = dense_files(step)
             known |= open_session(str(folder / file))(step.outputs, {t: known[t] for t in step.inputs})

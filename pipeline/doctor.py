@@ -12,12 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.backends.cuda import PROVIDERS
+from ..runtime.cuda import library as cuda_library
 from ..runtime.cuda_device import compute_capability
+from ..runtime.device.cuda import describe_gpu
+from ..runtime.device.driver import open_driver
 from ..runtime.errors import FoveateError
 from ..runtime.native.library import path as library_path
 from ..runtime.native.library import why_missing
+from ..runtime.tensorrt.flavour import complete_wheel
 from .environment import cpu_model, usable_cores
-from .tensorrt.flavour import complete_wheel, find_flavour
+from .tensorrt.flavour import find_flavour
 
 FLAGS = (
     "sse4_2",
@@ -65,6 +70,8 @@ def doctor(folder: Path | None = None) -> list[Check]:
         _package("PIL", "reading image files", "pip install 'foveate[report]'"),
         _tensorrt(),
         _gpu(),
+        _cuda_kernels(),
+        _cuda_provider(),
         _native(),
         _writable(folder or Path.cwd()),
     ]
@@ -171,9 +178,39 @@ def _tensorrt() -> Check:
 
 
 def _gpu() -> Check:
-    here = compute_capability()
-    found = f"compute capability {here}" if here else "no NVIDIA GPU, or no driver for it"
-    return Check("gpu", bool(here), found, "running engines for NVIDIA GPUs", "install NVIDIA's driver")
+    needed_for = "running bundles on NVIDIA GPUs"
+    if not compute_capability():
+        return Check(
+            "gpu", False, "no NVIDIA GPU, or no driver for it", needed_for, "install NVIDIA's driver"
+        )
+    try:
+        facts = describe_gpu(open_driver())
+    except FoveateError as error:
+        return Check("gpu", False, error.got, needed_for, "install NVIDIA's driver again")
+    found = f"{facts['device']}, {facts['compute']}, its driver speaks CUDA {facts['driver']}"
+    return Check("gpu", True, found, needed_for)
+
+
+def _cuda_kernels() -> Check:
+    missing = cuda_library.why_missing()
+    found = missing or str(cuda_library.path())
+    fix = "install CUDA's nvcc, then pip install --force-reinstall foveate"
+    return Check("cuda kernels", not missing, found, "running bundles on NVIDIA GPUs", fix)
+
+
+def _cuda_provider() -> Check:
+    """onnxruntime's, for backend cuda; TensorRT's of onnxruntime comes with it where it loads."""
+    needed_for, fix = "backend cuda", "pip uninstall -y onnxruntime && pip install 'foveate[gpu]'"
+    try:
+        import onnxruntime
+
+        known = onnxruntime.get_available_providers()
+    except Exception as error:  # a broken package may raise anything on import
+        return Check("onnxruntime-gpu", False, _first_line(error), needed_for, fix)
+    there = [name for name, provider in PROVIDERS.items() if provider in known]
+    if "cuda" not in there:
+        return Check("onnxruntime-gpu", False, "onnxruntime without its CUDA provider", needed_for, fix)
+    return Check("onnxruntime-gpu", True, f"providers {', '.join(there)}", needed_for)
 
 
 def _native() -> Check:

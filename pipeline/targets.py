@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..runtime.engine import (
     PRECISIONS,
     Config,
+    CudaConfig,
     NullConfig,
     OrtConfig,
     TensorRTConfig,
@@ -22,9 +23,10 @@ from ..runtime.manifest import EngineFile, Manifest
 
 TARGETS: dict[str, Config] = {
     "cpu": OrtConfig(),
-    "null": NullConfig(),
+    "cuda": CudaConfig(),
     "tensorrt": TensorRTConfig(),
     "torch_tensorrt": TorchTensorRTConfig(),
+    "null": NullConfig(),
 }
 _COMPUTE = re.compile(r"sm\d{2,3}")
 
@@ -108,7 +110,8 @@ def compile_for_nvidia(order: Order, config: TensorRTConfig | TorchTensorRTConfi
 
 
 @builds(OrtConfig)
-def load_in_onnxruntime(order: Order, config: OrtConfig) -> Made:
+@builds(CudaConfig)
+def load_in_onnxruntime(order: Order, config: OrtConfig | CudaConfig) -> Made:
     """onnxruntime compiles on load: each file is its own engine, and only has to load."""
     try:
         import onnxruntime

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .batching import Batching as Batching
     from .breakeven import measure as measure
     from .costs import DeviceCosts as DeviceCosts
+    from .engine import CudaConfig as CudaConfig
     from .engine import NullConfig as NullConfig
     from .engine import OrtConfig as OrtConfig
+    from .engine import TensorRTConfig as TensorRTConfig
     from .errors import FoveateError as FoveateError
     from .model import Model as Model
     from .model import load as load
@@ -35,6 +37,8 @@ _PUBLIC = {
     "RegionPolicy": "region_policy",
     "Batching": "batching",
     "OrtConfig": "engine",
+    "CudaConfig": "engine",
+    "TensorRTConfig": "engine",
     "NullConfig": "engine",
     "FoveateError": "errors",
     "DeviceCosts": "costs",

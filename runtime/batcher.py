@@ -9,8 +9,8 @@ from time import perf_counter
 
 from .batching import Batching
 from .errors import EngineError, QueueFullError
-from .executor import Request
 from .lanes import Job, Lanes
+from .request import Request
 from .result import Result
 
 Advance = Callable[[int, Sequence[Request]], list[int | None]]  # see Route.advance

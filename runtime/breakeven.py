@@ -1,15 +1,12 @@
-"""Measuring this device: what calls of each local segment and each region's fallback cost, and where they break even.
-
-Everything is timed interleaved, round after round, within a budget, on the bundle's own engines and through the same
-gather and scatter as a request. The least time of each probe counts: what a busy machine adds is no property of it.
-"""
+"""Measuring this machine: what calls of each local segment and each region's fallback cost, and where they break
+even."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -20,10 +17,24 @@ from .costs import DeviceCosts, SegmentCost, SpanCost, guesses
 from .costs import fingerprint as fingerprint
 from .dims import resolve_shape, symbols_at
 from .dirtiness import halo_of
-from .executor import Executor
 from .grid import RegionGrid, grid_of
 from .inputs import Shape
-from .manifest import LocalSegment, Pair, Region
+from .manifest import LocalSegment, Pair
+from .probes import (
+    BUDGET_MS,
+    WHOLE,
+    WHOLE_SHARE,
+    Probe,
+    RegionProbes,
+    crossing,
+    dense_ms,
+    ellipse,
+    fit,
+    fit_segments,
+    raised_costs,
+    time_probes,
+    warn_of_unknown,
+)
 from .result import new_timing
 from .selective import choice_feeds, plan_region, run_windows
 from .spans import SpanReference, SpanScratch
@@ -31,17 +42,13 @@ from .state import Reference, Scratch
 from .windows import Windows
 
 if TYPE_CHECKING:
+    from .executor import Executor
     from .model import Model
 
 _LOG = logging.getLogger("foveate")
 
-BUDGET_MS = 1600.0  # leaves room for the first runs within two seconds
 _SIDES = (8, 4, 2)  # windows of 1/8, 1/4 and 1/2 of the map's sides
-_FRACTIONS = np.linspace(0, 1, 21)
 _SPAN_FRACTIONS = (0.02, 0.1, 0.4, 1.0)  # active, in runs by the native kernels
-_BELOW = 1 - 1e-6  # so that rounding does not make equal costs a gain
-_WHOLE = 0.1  # active fraction of the regions' trial runs …
-_WHOLE_SHARE = 0.2  # … and their share of the budget
 
 
 def measure(model: Model, shape: Shape | None = None, *, budget_ms: float = BUDGET_MS) -> DeviceCosts:
@@ -52,25 +59,19 @@ def measure(model: Model, shape: Shape | None = None, *, budget_ms: float = BUDG
 
 
 @dataclass
-class _Probe:
-    run: Callable[[], object]
-    cells: int = 0  # of its window; 0 for a fallback
-    ms: float = math.inf
-
-
-@dataclass
-class _RegionProbes:
+class _HostProbes(RegionProbes):
     """`spans`: whole runs by the native kernels, whose `cells` are multiply-adds; a region has these or `segments`."""
 
-    region: Region
-    grid: RegionGrid
-    fallback: _Probe
-    tensors: dict[str, np.ndarray]  # the region's inputs
-    state: Scratch
-    segments: dict[str, list[_Probe]] = field(default_factory=dict)
-    spans: list[_Probe] = field(default_factory=list)
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)  # the region's inputs
+    state: Scratch = field(default_factory=lambda: Scratch({}))
+    spans: list[Probe] = field(default_factory=list)
     reference: SpanReference | None = None
     scratch: SpanScratch | None = None
+
+    @property
+    def in_order(self) -> list[Probe]:
+        first, *windows = super().in_order
+        return [first, *self.spans, *windows]
 
 
 def measure_executor(
@@ -83,21 +84,15 @@ def measure_executor(
     """Costs at these input shapes (one image each). Serves no requests meanwhile: the caller holds them back."""
     deadline = perf_counter() + budget_ms / 1e3
     regions = _prepare(executor, shapes, choices)
-    probes = [probe for region in regions for probe in _in_order(region)]
-    _time(probes, deadline - _WHOLE_SHARE * budget_ms / 1e3)
+    probes = [probe for region in regions for probe in region.in_order]
+    time_probes(probes, deadline - WHOLE_SHARE * budget_ms / 1e3)
     first = tuple(int(n) for n in next(iter(shapes.values())))
-    segments = _fit_segments(regions)
-    dense = {r.region.name: _dense_ms(r, segments) for r in regions if math.isfinite(r.fallback.ms)}
+    segments = fit_segments(regions)
+    dense = {r.region.name: dense_ms(r, segments) for r in regions if math.isfinite(r.fallback.ms)}
     costs = DeviceCosts(fingerprint, first, segments, dense, guesses=guesses(executor.manifest))
     segments = segments | _with_overhead(executor, _regions_to_run(regions, dense), costs, choices, deadline)
     costs = dataclasses.replace(costs, segments=segments, spans=_fit_spans(regions))
-    unknown = [r.region.name for r in regions if r.region.name not in costs.regions]
-    if unknown:
-        _LOG.warning(
-            "%s could not be measured in %.0f ms and stays dense: call model.measure(budget_ms=…) with more",
-            ", ".join(unknown),
-            budget_ms,
-        )
+    warn_of_unknown(regions, costs, budget_ms)
     costs = dataclasses.replace(costs, break_even=_break_even(regions, costs))
     for probes in regions:
         if probes.reference is not None:
@@ -105,7 +100,7 @@ def measure_executor(
     return costs
 
 
-def _regions_to_run(regions: Sequence[_RegionProbes], dense: Mapping[str, float]) -> list[_RegionProbes]:
+def _regions_to_run(regions: Sequence[_HostProbes], dense: Mapping[str, float]) -> list[_HostProbes]:
     """Those that can run selectively and whose fallback was measured: only they are ever chosen between."""
     return [
         r
@@ -116,7 +111,7 @@ def _regions_to_run(regions: Sequence[_RegionProbes], dense: Mapping[str, float]
 
 def _with_overhead(
     executor: Executor,
-    regions: Sequence[_RegionProbes],
+    regions: Sequence[_HostProbes],
     costs: DeviceCosts,
     choices: Mapping[str, np.ndarray],
     deadline: float,
@@ -124,16 +119,10 @@ def _with_overhead(
     """The segments' costs, raised by what a region's run takes beyond its calls: planning, restoring, caches that
     one segment leaves cold for the next."""
     trials = [_Trial(executor, r, r.grid.priced(costs), choices) for r in regions]
-    probes = [_Probe(trial.run) for trial in trials]
-    _time(probes, deadline)
-    raised: dict[str, SegmentCost] = {}
-    for trial, probe in zip(trials, probes, strict=True):
-        if math.isfinite(probe.ms) and trial.predicted_ms > 0:
-            factor = max(1.0, probe.ms / trial.predicted_ms)
-            for segment in trial.grid.region.segments:
-                cost = costs.of(segment.name)
-                raised[segment.name] = SegmentCost(factor * cost.fixed_ms, factor * cost.ms_per_cell)
-    return raised
+    probes = [Probe(trial.run) for trial in trials]
+    time_probes(probes, deadline)
+    pairs = zip(trials, probes, strict=True)
+    return raised_costs([(trial.grid.region, probe.ms, trial.predicted_ms) for trial, probe in pairs], costs)
 
 
 class _Trial:
@@ -142,14 +131,14 @@ class _Trial:
     def __init__(
         self,
         executor: Executor,
-        probes: _RegionProbes,
+        probes: _HostProbes,
         grid: RegionGrid,
         choices: Mapping[str, np.ndarray],
     ):
         self.grid, self._probes, self._choices = grid, probes, choices
         self._run = executor.selective[grid.region.name].run
         self._reference = Reference({n: np.zeros_like(a) for n, a in probes.state.arrays.items()})
-        self._masks = {name: ellipse(grid.sizes[name], _WHOLE) for name in grid.region.masks}
+        self._masks = {name: ellipse(grid.sizes[name], WHOLE) for name in grid.region.masks}
         self.predicted_ms = 0.0
 
     def run(self) -> None:
@@ -161,38 +150,14 @@ class _Trial:
         self._reference.restore(state)
 
 
-def _break_even(regions: Sequence[_RegionProbes], costs: DeviceCosts) -> float:
+def _break_even(regions: Sequence[_HostProbes], costs: DeviceCosts) -> float:
     """Of the regions that can run selectively."""
     chosen = [r for r in regions if r.reference is not None or not r.grid.refusal]
     dense = math.fsum(costs.regions.get(r.region.name, 0.0) for r in chosen)
     return crossing(dense, [lambda f, r=r: _predict(r, costs, f) for r in chosen])
 
 
-def crossing(dense: float, predictions: Sequence[Callable[[float], float]]) -> float:
-    """The active fraction of an ellipse in the middle at which selective runs are predicted to cost what `dense` does.
-    Each prediction gives the ms of one region at a fraction."""
-    before = 0.0
-    if not predictions or dense == 0.0:
-        return 0.0
-    for index, fraction in enumerate(_FRACTIONS):
-        selective = math.fsum(predict(float(fraction)) for predict in predictions)
-        if selective >= dense:
-            step = (dense - before) / (selective - before) if index and selective > before else 0.0
-            return float(max(0.0, fraction - (1 - step) * _FRACTIONS[1]))
-        before = selective
-    return 1.0
-
-
-def ellipse(size: tuple[int, int], fraction: float) -> np.ndarray:
-    """bool [h, w] with that fraction of the positions active: those nearest to the centre, relative to the sides."""
-    y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in size)
-    distance = (y**2)[:, None] + (x**2)[None]
-    active = np.zeros(distance.size, bool)
-    active[np.argsort(distance, axis=None, kind="stable")[: round(fraction * distance.size)]] = True
-    return active.reshape(size)
-
-
-def _predict(probes: _RegionProbes, costs: DeviceCosts, fraction: float) -> float:
+def _predict(probes: _HostProbes, costs: DeviceCosts, fraction: float) -> float:
     masks = _ellipses(probes, fraction)
     if probes.reference is not None and probes.scratch is not None and probes.region.name in costs.spans:
         return costs.spans[probes.region.name].ms(probes.reference.prepare(probes.scratch, masks))
@@ -200,13 +165,13 @@ def _predict(probes: _RegionProbes, costs: DeviceCosts, fraction: float) -> floa
     return plan.predicted_ms if plan else math.inf
 
 
-def _ellipses(probes: _RegionProbes, fraction: float) -> dict[str, np.ndarray]:
+def _ellipses(probes: _HostProbes, fraction: float) -> dict[str, np.ndarray]:
     return {name: ellipse(probes.grid.sizes[name], fraction) for name in probes.region.masks}
 
 
 def _prepare(
     executor: Executor, shapes: Mapping[str, Sequence[int]], choices: Mapping[str, np.ndarray]
-) -> list[_RegionProbes]:
+) -> list[_HostProbes]:
     """The probes of every region. Nothing is run for it: what tensors hold does not matter for the time."""
     symbols = symbols_at(executor.manifest, shapes)
     manifest = executor.manifest
@@ -227,8 +192,8 @@ def _prepare(
         feeds = {**choice_feeds(engine, choices), **inputs}
         inside = {**inputs, **state.arrays}
         grid = grid_of(region, {name: value.shape for name, value in inside.items()}, executor.costs)
-        fallback = _Probe(lambda engine=engine, feeds=feeds: engine.run(feeds))
-        probes = _RegionProbes(region, grid, fallback, inputs, state)
+        fallback = Probe(lambda engine=engine, feeds=feeds: engine.run(feeds))
+        probes = _HostProbes(region, grid, fallback, {}, tensors=inputs, state=state)
         regions.append(probes)
         if region.name in executor.engines.spans:
             if reference := executor.span_reference(region, inputs):
@@ -239,7 +204,7 @@ def _prepare(
         for segment, cells in zip(region.segments, grid.cells, strict=True):
             arguments = grid, segment, executor.engines[segment.file]
             probes.segments[segment.name] = [
-                _Probe(
+                Probe(
                     lambda windows=windows, arguments=arguments, inside=inside, state=state: run_windows(
                         *arguments, windows, inside, state, choices, new_timing()
                     ),
@@ -250,7 +215,7 @@ def _prepare(
     return regions
 
 
-def _span_probes(probes: _RegionProbes, reference: SpanReference, scratch: SpanScratch) -> list[_Probe]:
+def _span_probes(probes: _HostProbes, reference: SpanReference, scratch: SpanScratch) -> list[Probe]:
     """Whole runs at some active fractions, as a request makes them."""
 
     def run(masks: dict[str, np.ndarray]) -> float:
@@ -261,7 +226,7 @@ def _span_probes(probes: _RegionProbes, reference: SpanReference, scratch: SpanS
 
     # Run once each, untimed: the first touch of memory is no cost of a request's.
     work = [(masks, run(masks)) for masks in (_ellipses(probes, f) for f in _SPAN_FRACTIONS)]
-    return [_Probe(lambda masks=masks: run(masks), int(adds)) for masks, adds in work]
+    return [Probe(lambda masks=masks: run(masks), int(adds)) for masks, adds in work]
 
 
 def _probe_windows(segment: LocalSegment, cells: Pair) -> list[Windows]:
@@ -276,43 +241,7 @@ def _probe_windows(segment: LocalSegment, cells: Pair) -> list[Windows]:
     return list(found.values())
 
 
-def _in_order(probes: _RegionProbes) -> list[_Probe]:
-    """The fallback first, then the small windows of all segments, so that a short budget still knows something."""
-    sizes = max((len(p) for p in probes.segments.values()), default=0)
-    rest = [p[size] for size in range(sizes) for p in probes.segments.values() if size < len(p)]
-    return [probes.fallback, *probes.spans, *rest]
-
-
-def _time(probes: Sequence[_Probe], deadline: float) -> None:
-    while probes:
-        for probe in probes:
-            start = perf_counter()
-            if start >= deadline:
-                return
-            probe.run()
-            probe.ms = min(probe.ms, (perf_counter() - start) * 1e3)
-
-
-def _fit_segments(regions: Sequence[_RegionProbes]) -> dict[str, SegmentCost]:
-    """Segments that the budget did not reach are priced by their multiply-accumulates like the others."""
-    fitted: dict[str, SegmentCost] = {}
-    ratios: list[float] = []
-    for probes in regions:
-        for segment in probes.region.segments:
-            points = [(p.cells, p.ms) for p in probes.segments.get(segment.name, ()) if math.isfinite(p.ms)]
-            if points:
-                fitted[segment.name] = fit(points)
-                ratios.append(fitted[segment.name].ms_per_cell / max(segment.macs_per_cell, 1.0))
-    for probes in regions:
-        for segment in () if probes.spans else probes.region.segments:
-            if segment.name not in fitted and ratios:
-                per_cell = float(np.median(ratios)) * max(segment.macs_per_cell, 1.0)
-                fixed = float(np.median([cost.fixed_ms for cost in fitted.values()]))
-                fitted[segment.name] = SegmentCost(fixed, per_cell)
-    return fitted
-
-
-def _fit_spans(regions: Sequence[_RegionProbes]) -> dict[str, SpanCost]:
+def _fit_spans(regions: Sequence[_HostProbes]) -> dict[str, SpanCost]:
     fitted = {}
     for probes in regions:
         points = [(p.cells, p.ms) for p in probes.spans if math.isfinite(p.ms) and p.cells]
@@ -320,30 +249,3 @@ def _fit_spans(regions: Sequence[_RegionProbes]) -> dict[str, SpanCost]:
             cost = fit(points)
             fitted[probes.region.name] = SpanCost(cost.fixed_ms, cost.ms_per_cell * 1e6)
     return fitted
-
-
-def _dense_ms(probes: _RegionProbes, segments: Mapping[str, SegmentCost]) -> float:
-    """What the fallback took, but less than its segments on whole maps should: it computes the same in one call,
-    and where time was short its only run was a cold one."""
-    costs = [segments.get(s.name) for s in probes.region.segments]
-    whole = [
-        cost.fixed_ms + cost.ms_per_cell * math.prod(cells)
-        for cost, cells in zip(costs, probes.grid.cells, strict=True)
-        if cost is not None
-    ]
-    return (
-        min(probes.fallback.ms, _BELOW * math.fsum(whole)) if len(whole) == len(costs) else probes.fallback.ms
-    )
-
-
-def fit(points: Sequence[tuple[int, float]]) -> SegmentCost:
-    """fixed + per_cell × cells through (cells, ms) points, by least squares of the relative error, neither negative."""
-    cells, ms = (np.array(column, float) for column in zip(*points, strict=True))
-    if len(points) > 1:
-        (fixed, per_cell), *_ = np.linalg.lstsq(
-            np.stack([1 / ms, cells / ms], 1), np.ones(len(ms)), rcond=None
-        )
-        if fixed >= 0 and per_cell > 0:
-            return SegmentCost(float(fixed), float(per_cell))
-    largest = int(cells.argmax())
-    return SegmentCost(0.0, float(ms[largest] / cells[largest]))

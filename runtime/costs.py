@@ -47,8 +47,8 @@ class SpanCost:
 @dataclass(frozen=True)
 class DeviceCosts:
     """What device.json holds. `shape` is the [N, C, H, W] the costs were measured at, `regions` the ms of each
-    region's dense fallback for one image, `break_even` the active fraction where both cost the same, `layouts` the ms
-    of one image in each layout, the mean over all exits."""
+    region's dense fallback for such a batch, `break_even` the active fraction where both cost the same, `layouts` the
+    ms of one image in each layout, the mean over all exits."""
 
     fingerprint: dict[str, str]
     shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class DeviceCosts:
         return self.segments.get(segment) or self.guesses[segment]
 
     def dense_ms(self, region: Region, elements: int) -> float | None:
-        """Predicted ms of a region's fallback for one image of `elements` input values; None if not measured.
+        """Predicted ms of a region's fallback for a batch of `elements` input values; None if not measured.
 
         What the segments' calls cost beside their cells, the fallback pays too, whatever the resolution."""
         measured = self.regions.get(region.name)
@@ -73,7 +73,7 @@ class DeviceCosts:
         known = self.spans.get(region.name)
         calls = known.fixed_ms if known else math.fsum(self.of(s.name).fixed_ms for s in region.segments)
         fixed = min(calls, measured / 2)
-        return fixed + (measured - fixed) * elements / max(1, math.prod(self.shape[1:]))
+        return fixed + (measured - fixed) * elements / max(1, math.prod(self.shape))
 
     def covers(self, regions: Iterable[Region]) -> bool:
         """Whether every region and every local segment was measured, of those that run as spans their runs instead."""

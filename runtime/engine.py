@@ -30,8 +30,8 @@ class Ports:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-class Engine(Protocol):
-    """Runs one segment. Safe for concurrent callers. `optional` are inputs with a default: the choices."""
+class Border(Protocol):
+    """What an engine takes and gives. `optional` are inputs with a default: the choices."""
 
     @property
     def inputs(self) -> tuple[str, ...]: ...
@@ -40,11 +40,15 @@ class Engine(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
 
+    def close(self) -> None: ...
+
+
+class Engine(Border, Protocol):
+    """Runs one segment. Safe for concurrent callers."""
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs in order, as fresh arrays that the caller owns. Feeds are C-contiguous and only read."""
         ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,14 @@ PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")  # of TensorRT
 class TensorRTConfig:
     """Engines of TensorRT or TensorRT-RTX. `precision`: one of PRECISIONS; "fp8" and "int8" of programs that are
     quantized. `compute`: the compute capabilities to build for, such as "sm89"; none: whatever the flavour knows.
+    `graph`: runs of shapes that come back become CUDA graphs, where that is measured to be faster.
     """
 
     backend: ClassVar[str] = "tensorrt"
     threads: int = 0
     precision: str = "fp32"
     compute: tuple[str, ...] = ()
+    graph: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,34 @@ class TorchTensorRTConfig:
     compute: tuple[str, ...] = ()
 
 
-Config = OrtConfig | NullConfig | TensorRTConfig | TorchTensorRTConfig
+@dataclass(frozen=True)
+class CudaConfig:
+    """onnxruntime-gpu on an NVIDIA GPU. `threads` for nodes that the provider has not.
+
+    provider: "cuda", or "tensorrt", which builds engines of its own when it first sees a shape, and keeps them below
+        ~/.cache/foveate (FOVEATE_CACHE).
+    precision: of float32 values. Provider "cuda" takes the program's own types: "fp32", or "tf32", which computes them
+        with 10 bits of fraction; "tensorrt" also "fp16" and "bf16".
+    graph: runs of shapes that come back become CUDA graphs, where that is measured to be faster. Programs with nodes
+        that run on the CPU, or with control flow, have none.
+    nhwc: convolutions work channels last, which tensor cores want.
+    """
+
+    backend: ClassVar[str] = "cuda"
+    threads: int = 0
+    provider: str = "cuda"
+    precision: str = "fp32"
+    graph: bool = False
+    nhwc: bool = False
+
+
+Config = OrtConfig | NullConfig | TensorRTConfig | TorchTensorRTConfig | CudaConfig
 Opener = Callable[[Path, "Config", Ports], Engine]
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIGS: dict[str, type[Config]] = {
-    config.backend: config for config in (OrtConfig, NullConfig, TensorRTConfig, TorchTensorRTConfig)
+    config.backend: config
+    for config in (OrtConfig, NullConfig, TensorRTConfig, TorchTensorRTConfig, CudaConfig)
 }
 _OPENERS: dict[type, Opener] = {}
 

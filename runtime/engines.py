@@ -7,13 +7,17 @@ import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import cast
 
 from .bundle import Bundle, dense_files
+from .device.device import Device
+from .device.engine import open_on_device
 from .dims import Symbols, resolve_dim, symbols_at
-from .engine import Config, Engine, OrtConfig, Ports, open_engine
-from .errors import InternalError
+from .engine import Config, Engine, OrtConfig, Ports, TensorRTConfig, open_engine
+from .errors import EngineError, InternalError
 from .manifest import ExitChain, ExitPaths, Manifest, Region, StreamPlan, TensorSpec
 from .native.handles import PoolHandle
+from .nvidia import fitting_plans
 from .spans import WEIGHTS, SpanEngine, native_regions
 from .stream import StreamEngines
 
@@ -23,10 +27,12 @@ _FIXED = 2  # shapes that have engines of their own
 
 class Engines:
     """By file name. Those that every request may need are open from the start; the whole program is opened when it
-    is first asked for, for it holds all the weights again. `spans`: by region, where native kernels run it."""
+    is first asked for, for it holds all the weights again. `spans`: by region, where native kernels run it. `device`:
+    where they run, if its memory is not this machine's."""
 
-    def __init__(self, bundle: Bundle, config: Config):
-        self._bundle, self._config = bundle, config
+    def __init__(self, bundle: Bundle, config: Config, device: Device | None = None):
+        self._bundle, self._config, self._device = bundle, config, device
+        self._plans = fitting_plans(bundle.manifest) if isinstance(config, TensorRTConfig) else {}
         self._open: dict[str, Engine] = {}
         self._program: Engine | None = None
         self._fixed: dict[tuple[str, Shapes], Engine] = {}  # by file, for inputs of these shapes alone
@@ -35,7 +41,7 @@ class Engines:
         self._pool: PoolHandle | None = None
         self._lock = threading.Lock()
         for file, ports in _ports(bundle.manifest).items():
-            self._open[file] = open_engine(bundle.file(file), config, ports)
+            self._open[file] = self._open_file(file, ports)
         native = native_regions(bundle.manifest) if isinstance(config, OrtConfig) else []
         self.spans = {region.name: self._open_spans(region.spans) for region in native}
 
@@ -47,8 +53,8 @@ class Engines:
         """The program as one engine. Its outputs are the program's, then those tensors of decisions that it gives."""
         with self._lock:
             if self._program is None:
-                file = self._bundle.file(self._bundle.manifest.one_engine)
-                self._program = open_engine(file, self._config, _program_ports(self._bundle.manifest))
+                manifest = self._bundle.manifest
+                self._program = self._open_file(manifest.one_engine, _program_ports(manifest))
             return self._program
 
     def at(self, file: str, shapes: Shapes) -> Engine:
@@ -75,7 +81,7 @@ class Engines:
                 for file, own in ports.items():
                     if (file, shapes) not in self._fixed:
                         at = replace(own, sizes=_sizes(own.inputs, symbols))
-                        self._fixed[file, shapes] = open_engine(self._bundle.file(file), self._config, at)
+                        self._fixed[file, shapes] = self._open_file(file, at)
             self._asked.add((shapes, program))
 
     def _dense_ports(self) -> dict[str, Ports]:
@@ -119,8 +125,22 @@ class Engines:
     def _open_part(self, file: str, inputs: Iterable[str], outputs: Iterable[str]) -> Engine:
         if file not in self._open:
             ports = _picked(_specs(self._bundle.manifest), inputs, outputs)
-            self._open[file] = open_engine(self._bundle.file(file), self._config, ports)
+            self._open[file] = self._open_file(file, ports)
         return self._open[file]
+
+    def _open_file(self, file: str, ports: Ports) -> Engine:
+        """On a device, a DeviceEngine: it takes and gives other arrays."""
+        if self._device is None:
+            return open_engine(self._bundle.file(file), self._config, ports)
+        if isinstance(self._config, TensorRTConfig) and file not in self._plans:
+            raise EngineError(
+                f"the engine of {file}",
+                got="none for this GPU in the bundle",
+                expected="one of every file that runs",
+                fix="Build the bundle again with `foveate build`, for the layout that you load.",
+            )
+        path = self._bundle.file(self._plans.get(file, file))
+        return cast(Engine, open_on_device(path, self._config, ports, self._device))
 
     def _fingerprint(self, file: str) -> str:
         """Of a plan and the weights."""
@@ -135,6 +155,12 @@ class Engines:
         if self._pool is None:
             self._pool = PoolHandle(config.threads)
         return SpanEngine(self._bundle.path, file, self._pool, config.isa)
+
+    @property
+    def timing(self) -> dict[str, dict[str, float]]:
+        """By file, what engines say of their own loading: ms."""
+        found = {file: getattr(engine, "timing", {}) for file, engine in self._open.items()}
+        return {file: dict(timing) for file, timing in found.items() if timing}
 
     def close(self) -> None:
         for engine in (*self._open.values(), *self._fixed.values()):

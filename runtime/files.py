@@ -9,6 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def cache_folder(name: str) -> Path:
+    """A folder below FOVEATE_CACHE, or below ~/.cache/foveate. It need not be there."""
+    root = os.environ.get("FOVEATE_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "foveate") / name
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it if the block succeeds and removed if it does not."""

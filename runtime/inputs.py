@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .device.device import Device, DeviceArray
 from .dims import Symbols, count_bytes, read_symbols, resolve_shape
 from .errors import InputError
 from .finite import not_finite
@@ -25,14 +26,16 @@ Shape = Sequence[int] | Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Checked feeds. `symbols` are the symbolic dims' values for one image, `torch` says that tensors came in. `crops`:
-    what to keep of the outputs of images that were padded."""
+    """Checked feeds. `symbols` are the symbolic dims' values for one image, `torch` says that tensors came in,
+    `on_device` that something lay on the device already. `crops`: what to keep of the outputs of images that were
+    padded."""
 
-    feeds: dict[str, np.ndarray]
+    feeds: dict[str, Any]
     images: int
     symbols: Symbols
     torch: bool
     crops: Crops = field(default_factory=dict)
+    on_device: bool = False
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -48,12 +51,21 @@ class Batch:
 
 
 class ImageReader:
-    """Reads what callers of one model pass. `memory_bytes`: more than that is refused; None is the machine's memory.
-    `pad`: images of sizes that the program does not take are padded."""
+    """Reads what callers of one model pass. `memory_bytes`: more than that is refused; None is the machine's memory, or
+    the device's. `pad`: images of sizes that the program does not take are padded. `device`: what lies there is left
+    there, and whether values are finite is for it to say."""
 
-    def __init__(self, manifest: Manifest, memory_bytes: int | None, pad: bool = False):
-        self._manifest, self._pad = manifest, pad
-        self._limit = memory_bytes if memory_bytes is not None else _physical_bytes()
+    def __init__(
+        self,
+        manifest: Manifest,
+        memory_bytes: int | None,
+        pad: bool = False,
+        device: Device | None = None,
+    ):
+        self._manifest, self._pad, self._device = manifest, pad, device
+        self._limit = (
+            memory_bytes if memory_bytes is not None else device.memory if device else _physical_bytes()
+        )
         self._known: dict[tuple, tuple[int, Symbols]] = {}  # shapes that were found good: images, symbols
         self._only = manifest.inputs[0] if len(manifest.inputs) == 1 else None
 
@@ -74,9 +86,14 @@ class ImageReader:
                 fix="Pass a dict with one array for each.",
             )
         torch = any(_is_torch(value) for value in given.values())
-        feeds = {spec.name: _as_array(given[spec.name], spec, manifest) for spec in manifest.inputs}
+        adopted = {name: self._adopt(value) for name, value in given.items()}
+        feeds = {
+            spec.name: _as_array(given[spec.name], adopted[spec.name], spec, manifest)
+            for spec in manifest.inputs
+        }
+        on_device = any(value is not None for value in adopted.values())
         own = {name: value.shape for name, value in feeds.items()}
-        if self._pad:
+        if self._pad and not on_device:
             feeds = pad(feeds, manifest)
         shapes = tuple(value.shape for value in feeds.values())
         known = self._known.get(shapes)
@@ -86,10 +103,11 @@ class ImageReader:
             known = self._known[shapes] = self._check_shapes(feeds)
         count, symbols = known
         for spec in manifest.inputs:
-            if spec.name not in unchecked:
+            if self._device is None and spec.name not in unchecked:
                 check_finite(spec.name, feeds[spec.name])
         padded = {name: value.shape for name, value in feeds.items()}
-        return Batch(feeds, count, symbols, torch, crops(manifest, own, padded) if padded != own else {})
+        cropped = crops(manifest, own, padded) if padded != own else {}
+        return Batch(feeds, count, symbols, torch, cropped, on_device)
 
     def _again(self, image: np.ndarray, unchecked: Collection[str]) -> Batch | None:
         """Of an array as it came before, as most do: there is nothing to convert, to check but its values, or to pad.
@@ -97,11 +115,14 @@ class ImageReader:
         only, known = self._only, self._known.get((image.shape,))
         if only is None or known is None or image.dtype != only.dtype or not image.flags.c_contiguous:
             return None
-        if only.name not in unchecked:
+        if self._device is None and only.name not in unchecked:
             check_finite(only.name, image)
         return Batch({only.name: image}, *known, torch=False)
 
-    def _check_shapes(self, feeds: Mapping[str, np.ndarray]) -> tuple[int, Symbols]:
+    def _adopt(self, value: Any) -> DeviceArray | None:
+        return None if self._device is None or isinstance(value, np.ndarray) else self._device.adopt(value)
+
+    def _check_shapes(self, feeds: Mapping[str, Any]) -> tuple[int, Symbols]:
         """How many images there are, and the values of the symbolic dims for one of them."""
         manifest = self._manifest
         for spec in manifest.inputs:
@@ -114,7 +135,7 @@ class ImageReader:
             symbols[batch] = symbols[batch] / count
         return count, symbols
 
-    def _check_memory(self, feeds: Mapping[str, np.ndarray], symbols: Symbols) -> None:
+    def _check_memory(self, feeds: Mapping[str, Any], symbols: Symbols) -> None:
         """Refuses what would not fit: the tensors between segments, which are a part of what a run holds."""
         need = count_bytes(self._manifest.tensors, symbols) + sum(value.nbytes for value in feeds.values())
         if need > self._limit:
@@ -164,8 +185,11 @@ def _by_name(manifest: Manifest, shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def to_torch(array: Any) -> Any:
-    """A numpy array as a torch tensor over the same memory. Only called where a torch tensor came in."""
-    return sys.modules["torch"].from_numpy(array) if isinstance(array, np.ndarray) else array
+    """An array as a torch tensor over the same memory. Only called where a torch tensor came in."""
+    torch = sys.modules["torch"]
+    if isinstance(array, np.ndarray):
+        return torch.from_numpy(array)
+    return None if array is None else torch.from_dlpack(array)
 
 
 def _only_input(manifest: Manifest) -> TensorSpec:
@@ -182,7 +206,12 @@ def _is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _as_array(value: Any, spec: TensorSpec, manifest: Manifest) -> np.ndarray:
+def _as_array(value: Any, adopted: DeviceArray | None, spec: TensorSpec, manifest: Manifest) -> Any:
+    """`adopted`: the value, if it lies on a device."""
+    if adopted is not None:
+        if adopted.dtype != np.dtype(spec.dtype):
+            raise _wrong_type(adopted, spec)
+        return adopted
     if _is_torch(value):
         value = np.from_dlpack(value.detach().cpu().contiguous())
     is_list = isinstance(value, (list, tuple)) and all(isinstance(v, np.ndarray) for v in value)
@@ -197,26 +226,30 @@ def _as_array(value: Any, spec: TensorSpec, manifest: Manifest) -> np.ndarray:
             fix="Convert it, for example with numpy.asarray.",
         )
     if value.dtype != np.dtype(spec.dtype):
-        raise InputError(
-            f"input {spec.name!r}",
-            got=f"{value.dtype} {list(value.shape)}",
-            expected=f"{_describe(spec)}, or uint8 images [H, W, 3]",
-            fix=f"Cast to {spec.dtype}: images.astype({spec.dtype!r}).",
-        )
+        raise _wrong_type(value, spec)
     return np.ascontiguousarray(value)
+
+
+def _wrong_type(value: Any, spec: TensorSpec) -> InputError:
+    return InputError(
+        f"input {spec.name!r}",
+        got=f"{value.dtype} {list(value.shape)}",
+        expected=f"{_describe(spec)}, or uint8 images [H, W, 3]",
+        fix=f"Cast to {spec.dtype}: images.astype({spec.dtype!r}).",
+    )
 
 
 def _describe(spec: TensorSpec) -> str:
     return f"{spec.dtype} [{', '.join(str(dim) for dim in spec.shape)}]"
 
 
-def _check_shape(spec: TensorSpec, value: np.ndarray, manifest: Manifest) -> None:
+def _check_shape(spec: TensorSpec, value: Any, manifest: Manifest) -> None:
     def refuse(fix: str, expected: str = _describe(spec)) -> InputError:
         got = f"{value.dtype} {list(value.shape)}"
         return InputError(f"input {spec.name!r}", got=got, expected=expected, fix=fix)
 
-    if value.ndim != len(spec.shape):
-        one_less = value.ndim == len(spec.shape) - 1
+    if len(value.shape) != len(spec.shape):
+        one_less = len(value.shape) == len(spec.shape) - 1
         raise refuse("Add the batch axis: images[None]." if one_less else "Reshape it.")
     for axis, (size, dim) in enumerate(zip(value.shape, spec.shape, strict=True)):
         if isinstance(dim, int) and size != dim:
@@ -237,7 +270,7 @@ def _check_shape(spec: TensorSpec, value: np.ndarray, manifest: Manifest) -> Non
         raise refuse(fix, expected)
 
 
-def _check_batch(manifest: Manifest, feeds: Mapping[str, np.ndarray]) -> int:
+def _check_batch(manifest: Manifest, feeds: Mapping[str, Any]) -> int:
     counts = {spec.name: feeds[spec.name].shape[0] for spec in manifest.inputs}
     if len(set(counts.values())) > 1:
         raise InputError(
@@ -246,7 +279,7 @@ def _check_batch(manifest: Manifest, feeds: Mapping[str, np.ndarray]) -> int:
     return next(iter(counts.values()))
 
 
-def _check_symbols(manifest: Manifest, feeds: Mapping[str, np.ndarray]) -> Symbols:
+def _check_symbols(manifest: Manifest, feeds: Mapping[str, Any]) -> Symbols:
     """Inputs that share a symbolic dim must agree on it."""
     symbols = read_symbols(manifest.inputs, {name: value.shape for name, value in feeds.items()})
     for spec in manifest.inputs:
@@ -273,9 +306,13 @@ def check_finite(name: str, value: np.ndarray) -> None:
     if value.dtype.kind != "f":
         return
     for index, bad in not_finite(value):
-        raise InputError(
-            f"image {index} of input {name!r}",
-            got=f"{bad} values that are NaN or infinite",
-            expected="finite values",
-            fix="Check how the image was read and normalised.",
-        )
+        raise not_finite_input(name, index, bad)
+
+
+def not_finite_input(name: str, index: int, bad: int) -> InputError:
+    return InputError(
+        f"image {index} of input {name!r}",
+        got=f"{bad} values that are NaN or infinite",
+        expected="finite values",
+        fix="Check how the image was read and normalised.",
+    )

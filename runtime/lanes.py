@@ -7,8 +7,8 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from .executor import Request
 from .inputs import Batch
+from .request import Request
 from .result import Result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,30 +20,34 @@ import numpy as np
 from . import forks
 from .batcher import Batcher, closed
 from .batching import Batching
-from .breakeven import BUDGET_MS, measure_executor
 from .bundle import Bundle, open_bundle
 from .choices import change_choices, default_choices
 from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_costs
-from .decisions import check_decision, read_decisions
+from .decisions import read_decisions
+from .device.device import Device
+from .device.executor import DeviceExecutor
+from .device.opening import on_device, open_device
 from .drift import Depths
-from .engine import Config, NullConfig, OrtConfig, config_for
+from .engine import Config, NullConfig, OrtConfig, TensorRTConfig, config_for
 from .engines import Engines, decision_tensors
 from .errors import FoveateError, InputError, did_you_mean
-from .executor import Executor, Request
+from .executor import Executor
 from .inputs import Batch, ImageReader, Shape, input_shapes, one_image, to_torch
 from .lanes import Job
 from .layouts import choose_layout, layouts_for, shallow_and_deep, time_layouts
 from .manifest import CHAIN, Exits, Manifest, Region
 from .native.library import library, native_isa, why_missing
 from .nvidia import able
-from .options import CACHE_BYTES, MAX_STATE_BYTES, SELECTIVE, Options, check_options
+from .options import MAX_STATE_BYTES, SELECTIVE, Options, cache_bytes, check_options
 from .policy import StreamPolicy
+from .probes import BUDGET_MS
 from .region_stream import RegionStream, open_regions
+from .request import Request
 from .result import Result
 from .route import Route
-from .selective import choice_feeds
 from .spans import native_regions
 from .stats import Stats
+from .steps import Steps
 from .stream import Stream
 from .submitting import awaited, in_order
 
@@ -58,7 +63,7 @@ def load(
     backend: str | Config | None = None,
     strategy: str = "auto",
     choices: Mapping[str, Any] | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
     max_state_bytes: int = MAX_STATE_BYTES,
     memory_bytes: int | None = None,
     verify: bool = True,
@@ -69,12 +74,14 @@ def load(
     """Opens a bundle.
 
     threads: of each engine; None or 0 takes one per physical core.
-    backend: "ort", "null", "tensorrt" or a config; None takes the bundle's. Engines for NVIDIA GPUs that cannot run
-        here are replaced by "ort", with a BackendWarning.
-    strategy: "auto" runs each region selectively or densely, for each image, by measured costs; "spans" always
-        selectively, by native kernels where they can and by windows elsewhere; "rects" by windows; "dense" never.
+    backend: "ort", "cuda", "tensorrt", "null" or a config; None takes the bundle's. What cannot run on this machine is
+        replaced, "tensorrt" by "cuda" and that by "ort", with a BackendWarning.
+    strategy: "auto" runs each region selectively or densely, for each image (on a GPU, each batch), by measured costs;
+        "spans" always selectively, by native kernels where they can and by windows elsewhere; "rects" by windows;
+        "dense" never.
     choices: values other than the bundle's, by name.
-    cache_bytes: bound of the reference states with their scratch. A resolution above it runs dense.
+    cache_bytes: bound of the reference states with their scratch. A resolution above it runs dense. None is 512 MiB,
+        on a GPU a quarter of its memory.
     max_state_bytes: bound of what each stream keeps. Frames that would need more are refused.
     memory_bytes: inputs that would need more are refused; None takes the machine's memory.
     verify: check every file's sha256; sizes are always checked.
@@ -112,15 +119,17 @@ class Model:
 
     def __init__(self, bundle: Bundle, options: Options):
         self._options = options
-        self._device = _fingerprint(bundle.manifest, options.config)
-        costs = read_costs(bundle.path / "device.json", self._device, bundle.manifest)
+        self._device = open_device(options.config) if on_device(options.config) else None
+        self._fingerprint = _fingerprint(bundle.manifest, options.config, self._device)
+        costs = read_costs(bundle.path / "device.json", self._fingerprint, bundle.manifest)
         known = costs.layouts if costs else {}
         self.layout = choose_layout(bundle.manifest, options.layout, known, options.config.backend)
         self._chain = bundle
         self._bundle = replace(bundle, manifest=bundle.manifest.in_layout(self.layout))
         self._choices = change_choices(default_choices(bundle.manifest), options.choices, bundle.manifest)
-        self._read = ImageReader(bundle.manifest, options.memory_bytes, options.pad)
-        self._route = Route(self._bundle.manifest, options.strategy != "dense", self._run_all)
+        self._read = ImageReader(bundle.manifest, options.memory_bytes, options.pad, self._device)
+        by_depth = options.strategy != "dense" and self._device is None
+        self._route = Route(self._bundle.manifest, by_depth, self._run_all)
         self._closed = False
         self.forget()
         self._live()
@@ -158,6 +167,13 @@ class Model:
                 batch = one_image(
                     self._read(image), "submit", "Submit image by image, or call model(images)."
                 )
+                if batch.on_device:
+                    raise InputError(
+                        "submit",
+                        got="an array in a GPU's memory",
+                        expected="one in this machine's",
+                        fix="Call model(images), which takes it as it is.",
+                    )
         except FoveateError as error:
             failed: Future[Result] = Future()
             failed.set_exception(error)
@@ -188,7 +204,7 @@ class Model:
         start = perf_counter()
         batch = self._read(images)
         request = self._request(batch, "dense")
-        self._run_whole_program(self._live(), request)
+        self._live().run_program(request)
         return self._answer(batch, request, start)
 
     def warmup(self, *shapes: Shape | Sequence[Shape]) -> None:
@@ -206,7 +222,7 @@ class Model:
                 {name: random.random(n).astype(specs[name].dtype) for name, n in feeds.items()}
             )
             self._measure_once(executor, batch.feeds)
-            if batch.images == 1:
+            if batch.images == 1 and self._device is None:
                 executor.engines.fix(batch.shapes)
             forced = self._options.strategy if self._options.strategy in SELECTIVE else "spans"
             for strategy in ("dense",) if self._options.strategy == "dense" else ("dense", forced):
@@ -287,8 +303,9 @@ class Model:
 
     def stats(self) -> dict[str, Any]:
         """Counts since loading: requests, images, errors, strategies per region, mean active fraction per decision,
-        latency, references held, demotions, and what is known of this device; the depths that images took and those
-        expected, as long as choices are the bundle's; `waiting`: images that were submitted and are not done."""
+        latency, references held, demotions, what engines say of their own loading (ms), and what is known of this
+        device; the depths that images took and those expected, as long as choices are the bundle's; `waiting`: images
+        that were submitted and are not done."""
         executor = self._live()
         references = executor.references
         return {
@@ -303,6 +320,7 @@ class Model:
                 "too_large": references.refused,
             },
             "demotions": executor.guard.demotions,
+            "engines": executor.engines.timing,
             "device": {
                 "measured": executor.costs.measured,
                 "break_even": executor.costs.break_even if executor.costs.measured else None,
@@ -335,7 +353,7 @@ class Model:
         return {name: value.tolist() for name, value in self._choices.items()}
 
     @property
-    def executor(self) -> Executor:
+    def executor(self) -> Any:
         """The steps themselves, for measurements."""
         return self._live()
 
@@ -348,8 +366,7 @@ class Model:
             batcher.close(cancel)
         open_now, self.started, self._staged = (self.started, self._staged), None, None
         for executor in filter(None, open_now):
-            executor.references.clear()
-            executor.engines.close()
+            executor.close()
 
     def __enter__(self) -> Model:
         return self
@@ -368,13 +385,13 @@ class Model:
     def forget(self) -> None:
         """Back to a model that has not started in this process: for a forked child, see `forks`."""
         self._lock, self._measuring = threading.Lock(), threading.Lock()
-        self.started: Executor | None = None
-        self._staged: Executor | None = None
+        self.started: Steps | None = None
+        self._staged: Steps | None = None
         self._stats = Stats(self._depths())
         self._batcher: Batcher | None = None
         self._flying = 0
 
-    def _live(self) -> Executor:
+    def _live(self) -> Steps:
         executor = self.started
         if executor is not None:
             return executor
@@ -385,7 +402,7 @@ class Model:
                 self.started = self._start()
             return self.started
 
-    def _live_chain(self) -> Executor:
+    def _live_chain(self) -> Steps:
         """The steps of layout "chain": streams take exits stage by stage, whatever layout single images take."""
         executor = self._live()
         if self.layout == CHAIN:
@@ -393,14 +410,15 @@ class Model:
         with self._lock:
             if self._staged is None:
                 engines = Engines(self._chain, self._options.config)
-                self._staged = Executor(
-                    self._chain.manifest, engines, executor.costs, self._options.cache_bytes
-                )
+                self._staged = Executor(self._chain.manifest, engines, executor.costs, self._cache_bytes)
             return self._staged
 
-    def _start(self) -> Executor:
-        config = self._options.config
-        engines = Engines(self._bundle, config)
+    def _start(self) -> Steps:
+        costs = read_costs(self.path / "device.json", self._fingerprint, self.manifest)
+        costs = costs or guess_costs(self.manifest, self._fingerprint)
+        engines = Engines(self._bundle, self._options.config, self._device)
+        if self._device is not None:
+            return DeviceExecutor(self.manifest, engines, costs, self._cache_bytes, self._device)
         if self._options.strategy == "spans" and not engines.spans:
             raise InputError(
                 "strategy",
@@ -408,11 +426,12 @@ class Model:
                 expected="a region that they can run, and the library",
                 fix="Take strategy='auto', and see `foveate doctor` and `foveate inspect`.",
             )
-        device = self._device
-        costs = read_costs(self.path / "device.json", device, self.manifest)
-        return Executor(
-            self.manifest, engines, costs or guess_costs(self.manifest, device), self._options.cache_bytes
-        )
+        return Executor(self.manifest, engines, costs, self._cache_bytes)
+
+    @property
+    def _cache_bytes(self) -> int:
+        asked = self._options.cache_bytes
+        return cache_bytes(self._device.memory if self._device else None) if asked is None else asked
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -436,8 +455,7 @@ class Model:
                 self._flying -= 1
 
     def _request(self, batch: Batch, strategy: str) -> Request:
-        first = batch.feeds[self.manifest.inputs[0].name]
-        elements = first.size // len(first)
+        elements = math.prod(batch.feeds[self.manifest.inputs[0].name].shape[1:])
         return Request(
             dict(batch.feeds),
             batch.images,
@@ -445,6 +463,7 @@ class Model:
             strategy,
             self._choices,
             symbols=batch.symbols,
+            stays=batch.on_device,
             shapes=batch.shapes if batch.images == 1 else (),
         )
 
@@ -454,10 +473,10 @@ class Model:
         same = all(np.array_equal(value, own[name]) for name, value in self._choices.items())
         return Depths({int(depth): n for depth, n in self.manifest.depths.items()} if same else {})
 
-    def _run_all(self, executor: Executor, request: Request) -> None:
+    def _run_all(self, executor: Steps, request: Request) -> None:
         request.whole = self._prefers_whole_program(executor)
         if request.whole:
-            self._run_whole_program(executor, request)
+            executor.run_program(request)
         else:
             executor.run(request)
 
@@ -505,7 +524,7 @@ class Model:
             {spec.name: tensors[spec.name] for spec in self.manifest.outputs}
         )
         known = all(d.keep in tensors for d in self.manifest.decisions)
-        decisions = read_decisions(self.manifest, tensors) if known else {}
+        decisions = read_decisions(self.manifest, tensors, request.active) if known else {}
         if batch.torch:
             outputs = {name: to_torch(value) for name, value in outputs.items()}
             decisions = {
@@ -523,7 +542,7 @@ class Model:
             request.features,
         )
 
-    def _prefers_whole_program(self, executor: Executor) -> bool:
+    def _prefers_whole_program(self, executor: Steps) -> bool:
         """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
         strategy = self._options.strategy
         if strategy != "dense" and any(isinstance(step, Exits) for step in self.manifest.steps):
@@ -534,27 +553,16 @@ class Model:
         given = set(executor.engines.program.outputs)
         return all(spec.name in given for spec in decision_tensors(self.manifest))
 
-    def _tell_guard(self, executor: Executor, result: Result, whole: bool) -> None:
+    def _tell_guard(self, executor: Steps, result: Result, whole: bool) -> None:
         if not whole:
             executor.guard.saw_choices(all(s == "dense" for ss in result.strategies.values() for s in ss))
             return
-        for region in executor.selective:
-            executor.guard.pass_by(region)
+        for region in executor.regions:
+            executor.guard.pass_by(region.name)
         least = min((float(d.active_fraction.min()) for d in result.decisions.values()), default=1.0)
         executor.guard.rested(promising=least < executor.costs.break_even)
 
-    def _run_whole_program(self, executor: Executor, request: Request) -> None:
-        start = perf_counter()
-        engine = executor.engines.program_at(request.shapes)
-        feeds = {**choice_feeds(engine, request.choices), **request.tensors}
-        request.tensors.update(zip(engine.outputs, engine.run(feeds), strict=True))
-        for decision in self.manifest.decisions:
-            if (decision.logits or decision.keep) in engine.outputs:
-                check_decision(decision, request.tensors)
-        request.timing["dense"] += (perf_counter() - start) * 1e3
-        request.strategies.update((region, ("dense",) * request.batch) for region in executor.selective)
-
-    def _measure_once(self, executor: Executor, feeds: Mapping[str, np.ndarray]) -> bool:
+    def _measure_once(self, executor: Steps, feeds: Mapping[str, np.ndarray]) -> bool:
         """Whether this took the time to measure the device, as the first request does whose strategy asks for costs."""
         if self._options.strategy != "auto" or executor.costs.measured:
             return False
@@ -564,13 +572,11 @@ class Model:
                 self._measure(executor, self.manifest.sample or given, BUDGET_MS)
         return True
 
-    def _measure(
-        self, executor: Executor, shapes: Mapping[str, Sequence[int]], budget_ms: float
-    ) -> DeviceCosts:
+    def _measure(self, executor: Steps, shapes: Mapping[str, Sequence[int]], budget_ms: float) -> DeviceCosts:
         config = self._options.config
         one_image = {name: (1, *shape[1:]) for name, shape in shapes.items()}
         layouts = executor.costs.layouts
-        costs = measure_executor(executor, one_image, self._choices, self._device, budget_ms)
+        costs = executor.measure(one_image, self._choices, self._fingerprint, budget_ms)
         executor.costs = replace(costs, layouts=layouts)
         if not executor.regions and not layouts:
             return executor.costs
@@ -606,9 +612,13 @@ def _run_with(model: Model, choices: Mapping[str, Any], feeds: Mapping[str, np.n
     model(feeds)
 
 
-def _fingerprint(manifest: Manifest, config: Config) -> dict[str, str]:
+def _fingerprint(manifest: Manifest, config: Config, device: Device | None) -> dict[str, str]:
     isa = native_isa(config.isa) if isinstance(config, OrtConfig) and native_regions(manifest) else ""
-    return fingerprint(config.threads, config.backend, isa)
+    known = fingerprint(config.threads, config.backend, isa)
+    if device is None:
+        return known
+    engines = {"tensorrt": manifest.engines[0].version} if isinstance(config, TensorRTConfig) else {}
+    return known | device.fingerprint | {"config": str(config), **engines}
 
 
 def _refused(manifest: Manifest) -> str:

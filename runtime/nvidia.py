@@ -1,4 +1,4 @@
-"""Which bundles built for NVIDIA GPUs run on this machine, and what runs those that do not."""
+"""What runs a bundle on this machine's NVIDIA GPU, or in its place."""
 
 from __future__ import annotations
 
@@ -7,23 +7,31 @@ import warnings
 from collections.abc import Sequence
 
 from .cuda_device import compute_capability
-from .engine import Config, OrtConfig, TensorRTConfig, TorchTensorRTConfig
+from .engine import Config, CudaConfig, OrtConfig, TensorRTConfig, TorchTensorRTConfig
 from .errors import BackendWarning
 from .manifest import EngineFile, Manifest
 
+_PROVIDER = "CUDAExecutionProvider"
+_NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
+
 
 def able(config: Config, manifest: Manifest) -> Config:
-    """`config` where its engines run here, else that of onnxruntime, which every bundle has the files of; a
-    BackendWarning says why."""
-    if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
-        return config
-    reason = why_not(manifest, config)
-    if not reason:
-        return config
-    name = "TensorRT" if isinstance(config, TensorRTConfig) else "Torch-TensorRT"
-    said = f"{manifest.name!r} runs on onnxruntime, not on {name}: {reason}"
-    warnings.warn(said, BackendWarning, stacklevel=3)  # of who calls load
-    return OrtConfig(threads=config.threads)
+    """`config` where its engines run here, else that of onnxruntime, which every bundle has the files of: on the GPU if
+    it can, on the CPU if not; a BackendWarning says why."""
+    chosen, reasons = config, []
+    if isinstance(chosen, TensorRTConfig | TorchTensorRTConfig) and (reason := why_not(manifest, chosen)):
+        name = "TensorRT" if isinstance(chosen, TensorRTConfig) else "Torch-TensorRT"
+        reasons.append(f"not on {name}: {reason}")
+        chosen = CudaConfig(threads=config.threads)
+    if isinstance(chosen, CudaConfig) and (reason := _why_not_cuda()):
+        if isinstance(config, CudaConfig):
+            reasons.append(f"not on the GPU: {reason}")
+        chosen = OrtConfig(threads=config.threads)
+    if reasons:
+        where = "onnxruntime" if isinstance(chosen, OrtConfig) else "onnxruntime's CUDA provider"
+        said = f"{manifest.name!r} runs on {where}, {', '.join(reasons)}"
+        warnings.warn(said, BackendWarning, stacklevel=3)  # of who calls load
+    return chosen
 
 
 def why_not(manifest: Manifest, config: Config) -> str:
@@ -33,14 +41,14 @@ def why_not(manifest: Manifest, config: Config) -> str:
         return f"the bundle was built without such engines (foveate build --target {config.backend})"
     if reason := why_not_here(manifest.engines):
         return reason
-    return "" if torch else "this version of foveate builds engines of TensorRT, and does not run them yet"
+    return "" if torch else _why_not_device()
 
 
 def why_not_here(engines: Sequence[EngineFile]) -> str:
     """Why TensorRT itself runs none of these engines, of one flavour, on this machine; "" where it does."""
     here = compute_capability()
     if not here:
-        return "this machine has no NVIDIA GPU, or no driver for it"
+        return _NO_GPU
     if reason := _why_not_library(engines[0]):
         return reason
     built = sorted({engine.compute for engine in engines})
@@ -49,6 +57,31 @@ def why_not_here(engines: Sequence[EngineFile]) -> str:
     if engines[0].flavour == "tensorrt_rtx" and here == "sm90":
         return "TensorRT-RTX does not support this GPU (sm90)"
     return ""
+
+
+def fitting_plans(manifest: Manifest) -> dict[str, str]:
+    """The plans that were built for this machine's GPU, by the file of programs/ that each is made of."""
+    here = compute_capability()
+    return {engine.program: engine.plan for engine in manifest.engines if engine.compute in ("any", here)}
+
+
+def _why_not_device() -> str:
+    from .device.cuda import why_missing
+
+    return why_missing()
+
+
+def _why_not_cuda() -> str:
+    """Why onnxruntime cannot run anything on this machine's GPU; "" where it can."""
+    if not compute_capability():
+        return _NO_GPU
+    try:
+        providers = importlib.import_module("onnxruntime").get_available_providers()
+    except ImportError:
+        return "onnxruntime is not installed (pip install 'foveate[gpu]')"
+    if _PROVIDER not in providers:
+        return "this onnxruntime is the CPU's (pip uninstall onnxruntime; pip install 'foveate[gpu]')"
+    return _why_not_device()
 
 
 def _why_not_library(engine: EngineFile) -> str:

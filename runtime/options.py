@@ -12,7 +12,8 @@ from .errors import InputError
 
 SELECTIVE = ("rects", "spans")  # whatever it costs
 STRATEGIES = ("auto", "dense", *SELECTIVE)
-CACHE_BYTES = 512 * 2**20
+_CACHE_BYTES = 512 * 2**20
+_SHARE = 4  # of a GPU's memory is one part for reference states
 MAX_STATE_BYTES = 2 * 2**30
 
 
@@ -23,13 +24,18 @@ class Options:
     config: Config
     strategy: str
     choices: Mapping[str, Any]
-    cache_bytes: int
+    cache_bytes: int | None
     max_state_bytes: int
     memory_bytes: int | None
     verify: bool
     batching: Batching
     pad: bool
     layout: str | None = None
+
+
+def cache_bytes(memory: int | None) -> int:
+    """The bound of reference states where none was asked for. `memory`: of a GPU."""
+    return _CACHE_BYTES if memory is None else memory // _SHARE
 
 
 def check_options(strategy: str, **sizes: int | None) -> None:

@@ -4,6 +4,7 @@ cropped to what the image itself would have."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from .manifest import Manifest, Pair
 Crops = dict[str, tuple[slice, ...]]  # by output
 
 
-def map_axes(value: np.ndarray, manifest: Manifest) -> Pair | None:
+def map_axes(value: Any, manifest: Manifest) -> Pair | None:
     """The axes that hold height and width of an input; None where it is no image."""
-    if value.ndim != 4:
+    if len(value.shape) != 4:
         return None
     return (2, 3) if manifest.preprocess.layout == "nchw" else (1, 2)
 

@@ -44,10 +44,10 @@ class DecisionResult:
 class Result(Mapping[str, Any]):
     """A mapping from output name to array (numpy, or torch where a torch tensor went in), owned by the caller.
 
-    `strategies`: region name → "spans", "rects" or "dense" for each image. `timing`: milliseconds by phase; `segments`:
-    those of phase `dense` by segment, empty where the whole program ran in one engine. `depth`: int64 [N], the layers
-    that each image took, and `features` [N, D] what the gate read; None for programs without exits, and where all
-    layers ran.
+    `strategies`: region name → "spans", "rects", "windows" (on a GPU) or "dense" for each image. `timing`:
+    milliseconds by phase; `segments`: those of phase `dense` by segment, empty where the whole program ran in one
+    engine. `depth`: int64 [N], the layers that each image took, and `features` [N, D] what the gate read; None for
+    programs without exits, and where all layers ran.
     """
 
     outputs: dict[str, Any]

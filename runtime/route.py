@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .executor import Executor, Request, last_uses
 from .exits import check_depths
 from .manifest import ExitChain, Manifest
+from .request import Request
+from .steps import Steps, last_uses
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Part:
     """`reads`: the tensors that it needs of each image."""
 
     reads: tuple[str, ...]
-    run: Callable[[Executor, Request], None]
+    run: Callable[[Steps, Request], None]
 
 
 class Route:
@@ -26,7 +27,7 @@ class Route:
 
     A request that goes along it holds one image."""
 
-    def __init__(self, manifest: Manifest, by_depth: bool, run_all: Callable[[Executor, Request], None]):
+    def __init__(self, manifest: Manifest, by_depth: bool, run_all: Callable[[Steps, Request], None]):
         """by_depth: images leave a program's exits; else all of it is one part, which `run_all` runs."""
         steps = manifest.steps
         self._at = next((i for i, step in enumerate(steps) if by_depth and isinstance(step, ExitChain)), None)
@@ -46,7 +47,7 @@ class Route:
             self._parts = (stem, *stages, *([head] if behind else []))
         self.divisible = _divisible(manifest, [name for part in self._parts for name in part.reads])
 
-    def advance(self, executor: Executor, part: int, requests: Sequence[Request]) -> list[int | None]:
+    def advance(self, executor: Steps, part: int, requests: Sequence[Request]) -> list[int | None]:
         """Runs a part on images of one size, as one batch, and gives the next part of each; None where it is done.
         After an error in a batch of several all requests are as they were."""
         reads = self._parts[part].reads
@@ -68,7 +69,7 @@ class Route:
     def _stage(self, number: int) -> Part:
         stage = self._chain.stages[number]
 
-        def run(executor: Executor, request: Request) -> None:
+        def run(executor: Steps, request: Request) -> None:
             request.tensors.update(executor.run_stage(self._chain, stage, request.tensors, request))
 
         return Part(stage.inputs, run)
@@ -129,3 +130,8 @@ def _part(batch: Request, requests: Sequence[Request], read: Sequence[str]) -> N
         request.segments.update(batch.segments)
         request.strategies.update((region, (each[i],)) for region, each in batch.strategies.items())
         request.whole = batch.whole
+        request.active.update((name, each[i : i + 1]) for name, each in batch.active.items())
+        if batch.depth is not None:
+            request.depth, request.features = batch.depth[i : i + 1], batch.features
+            if batch.features is not None:
+                request.features = batch.features[i : i + 1]

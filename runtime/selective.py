@@ -8,14 +8,14 @@ of a region; running computes those windows over a state that holds the referenc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
 from .dirtiness import CellRule, MapRule, WindowRule
-from .engine import Engine
+from .engine import Border, Engine
 from .geometry import dirty_map, project_cells
 from .grid import RegionGrid
 from .manifest import LocalSegment, Region
@@ -42,8 +42,8 @@ def plan_region(
     before any rectangle is cut.
     """
     rules = grid.dirtiness
-    maps = _dirty_maps(rules.maps, dirty)
-    cells = [_dirty_cells(rule, maps) for rule in rules.cells]
+    maps = dirty_maps(rules.maps, dirty)
+    cells = [dirty_cells(rule, maps) for rule in rules.cells]
     counts = [int(np.count_nonzero(active)) for active in cells]
     least = sum(
         r.fixed_ms + r.ms_per_cell * counts[r.cell_rule] for r in rules.windows if counts[r.cell_rule]
@@ -63,7 +63,7 @@ def plan_region(
     return RegionPlan(tuple(windows[group] for group in rules.segments), predicted)
 
 
-def _dirty_maps(rules: Sequence[MapRule], dirty: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def dirty_maps(rules: Sequence[MapRule], dirty: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """bool [h, w] of every rule."""
     maps: list[np.ndarray] = []
     for rule in rules:
@@ -76,7 +76,8 @@ def _dirty_maps(rules: Sequence[MapRule], dirty: Mapping[str, np.ndarray]) -> li
     return maps
 
 
-def _dirty_cells(rule: CellRule, maps: Sequence[np.ndarray]) -> np.ndarray:
+def dirty_cells(rule: CellRule, maps: Sequence[np.ndarray]) -> np.ndarray:
+    """bool [cy, cx]."""
     parts = [project_cells(maps[index], positions, rule.cells) for index, positions in rule.parts]
     return parts[0] if len(parts) == 1 else np.logical_or.reduce(parts)
 
@@ -124,9 +125,7 @@ class SelectiveExecutor:
                 run_windows(grid, segment, engine, windows, tensors, state, choices, timing)
 
     def choice_key(self, choices: Mapping[str, np.ndarray]) -> tuple[tuple[str, bytes], ...]:
-        """The values that the region's own segments take, for a reference depends on them."""
-        taken = {name for engine in self._engines for name in engine.optional} & set(choices)
-        return tuple((name, choices[name].tobytes()) for name in sorted(taken))
+        return choice_key(self._engines, choices)
 
     def reference(
         self,
@@ -192,6 +191,12 @@ def run_whole(
     return dict(zip(engine.outputs, engine.run(feeds), strict=True))
 
 
-def choice_feeds(engine: Engine, choices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def choice_key(engines: Iterable[Border], choices: Mapping[str, np.ndarray]) -> tuple[tuple[str, bytes], ...]:
+    """The values that a region's segments take, for a reference depends on them."""
+    taken = {name for engine in engines for name in engine.optional} & set(choices)
+    return tuple((name, choices[name].tobytes()) for name in sorted(taken))
+
+
+def choice_feeds(engine: Border, choices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The choices that this engine takes."""
     return {name: choices[name] for name in engine.optional if name in choices}

@@ -48,7 +48,8 @@ class Stats:
         with self._lock:
             times = np.array(self._latency)
             counts = {
-                name: {s: c[s] for s in ("spans", "rects", "dense")} for name, c in self._strategies.items()
+                name: {s: c[s] for s in ("spans", "rects", "windows", "dense")}
+                for name, c in self._strategies.items()
             }
             return {
                 "requests": self._requests,

@@ -26,7 +26,7 @@ from .spans import SpanEngine
 from .stream_file import StreamState, read_state, write_state
 
 if TYPE_CHECKING:
-    from .executor import Request
+    from .request import Request
 
 _RANGE = 3.0  # times a layer's root mean square: about what its values span
 # Multiply-adds that read each number of a layer's output, from which on looking at it pays. What is held back where

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +180,29 @@ def scenes(tmp_path: Path) -> Path:
     path = tmp_path / "scenes.npz"
     np.savez(path, images=images, labels=random.integers(0, 4, 6))
     return path
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda(tmp_path_factory) -> Path:
+    """The library of CUDA kernels, built for the CPU by a C++ compiler and emulator.h: the same code, one thread after
+    the other, on memory of this process."""
+    root = Path(__file__).parents[1]
+    compiler = next((c for c in map(shutil.which, ("g++", "c++")) if c), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder, emulator = tmp_path_factory.mktemp("emulated"), root / "tests/runtime/cuda"
+    flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+
+    def build(source: Path) -> str:
+        made = folder / f"{source.stem}.o"
+        command = [compiler, *flags, f"-I{emulator}", "-x", "c++", "-c", str(source), "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return str(made)
+
+    sources = [path for path in (root / "runtime/cuda").iterdir() if path.suffix in (".cu", ".cpp")]
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(build, sources))
+    library = folder / "libfoveate_cuda.so.1"
+    subprocess.run([compiler, "-shared", "-o", str(library), *objects], check=True)
+    return library

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import onnx
 
+from ...runtime.bundle import hash_file
+from ...runtime.cuda import library
+from ...runtime.cuda.plugins import load_plugins
 from ...runtime.engine import TensorRTConfig, TorchTensorRTConfig
 from ...runtime.layouts import AUTO
 from ...runtime.manifest import IF, EngineFile, ExitChain, ExitPaths, Manifest, Region, Step
 from .engine_build import Built, build_plan
 from .engine_cache import EngineCache, Entry, make_key
-from .engine_model import EngineModels
+from .engine_model import EngineModel, EngineModels
 from .flavour import Flavour, find_flavour, find_torch
 from .layout_choice import choose_engines
 from .precision import QUANTIZED, check_quantized
@@ -55,7 +58,11 @@ def build_engines(
         layout, why = choose_engines(manifest, config.precision, batch, IF if by_torch else "")
         notes = (why,)
     shapes = measure_shapes(folder, manifest, ranges)
-    models, build = EngineModels(program, config.precision), build_by_torch if by_torch else build_plan
+    plugins = () if by_torch else load_plugins(flavour.module)
+    models, build = (
+        EngineModels(program, config.precision, plugins),
+        build_by_torch if by_torch else build_plan,
+    )
     builder = _Builder(flavour, config.precision, models, build, tell)
     (folder / FOLDER).mkdir()
     made = []
@@ -101,17 +108,20 @@ class _Builder:
             tell,
         )
         self.cache = EngineCache()
+        self.library = hash_file(library.path()) if models.plugins else ""
 
     def entries(self, file: Path, profile: Profile, targets: Sequence[str]) -> Iterator[tuple[str, Entry]]:
         """Of each compute capability; the model that they are built from is the same."""
         with tempfile.TemporaryDirectory() as name:
-            model, digest = self.models.write(file, Path(name))
+            model = self.models.write(file, Path(name))
             for compute in targets:
-                yield compute, self._entry(model, digest, profile, compute)
+                yield compute, self._entry(model, profile, compute)
 
-    def _entry(self, model: Path, digest: str, profile: Profile, compute: str) -> Entry:
-        flavour, name = self.flavour, model.name
-        key = make_key(digest, flavour.name, flavour.version, compute, self.precision, profile, flavour.flags)
+    def _entry(self, model: EngineModel, profile: Profile, compute: str) -> Entry:
+        flavour, name = self.flavour, model.path.name
+        plugins = [f"{plugin} {self.library}" for plugin in model.plugins]
+        said = flavour.name, flavour.version, compute, self.precision, profile, flavour.flags, plugins
+        key = make_key(model.digest, *said)
         found, why = self.cache.find(key)
         self.tell(f"{name} {compute}: {why}")
         if found is not None:
@@ -119,8 +129,8 @@ class _Builder:
         timing = None
         if flavour.is_full:
             timing = TimingCache(self.cache.folder / f"timing-{flavour.version}-{compute}.bin")
-        built = self.build(model, profile, compute, flavour, timing, name)
-        sidecar = describe(name, built, flavour, compute, self.precision, profile)
+        built = self.build(model.path, profile, compute, flavour, timing, name)
+        sidecar = describe(name, built, flavour, compute, self.precision, profile, model.plugins)
         return Entry(self.cache.add(key, built.plan, sidecar), key, sidecar)
 
 

@@ -10,11 +10,10 @@ from time import perf_counter
 from typing import Any
 
 from ...runtime.errors import EngineError, ProgramError
-from .flavour import Flavour, logger
+from ...runtime.tensorrt.flavour import logger, said
+from .flavour import Flavour
 from .profiles import Profile
 from .timing_cache import TimingCache
-
-_SAID = 6  # lines of the library's log in an error
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def build_plan(
         if plan is None:
             raise EngineError(
                 f"building the engine of {name}",
-                got=_said(log),
+                got=said(log),
                 expected=f"an engine of {flavour.name} {flavour.version} for {compute}",
                 fix="Narrow the profile with --profile, take another precision, or build for cpu.",
             )
@@ -101,7 +100,7 @@ def _parse(parser: Any, onnx_file: Path, name: str, flavour: Flavour, log: Seque
             )
     raise EngineError(
         f"reading {name}",
-        got=" / ".join(_read(error, "desc") for error in errors) or _said(log),
+        got=" / ".join(_read(error, "desc") for error in errors) or said(log),
         expected=f"a file that the ONNX parser of {flavour.name} {flavour.version} reads",
         fix="Export the program with opset 22 or lower, or build for cpu.",
     )
@@ -137,7 +136,3 @@ def _tensor(tensor: Any) -> Tensor:
 def _layer(layer: Any) -> Layer:
     made = [layer.get_output(i) for i in range(layer.num_outputs)]
     return Layer(layer.name, layer.type.name, tuple(t.dtype.name for t in made if t is not None))
-
-
-def _said(log: Sequence[str]) -> str:
-    return " / ".join(dict.fromkeys(log[-_SAID:])) or "no engine, and nothing in its log"

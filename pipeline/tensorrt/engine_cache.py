@@ -24,7 +24,7 @@ from pathlib import Path
 from ...runtime.bundle import hash_file
 from ...runtime.decode import decode
 from ...runtime.errors import EngineError, InputError
-from ...runtime.files import replacing
+from ...runtime.files import cache_folder, replacing
 from .profiles import Profile
 from .sidecar import Sidecar, read_sidecar
 
@@ -37,7 +37,8 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 @dataclass(frozen=True)
 class Key:
-    """What an engine is built from. `onnx`: sha256 of the file with its weights; `plugins`: of each library."""
+    """What an engine is built from. `onnx`: sha256 of the file with its weights; `plugins`: with the sha256 of
+    their library."""
 
     onnx: str
     flavour: str
@@ -98,7 +99,7 @@ class EngineCache:
     """A folder of engines and their sidecars. Entries appear whole, so processes may share it."""
 
     def __init__(self, folder: Path | None = None):
-        self.folder = folder or default_folder()
+        self.folder = folder or cache_folder("engines")
 
     def find(self, key: Key) -> tuple[Entry | None, str]:
         """The engine of this key, and in words why it is one or what differs from the one most alike."""
@@ -208,12 +209,6 @@ def differences(old: Key, new: Key) -> list[str]:
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-
-
-def default_folder() -> Path:
-    """engines/ below FOVEATE_CACHE, or below ~/.cache/foveate."""
-    root = os.environ.get("FOVEATE_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "foveate") / "engines"
 
 
 def _taken(entry: Entry) -> float:

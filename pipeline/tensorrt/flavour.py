@@ -1,42 +1,27 @@
-"""The two flavours of TensorRT, and what differs between them and their versions.
+"""What differs between the two flavours of TensorRT, and their versions, when engines are built.
 
-TensorRT-RTX (`tensorrt_rtx`) builds without a GPU, for any of the GPUs that it knows or for chosen ones. Full TensorRT
-(`tensorrt`, 10 and 11) builds on the GPU that will run the engine, which it times. Nothing else in Foveate imports
-either, or asks for a version.
+TensorRT-RTX builds without a GPU, for any of the GPUs that it knows or for chosen ones. Full TensorRT builds on the GPU
+that will run the engine, which it times. What else differs is in runtime/tensorrt/flavour.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
 import importlib.util
-import os
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from ...runtime.cuda_device import compute_capability
-from ...runtime.errors import EngineError, InputError, MissingExtraError
+from ...runtime.errors import InputError, MissingExtraError
+from ...runtime.tensorrt import flavour
+from ...runtime.tensorrt.flavour import FULL, RTX
 
-RTX, FULL, TORCH = "tensorrt_rtx", "tensorrt", "torch_tensorrt"
+TORCH = "torch_tensorrt"
 ANY = "any"  # every GPU that TensorRT-RTX knows
-_OLDEST = 10  # the first full TensorRT with strongly typed networks of dynamic shapes as they are used here
 
 
-@dataclass(frozen=True)
-class Flavour:
-    """One of the two, as installed. `module` has its Python API."""
-
-    name: str
-    version: str
-    module: Any
-
-    @property
-    def is_full(self) -> bool:
-        return self.name == FULL
+class Flavour(flavour.Flavour):
+    """One of the two, as installed, to build with."""
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -89,18 +74,6 @@ class Flavour:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(self.module.ComputeCapability, compute.upper()), 0)
 
-    @contextlib.contextmanager
-    def logged(self) -> Iterator[list[str]]:
-        """What the library says within the block: warnings and errors. One block at a time, for the library keeps the
-        first logger that it is given."""
-        with _BUILDING:
-            lines = logger(self).lines
-            lines.clear()
-            yield lines
-
-
-_BUILDING = threading.Lock()
-
 
 def find_flavour(compute: Sequence[str] = ()) -> Flavour:
     """Full TensorRT where it is installed beside a GPU, else TensorRT-RTX. Compute capabilities, that only RTX can
@@ -115,26 +88,8 @@ def find_flavour(compute: Sequence[str] = ()) -> Flavour:
 @functools.cache
 def open_flavour(name: str) -> Flavour:
     """Raises EngineError where it does not import, or is too old."""
-    try:
-        if name == RTX:
-            complete_wheel()
-        module = importlib.import_module(name)
-        version = str(module.__version__)
-    except Exception as error:  # a library that does not load may raise anything
-        raise EngineError(
-            f"importing {name}",
-            got=f"{type(error).__name__}: {error}",
-            expected="a TensorRT that loads",
-            fix="pip install --force-reinstall 'foveate[tensorrt]'",
-        ) from error
-    if name == FULL and int(version.split(".")[0]) < _OLDEST:
-        raise EngineError(
-            "building for target tensorrt",
-            got=f"TensorRT {version}",
-            expected=f"TensorRT {_OLDEST} or newer, or TensorRT-RTX",
-            fix="pip install -U tensorrt, or pip install 'foveate[tensorrt]'",
-        )
-    return Flavour(name, version, module)
+    found = flavour.open_flavour(name)
+    return Flavour(found.name, found.version, found.module)
 
 
 def find_torch() -> Flavour:
@@ -142,36 +97,3 @@ def find_torch() -> Flavour:
     if importlib.util.find_spec(TORCH) is None:
         raise MissingExtraError(TORCH, "torch-tensorrt", "building for target torch_tensorrt")
     return open_flavour(TORCH)
-
-
-@functools.cache
-def logger(flavour: Flavour) -> Any:
-    """The library's one logger, which keeps warnings and errors."""
-    trt = flavour.module
-
-    class Kept(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.WARNING):
-                self.lines.append(msg.strip())
-
-    return Kept()
-
-
-def complete_wheel() -> bool:
-    """The parser opens libtensorrt_rtx.so when it meets a plugin, and the wheel for Linux has libtensorrt_rtx.so.1
-    alone: the process would end. Adds the link beside it; False where that folder cannot be written."""
-    spec = importlib.util.find_spec("tensorrt_rtx_libs")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        library, link = Path(folder) / "libtensorrt_rtx.so.1", Path(folder) / "libtensorrt_rtx.so"
-        if library.is_file() and not link.exists():
-            try:
-                os.symlink(library.name, link)
-            except FileExistsError:  # another process was faster
-                pass
-            except OSError:
-                return False
-    return True

@@ -3,7 +3,7 @@
 Borders of engines stay float32, so that engines of several backends fit together. Convolutions and matrix products run
 in the lower precision, and what only moves or combines their results follows them. All else stays in float32: norms
 and reductions, for their statistics; what becomes a position or an index (the grid of GridSample, what is rounded or
-cast to an integer), with the product that makes it; and what decides.
+cast to an integer), with the product that makes it; and what decides. Plugins compute in float32, whatever they read.
 
 The converters that onnx's neighbours offer know float16 alone, keep ops by type and not by what their result is for, or
 need torch and onnxruntime-gpu; so this one is our own.
@@ -35,6 +35,8 @@ _FOLLOWING = {
 }
 # fmt: on
 _FIRST_ALONE = {"Resize"}  # its scales are float32, whatever it resizes
+# Of plugins, the inputs that may be float16 together, where the first is there as such; the first output follows.
+_PLUGINS = {"EnergyMask": (0,), "DeformableSample": (0, 3)}
 _ROUNDING = {"Floor", "Round", "Ceil"}
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -103,8 +105,19 @@ def _locations(graph: onnx.GraphProto) -> Iterator[str]:
     """What becomes a position or an index, up to the product that makes it."""
     for sub in graphs(graph):
         ends = [n.input[1] for n in sub.node if n.op_type == "GridSample"]
+        ends += [n.input[2] for n in sub.node if n.op_type == "DeformableSample"]
         ends += [n.input[0] for n in sub.node if n.op_type in _ROUNDING or _to_whole(n)]
         yield from _behind(sub, ends, lambda node, _: node.op_type in _PRODUCTS)
+
+
+def _is_plugin(node: onnx.NodeProto) -> bool:
+    return node.domain == DOMAIN and node.op_type in _PLUGINS
+
+
+def _may_follow(node: onnx.NodeProto, position: int) -> bool:
+    if _is_plugin(node):
+        return position in _PLUGINS[node.op_type]
+    return position == 0 or node.op_type not in _FIRST_ALONE
 
 
 def _to_whole(node: onnx.NodeProto) -> bool:
@@ -141,6 +154,9 @@ def _floats(model: onnx.ModelProto) -> set[str]:
     for tensor in graph.initializer:  # types are enough
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
         light.graph.input.append(value)
+    for sub in graphs(light.graph):
+        made = [o for n in sub.node if _is_plugin(n) for o in n.output if o]
+        sub.value_info.extend(helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in made)
     inferred = onnx.shape_inference.infer_shapes(light).graph
     return {
         value.name
@@ -180,13 +196,13 @@ class _Lowering:
             lower = self._is_lower(node, inner.low)
             for position, name in enumerate(node.input):
                 if name in self.floats:
-                    follows = lower and (position == 0 or node.op_type not in _FIRST_ALONE)
+                    follows = lower and _may_follow(node, position)
                     node.input[position] = self._lower(name, inner) if follows else self._float32(name, inner)
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     self._graph(attribute.g, f"{scope}{node.name}.{attribute.name}.", inner.high, inner.low)
             for position, name in enumerate(node.output):
-                if lower and name in self.floats:
+                if lower and name in self.floats and not (position and _is_plugin(node)):
                     inner.low[name] = node.output[position] = name + self.suffix
             graph.node.append(node)
         for output in graph.output:  # also of a branch, for the other branch's is float32, too
@@ -194,6 +210,8 @@ class _Lowering:
                 output.name = self._float32(output.name, inner)
 
     def _is_lower(self, node: onnx.NodeProto, low: Mapping[str, str]) -> bool:
+        if _is_plugin(node):
+            return self.kind == TensorProto.FLOAT16 and node.input[0] in low
         if node.domain not in ("", "ai.onnx") or not self.kept.isdisjoint(node.output):
             return False
         if node.op_type in _PRODUCTS:

@@ -29,10 +29,17 @@ class Sidecar:
     seconds: float  # of the build
     bytes: int  # of the plan
     sha256: str  # of the plan
+    plugins: tuple[str, ...] = ()  # that it needs when it is opened, such as "EnergyMask 1"
 
 
 def describe(
-    name: str, built: Built, flavour: Flavour, compute: str, precision: str, profile: Profile
+    name: str,
+    built: Built,
+    flavour: Flavour,
+    compute: str,
+    precision: str,
+    profile: Profile,
+    plugins: tuple[str, ...] = (),
 ) -> Sidecar:
     return Sidecar(
         name,
@@ -48,6 +55,7 @@ def describe(
         round(built.seconds, 3),
         len(built.plan),
         hashlib.sha256(built.plan).hexdigest(),
+        plugins,
     )
 
 

@@ -35,7 +35,7 @@ class OrtEngine:
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.optional = tuple(i.name for i in self._session.get_overridable_initializers())
         has = [o.name for o in self._session.get_outputs()]
-        _check_border(path, ports, self.inputs, has)
+        check_border(path, ports, self.inputs, has)
         self.outputs = tuple(t.name for t in (*ports.outputs, *ports.extras) if t.name in has)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -156,7 +156,8 @@ def use_kernels(options: Any, isa: str = "best") -> None:
         options.register_custom_ops_library(str(library_path()))
 
 
-def _check_border(path: Path, ports: Ports, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def check_border(path: Path, ports: Ports, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Raises EngineError where a file's inputs and outputs are not those that the manifest says."""
     wanted, given = {t.name for t in ports.outputs}, {t.name for t in ports.inputs}
     if not wanted <= set(outputs) or not set(inputs) <= given:
         raise EngineError(

@@ -48,9 +48,10 @@ class Reach:
 class TileGrid:
     """Tiles of one size over a grid of cells, and the window that each reads.
 
-    Tile (i, j) starts at cell (min(i·tile, cells − tile), …): the last of a row lies inside, over the one before. Its
-    window is halo_low + tile + halo_high cells, shifted inward where it would pass the border, so all windows of a
-    segment have one size; what is kept of it is the tile. Neither is larger than the grid.
+    Tile (i, j) starts at cell (min(i·tile, cells − tile), …): the last of a row lies inside, over the one before, and
+    owns of its cells only those behind it. Its window is halo_low + tile + halo_high cells, shifted inward where it
+    would pass the border, so all windows of a segment have one size; what is kept of it is what the tile owns. Neither
+    is larger than the grid.
     """
 
     cells: Pair
@@ -91,6 +92,21 @@ class Device(Protocol):
         """ "cuda:0", "host"."""
         ...
 
+    @property
+    def memory(self) -> int:
+        """Bytes, in all."""
+        ...
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What costs that are measured on it hold for: its model, and the versions of what runs it."""
+        ...
+
+    def adopt(self, value: Any) -> DeviceArray | None:
+        """An array of another library in this device's memory, without a copy where it is C-contiguous; None for
+        anything else. It must not be changed until the device is done with it."""
+        ...
+
     def empty(self, shape: Shape, dtype: np.dtype | type) -> DeviceArray: ...
     def copy(self, source: DeviceArray, batch: int | None = None) -> DeviceArray:
         """Of its own memory; with `batch`, [1, …] repeated to [batch, …]."""
@@ -103,6 +119,11 @@ class Device(Protocol):
     def get(self, arrays: Sequence[DeviceArray]) -> list[np.ndarray]:
         """Through pinned memory, with one wait for all. Fresh arrays. Raises EngineError for what failed on the device
         since the last wait."""
+        ...
+
+    def tally(self, array: DeviceArray) -> DeviceArray:
+        """int32 [N, 2]: of each image of an array [N, …] of any numeric dtype, how many values are NaN or infinite, and
+        how many are not 0."""
         ...
 
     def take_rows(self, source: DeviceArray, rows: DeviceArray) -> DeviceArray:
@@ -123,22 +144,26 @@ class Device(Protocol):
         ...
 
     def find_tiles(self, maps: Sequence[tuple[DeviceArray, Pair]], grid: TileGrid) -> Tiles:
-        """The tiles in which any of these maps, each with its positions a cell, has something dirty."""
+        """The tiles that own a cell in which any of these maps, each with its positions a cell, is dirty."""
         ...
 
-    def take_windows(self, source: DeviceArray, tiles: Tiles, positions: Pair, n: int) -> DeviceArray:
-        """The windows of the first n tiles, [n, C, h, w], of a source [N, C, H, W]; [1, C, H, W] serves all images.
-        Of fewer tiles than n the last is repeated; of none, what is in them is anyone's guess."""
+    def take_windows(
+        self, source: DeviceArray, tiles: Tiles, positions: Pair, n: int, first: int = 0
+    ) -> DeviceArray:
+        """The windows of n tiles from the `first` on, [n, C, h, w], of a source [N, C, H, W]; [1, C, H, W] serves all
+        images. Where fewer are there the last is repeated; of none, what is in them is anyone's guess."""
         ...
 
-    def put_windows(self, target: DeviceArray, tiles: Tiles, positions: Pair, values: DeviceArray) -> None:
-        """Writes the tiles' own part of their windows [n, C, h, w] into the target [N, C, H, W], in place."""
+    def put_windows(
+        self, target: DeviceArray, tiles: Tiles, positions: Pair, values: DeviceArray, first: int = 0
+    ) -> None:
+        """Writes what tiles, from the `first` on, own of their windows [n, C, h, w] into the target [N, C, H, W]."""
         ...
 
     def restore_tiles(
         self, target: DeviceArray, reference: DeviceArray, tiles: Tiles, positions: Pair, n: int
     ) -> None:
-        """Copies the first n tiles of a reference [1, C, H, W] back into the target."""
+        """Copies what the first n tiles own of a reference [1, C, H, W] back into the target."""
         ...
 
     def mark(self) -> Any:
@@ -146,5 +171,5 @@ class Device(Protocol):
         ...
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Between two marks; waits for the second."""
+        """Between two marks; waits for the second. Raises as `get` does."""
         ...

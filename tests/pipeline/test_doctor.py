@@ -7,6 +7,9 @@ import pytest
 from foveate.pipeline import doctor as module
 from foveate.pipeline.cli import main
 from foveate.pipeline.doctor import can_run, doctor, lines
+from foveate.runtime.device.driver import Driver
+
+from ..runtime.device.cuda.fake_driver import FakeLibrary
 
 
 @pytest.fixture
@@ -74,3 +77,31 @@ def test_without_native_kernels_the_way_to_get_them_is_named(monkeypatch):
     check = next(c for c in doctor() if c.name == "native")
     assert not check.ok and check.found == "not built"
     assert "g++" in check.fix and "--force-reinstall" in check.fix
+
+
+def test_a_gpu_is_described(monkeypatch):
+    monkeypatch.setattr(module, "compute_capability", lambda: "sm90")
+    monkeypatch.setattr(module, "open_driver", lambda: Driver(FakeLibrary()))
+    check = module._gpu()
+    assert check.ok and check.found == "Fake GPU, sm90, its driver speaks CUDA 13.0"
+
+
+@pytest.mark.parametrize(
+    ("providers", "ok", "said"),
+    [
+        (["CUDAExecutionProvider"], True, "providers cuda"),
+        (["CPUExecutionProvider"], False, "without its CUDA"),
+    ],
+)
+def test_the_provider_of_backend_cuda_is_looked_for(monkeypatch, providers, ok, said):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    check = module._cuda_provider()
+    assert check.ok is ok and said in check.found and (ok or "foveate[gpu]" in check.fix)
+
+
+def test_without_cuda_kernels_the_way_to_get_them_is_named(monkeypatch):
+    monkeypatch.setattr(module.cuda_library, "why_missing", lambda: "not built")
+    check = next(c for c in doctor() if c.name == "cuda kernels")
+    assert not check.ok and check.found == "not built" and "nvcc" in check.fix

@@ -12,9 +12,9 @@ import pytest
 from foveate.runtime import Batching
 from foveate.runtime.batcher import Batcher
 from foveate.runtime.errors import EngineError, InputError, QueueFullError
-from foveate.runtime.executor import Request
 from foveate.runtime.inputs import Batch
 from foveate.runtime.lanes import Job
+from foveate.runtime.request import Request
 from foveate.runtime.result import Result
 
 WAIT = 30  # seconds that no test takes

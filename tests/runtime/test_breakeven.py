@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foveate.runtime import load, measure
-from foveate.runtime.breakeven import crossing, ellipse, fit
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.costs import DeviceCosts, SegmentCost, fingerprint, guess_costs, read_costs, write_costs
 from foveate.runtime.grid import RegionGrid, grid_of
 from foveate.runtime.manifest import Region
+from foveate.runtime.probes import crossing, ellipse, fit
 
 HERE = fingerprint(1)
 

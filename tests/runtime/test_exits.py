@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from foveate.runtime.errors import DecisionError, InputError
-from foveate.runtime.exit_costs import ExitCosts
-from foveate.runtime.exits import Tensors, run_exits, run_paths
+from foveate.runtime.exit_costs import ExitCosts, shapes_of
+from foveate.runtime.exits import Tensors, check_depths, run_exits, run_paths
 from foveate.runtime.layouts import choose_layout, shallow_and_deep, time_layouts
-from foveate.runtime.manifest import DenseSegment, ExitChain, ExitPaths, ExitStage, Manifest
+from foveate.runtime.manifest import DenseSegment, ExitChain, ExitPaths, ExitStage, ExitStep, Manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +69,17 @@ def wanted(depth: list[int]) -> np.ndarray:
     return np.stack([layers(1, d, held["t1"][i], held["where"][i]) for i, d in enumerate(depth)])
 
 
+def exits(depth: list[int], runner: Runner, costs: ExitCosts | None = None) -> np.ndarray:
+    given = tensors(depth)
+    decided = check_depths(CHAIN, given)
+    return run_exits(CHAIN, decided, given, runner.stage, costs=costs)
+
+
+def paths(depth: list[int], runner: Runner) -> Tensors:
+    given = tensors(depth)
+    return run_paths(PATHS, check_depths(PATHS, given), given, runner.path)
+
+
 class Never(ExitCosts):
     """Finds no division worth its price."""
 
@@ -80,35 +91,35 @@ class Never(ExitCosts):
 
 @given(depths)
 def test_each_image_has_what_it_has_alone(depth: list[int]):
-    for costs in (None, Never()):
-        found = run_exits(CHAIN, tensors(depth), Runner().stage, costs)
+    for costs in (ExitCosts(), Never()):
+        found = exits(depth, Runner(), costs)
         np.testing.assert_array_equal(found, wanted(depth))
-    found = run_paths(PATHS, tensors(depth), Runner().path)["y"]
+    found = paths(depth, Runner())["y"]
     np.testing.assert_array_equal(found, wanted(depth))
 
 
 @given(depths)
 def test_a_stage_runs_on_those_that_need_it(depth: list[int]):
     runner = Runner()
-    run_exits(CHAIN, tensors(depth), runner.stage)
+    exits(depth, runner)
     need = {exit: sum(d >= exit for d in depth) for exit in EXITS[1:]}
     assert runner.images == {exit: count for exit, count in need.items() if count}
     runner = Runner()
-    run_paths(PATHS, tensors(depth), runner.path)
+    paths(depth, runner)
     assert runner.images == {exit: depth.count(exit) for exit in set(depth)}
 
 
 def test_images_run_along_where_taking_them_out_costs_more():
     runner = Runner()
-    run_exits(CHAIN, tensors([1, 4, 2, 5]), runner.stage, Never())
+    exits([1, 4, 2, 5], runner, Never())
     assert runner.images == {2: 4, 4: 4, 5: 4}
 
 
 def test_a_division_pays_by_what_was_measured():
     costs, held = ExitCosts(), {"t1": np.zeros((8, 3)), "where": np.zeros((8, 3))}
     assert costs.division_pays(STAGES[0], held, 1, 10**9)  # nothing is known of the stage
-    costs.saw_stage(STAGES[0], held, 16.0)
-    costs.saw_stage(STAGES[0], held, 8.0)
+    costs.saw_stage(STAGES[0], shapes_of(STAGES[0], held), 16.0)
+    costs.saw_stage(STAGES[0], shapes_of(STAGES[0], held), 8.0)
     costs.saw_division(10**6, 0.1)
     assert costs.division_pays(STAGES[0], held, 2, 18 * 10**6)
     assert not costs.division_pays(STAGES[0], held, 2, 21 * 10**6)
@@ -116,12 +127,10 @@ def test_a_division_pays_by_what_was_measured():
     assert costs.division_pays(STAGES[0], larger, 2, 21 * 10**6)  # nor of this size
 
 
-@pytest.mark.parametrize(
-    "run", [lambda t: run_exits(CHAIN, t, Runner().stage), lambda t: run_paths(PATHS, t, Runner().path)]
-)
-def test_a_depth_that_is_no_exit(run: Callable[[Tensors], object]):
+@pytest.mark.parametrize("step", [CHAIN, PATHS])
+def test_a_depth_that_is_no_exit(step: ExitStep):
     with pytest.raises(DecisionError, match="image 1"):
-        run(tensors([2, 3, 4]))
+        check_depths(step, tensors([2, 3, 4]))
 
 
 def test_the_fastest_layout_is_chosen_where_it_was_measured():

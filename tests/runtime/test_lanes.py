@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from foveate.runtime.executor import Request
 from foveate.runtime.inputs import Batch
 from foveate.runtime.lanes import Job, Lanes
+from foveate.runtime.request import Request
 from hypothesis import given
 from hypothesis import strategies as st
 

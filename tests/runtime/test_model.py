@@ -138,7 +138,7 @@ def test_stats(handmade: Path, batch: np.ndarray):
             model(batch[0])
         stats = model.stats()
     assert (stats["requests"], stats["images"], stats["errors"], stats["fallbacks"]) == (70, 210, 1, 0)
-    assert stats["regions"] == {"region0": {"spans": 0, "rects": 210, "dense": 0}}
+    assert stats["regions"] == {"region0": {"spans": 0, "rects": 210, "windows": 0, "dense": 0}}
     assert stats["active_fraction"]["mask0"] == pytest.approx((1 + 20 / 1024) / 3)
     assert stats["latency_ms"]["p90"] > 0 and stats["latency_ms"]["p99"] is None, "n too small"
     assert stats["device"]["threads"] == "1" and stats["strategy"] == "rects"

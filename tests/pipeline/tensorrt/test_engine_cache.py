@@ -9,7 +9,7 @@ import time
 
 import pytest
 from foveate.pipeline.tensorrt.engine_build import Built, Layer, Tensor
-from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, default_folder, make_key, read_bytes
+from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, make_key, read_bytes
 from foveate.pipeline.tensorrt.flavour import RTX, Flavour
 from foveate.pipeline.tensorrt.sidecar import describe
 from foveate.runtime.errors import EngineError, InputError
@@ -135,10 +135,10 @@ def test_a_name_that_is_none_is_named(cache, start):
 
 def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
-    assert default_folder() == tmp_path / "engines"
+    assert EngineCache().folder == tmp_path / "engines"
     monkeypatch.delenv("FOVEATE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache" / "foveate" / "engines"
+    assert EngineCache().folder == tmp_path / ".cache" / "foveate" / "engines"
 
 
 def add_old(cache: EngineCache, number: int, hours: float) -> Key:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from foveate.pipeline.tensorrt import flavour as module
-from foveate.pipeline.tensorrt.flavour import ANY, FULL, RTX, Flavour, complete_wheel, find_flavour
-from foveate.runtime.errors import EngineError, InputError, MissingExtraError
+from foveate.pipeline.tensorrt.flavour import ANY, FULL, RTX, Flavour, find_flavour
+from foveate.runtime.errors import InputError, MissingExtraError
 
 FULL_11 = Flavour(FULL, "11.1.0", SimpleNamespace(NetworkDefinitionCreationFlag=object()))
 
@@ -66,30 +66,3 @@ def test_networks_are_strongly_typed_with_and_without_a_flag_for_it(known, flags
     trt = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace(**known))
     builder = SimpleNamespace(create_network=lambda given: given)
     assert Flavour(FULL, "10.13", trt).network(builder) == flags
-
-
-def test_a_tensorrt_that_is_too_old_is_named(monkeypatch):
-    monkeypatch.setattr(module.importlib, "import_module", lambda name: SimpleNamespace(__version__="8.6.1"))
-    with pytest.raises(EngineError, match=r"TensorRT 8\.6\.1; expected TensorRT 10"):
-        module.open_flavour.__wrapped__(FULL)
-
-
-def test_one_that_does_not_load_is_named(monkeypatch):
-    def fail(name):
-        raise OSError("libcuda: no such file")
-
-    monkeypatch.setattr(module.importlib, "import_module", fail)
-    with pytest.raises(EngineError, match="libcuda"):
-        module.open_flavour.__wrapped__(FULL)
-
-
-def test_the_link_that_the_wheel_lacks_is_added(monkeypatch, tmp_path):
-    (tmp_path / "libtensorrt_rtx.so.1").write_bytes(b"library")
-    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: spec)
-    assert complete_wheel() and complete_wheel()
-    assert (tmp_path / "libtensorrt_rtx.so").read_bytes() == b"library"
-
-    (tmp_path / "libtensorrt_rtx.so").unlink()
-    monkeypatch.setattr(module.os, "symlink", lambda *_: (_ for _ in ()).throw(PermissionError()))
-    assert not complete_wheel()

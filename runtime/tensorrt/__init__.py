@@ -1,0 +1,1 @@
+"""What running engines of TensorRT and TensorRT-RTX takes; pipeline/tensorrt builds them."""
