@@ -20,7 +20,9 @@ GPUS, PTX = ("75", "80", "86", "89", "90", "100", "120"), "90"
 def find_nvcc():
     """The CUDA compiler, or None: the one that NVCC names, on PATH, or where CUDA installs it."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    found = map(shutil.which, [os.environ.get("NVCC") or "nvcc", *(f"{home}/bin/nvcc" for home in homes if home)])
+    found = map(
+        shutil.which, [os.environ.get("NVCC") or "nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]
+    )
     return next((path for path in found if path), None)
 
 
@@ -36,7 +38,9 @@ class PlainLibrary(build_ext):
         nvcc, target = find_nvcc(), self.get_ext_fullpath(ext.name)
         if nvcc is None:
             return self.announce("no nvcc: building without CUDA kernels", level=3)
-        known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False).stdout.split()
+        known = subprocess.run(
+            [nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False
+        ).stdout.split()
         codes = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS if f"sm_{gpu}" in known]
         codes.append(f"-gencode=arch=compute_{PTX},code=compute_{PTX}")
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -66,7 +70,13 @@ cuda = Extension(
     "foveate.runtime.cuda.libfoveate_cuda",
     sources=sorted(glob("runtime/cuda/*.cu") + glob("runtime/cuda/*.cpp")),
     depends=sorted(glob("runtime/cuda/*.h") + glob("runtime/cuda/*.cuh")),
-    extra_compile_args=["-std=c++17", "-O3", "-shared", "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"],
+    extra_compile_args=[
+        "-std=c++17",
+        "-O3",
+        "-shared",
+        "--threads=2",
+        "-Xcompiler=-fPIC,-fvisibility=hidden",
+    ],
     optional=True,
 )
 setup(ext_modules=[native, cuda], cmdclass={"build_ext": PlainLibrary, "bdist_wheel": PlatformWheel})

@@ -36,6 +36,7 @@ class Engines:
         self._open: dict[str, Engine] = {}
         self._program: Engine | None = None
         self._fixed: dict[tuple[str, Shapes], Engine] = {}  # by file, for inputs of these shapes alone
+        self._asked: set[tuple[Shapes, bool]] = set()  # of `fix`
         self._stream: StreamEngines | None = None
         self._pool: PoolHandle | None = None
         self._lock = threading.Lock()
@@ -68,17 +69,20 @@ class Engines:
         """Opens engines for inputs of these shapes alone, of all dense steps or of the whole program: onnxruntime then
         works with numbers where it had names, which saves 2 to 3 % of the time of a convolutional network and 10 % of
         a small transformer's. For shapes that stay, and for the first few of them: each engine holds weights again."""
+        if (shapes, program) in self._asked:  # by every frame of a stream
+            return
         manifest = self._bundle.manifest
         given = {spec.name: shape for spec, shape in zip(manifest.inputs, shapes, strict=True)}
         symbols = symbols_at(manifest, given)
         with self._lock:
-            if shapes not in (fixed := {known for _, known in self._fixed}) and len(fixed) >= _FIXED:
-                return
-            ports = {manifest.one_engine: _program_ports(manifest)} if program else self._dense_ports()
-            for file, own in ports.items():
-                if (file, shapes) not in self._fixed:
-                    at = replace(own, sizes=_sizes(own.inputs, symbols))
-                    self._fixed[file, shapes] = self._open_file(file, at)
+            fixed = {known for _, known in self._fixed}
+            if shapes in fixed or len(fixed) < _FIXED:
+                ports = {manifest.one_engine: _program_ports(manifest)} if program else self._dense_ports()
+                for file, own in ports.items():
+                    if (file, shapes) not in self._fixed:
+                        at = replace(own, sizes=_sizes(own.inputs, symbols))
+                        self._fixed[file, shapes] = self._open_file(file, at)
+            self._asked.add((shapes, program))
 
     def _dense_ports(self) -> dict[str, Ports]:
         """Of the steps' files without those of windows, which are of many sizes."""
@@ -151,6 +155,12 @@ class Engines:
         if self._pool is None:
             self._pool = PoolHandle(config.threads)
         return SpanEngine(self._bundle.path, file, self._pool, config.isa)
+
+    @property
+    def timing(self) -> dict[str, dict[str, float]]:
+        """By file, what engines say of their own loading: ms."""
+        found = {file: getattr(engine, "timing", {}) for file, engine in self._open.items()}
+        return {file: dict(timing) for file, timing in found.items() if timing}
 
     def close(self) -> None:
         for engine in (*self._open.values(), *self._fixed.values()):

@@ -28,7 +28,7 @@ from .device.device import Device
 from .device.executor import DeviceExecutor
 from .device.opening import on_device, open_device
 from .drift import Depths
-from .engine import Config, NullConfig, OrtConfig, config_for
+from .engine import Config, NullConfig, OrtConfig, TensorRTConfig, config_for
 from .engines import Engines, decision_tensors
 from .errors import FoveateError, InputError, did_you_mean
 from .executor import Executor
@@ -74,10 +74,11 @@ def load(
     """Opens a bundle.
 
     threads: of each engine; None or 0 takes one per physical core.
-    backend: "ort", "null", "tensorrt" or a config; None takes the bundle's. Engines for NVIDIA GPUs that cannot run
-        here are replaced by "ort", with a BackendWarning.
-    strategy: "auto" runs each region selectively or densely, for each image, by measured costs; "spans" always
-        selectively, by native kernels where they can and by windows elsewhere; "rects" by windows; "dense" never.
+    backend: "ort", "cuda", "tensorrt", "null" or a config; None takes the bundle's. What cannot run on this machine is
+        replaced, "tensorrt" by "cuda" and that by "ort", with a BackendWarning.
+    strategy: "auto" runs each region selectively or densely, for each image (on a GPU, each batch), by measured costs;
+        "spans" always selectively, by native kernels where they can and by windows elsewhere; "rects" by windows;
+        "dense" never.
     choices: values other than the bundle's, by name.
     cache_bytes: bound of the reference states with their scratch. A resolution above it runs dense. None is 512 MiB,
         on a GPU a quarter of its memory.
@@ -301,8 +302,9 @@ class Model:
 
     def stats(self) -> dict[str, Any]:
         """Counts since loading: requests, images, errors, strategies per region, mean active fraction per decision,
-        latency, references held, demotions, and what is known of this device; the depths that images took and those
-        expected, as long as choices are the bundle's; `waiting`: images that were submitted and are not done."""
+        latency, references held, demotions, what engines say of their own loading (ms), and what is known of this
+        device; the depths that images took and those expected, as long as choices are the bundle's; `waiting`: images
+        that were submitted and are not done."""
         executor = self._live()
         references = executor.references
         return {
@@ -317,6 +319,7 @@ class Model:
                 "too_large": references.refused,
             },
             "demotions": executor.guard.demotions,
+            "engines": executor.engines.timing,
             "device": {
                 "measured": executor.costs.measured,
                 "break_even": executor.costs.break_even if executor.costs.measured else None,
@@ -362,8 +365,7 @@ class Model:
             batcher.close(cancel)
         open_now, self.started, self._staged = (self.started, self._staged), None, None
         for executor in filter(None, open_now):
-            executor.references.clear()
-            executor.engines.close()
+            executor.close()
 
     def __enter__(self) -> Model:
         return self
@@ -611,7 +613,11 @@ def _run_with(model: Model, choices: Mapping[str, Any], feeds: Mapping[str, np.n
 
 def _fingerprint(manifest: Manifest, config: Config, device: Device | None) -> dict[str, str]:
     isa = native_isa(config.isa) if isinstance(config, OrtConfig) and native_regions(manifest) else ""
-    return fingerprint(config.threads, config.backend, isa) | (device.fingerprint if device else {})
+    known = fingerprint(config.threads, config.backend, isa)
+    if device is None:
+        return known
+    engines = {"tensorrt": manifest.engines[0].version} if isinstance(config, TensorRTConfig) else {}
+    return known | device.fingerprint | {"config": str(config), **engines}
 
 
 def _refused(manifest: Manifest) -> str:

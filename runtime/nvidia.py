@@ -11,6 +11,7 @@ from .errors import BackendWarning
 from .manifest import EngineFile, Manifest
 
 _PROVIDER = "CUDAExecutionProvider"
+_NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
 
 
 def able(config: Config, manifest: Manifest) -> Config:
@@ -35,17 +36,17 @@ def why_not(manifest: Manifest) -> str:
     """Why the engines of a bundle cannot run here; "" where they can."""
     if not manifest.engines:
         return "the bundle was built without such engines (foveate build --target tensorrt)"
-    if reason := _why_not_gpu():
-        return reason
+    here = compute_capability()
+    if not here:
+        return _NO_GPU
     if reason := _why_not_library(manifest.engines[0]):
         return reason
-    here = compute_capability()
     built = sorted({engine.compute for engine in manifest.engines})
     if not fitting_plans(manifest):
         return f"its engines are built for {', '.join(built)}, this GPU is {here}"
     if manifest.engines[0].flavour == "tensorrt_rtx" and here == "sm90":
         return "TensorRT-RTX does not support this GPU (sm90)"
-    return ""
+    return _why_not_device()
 
 
 def fitting_plans(manifest: Manifest) -> dict[str, str]:
@@ -54,22 +55,23 @@ def fitting_plans(manifest: Manifest) -> dict[str, str]:
     return {engine.program: engine.plan for engine in manifest.engines if engine.compute in ("any", here)}
 
 
-def _why_not_gpu() -> str:
-    if not compute_capability():
-        return "this machine has no NVIDIA GPU, or no driver for it"
+def _why_not_device() -> str:
     from .device.cuda import why_missing
 
     return why_missing()
 
 
 def _why_not_cuda() -> str:
-    if reason := _why_not_gpu():
-        return reason
+    """Why onnxruntime cannot run anything on this machine's GPU; "" where it can."""
+    if not compute_capability():
+        return _NO_GPU
     try:
         providers = importlib.import_module("onnxruntime").get_available_providers()
     except ImportError:
         return "onnxruntime is not installed (pip install 'foveate[gpu]')"
-    return "" if _PROVIDER in providers else "onnxruntime is built without it (pip install 'foveate[gpu]')"
+    if _PROVIDER not in providers:
+        return "this onnxruntime is the CPU's (pip uninstall onnxruntime; pip install 'foveate[gpu]')"
+    return _why_not_device()
 
 
 def _why_not_library(engine: EngineFile) -> str:

@@ -196,6 +196,10 @@ class Steps(ABC):
             engine = self.engines.at(region.fallback, request.shapes)
             tensors.update(self._call(engine, region.inputs, tensors, request))
 
+    def close(self) -> None:
+        self.references.clear()
+        self.engines.close()
+
     def bytes_of(self, region: Region, symbols: Symbols) -> int:
         """What the outputs of a region's segments take, which its states take at least."""
         names = [t.name for s in region.segments for t in s.outputs]

@@ -73,7 +73,7 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    about = "what the engines are built for (default: cpu); tensorrt[:fp16|bf16|fp8|int8][@sm89,sm120]: NVIDIA GPUs"
+    about = "what the engines are built for (default: cpu); cuda: onnxruntime on NVIDIA GPUs; tensorrt[:fp16|bf16|fp8|int8][@sm89,sm120]: TensorRT"
     parser.add_argument("--target", default="cpu", help=f"{about}; null: no device, to test a plan")
 
 

@@ -51,13 +51,12 @@ class DeviceExecutor(Steps):
         }
 
     def run(self, request: Request, first: int = 0, last: int | None = None) -> None:
-        with self.turn:
-            self._begin(request)
+        """All steps: what only later ones read is not kept."""
+        with self._dispatching(request):
             super().run(request, first, last)
 
     def run_program(self, request: Request) -> None:
-        with self.turn:
-            self._begin(request)
+        with self._dispatching(request):
             super().run_program(request)
             self._own_tensors(request)
 
@@ -70,6 +69,12 @@ class DeviceExecutor(Steps):
     ) -> DeviceCosts:
         with self.turn:
             return measure_on_device(self, shapes, choices, fingerprint, budget_ms)
+
+    def close(self) -> None:
+        """Behind the request whose turn it is."""
+        with self.turn:
+            self._choice_arrays.clear()
+            super().close()
 
     @property
     def active_fraction(self) -> float:
@@ -90,14 +95,21 @@ class DeviceExecutor(Steps):
             known = self._choice_arrays[name] = value, self.device.put(value)
         return known[1]
 
-    def _begin(self, request: Request) -> None:
-        self._dispatch, self._planned = Dispatch(self.device, set(request.fed)), {}
-        for name, value in request.tensors.items():
-            if isinstance(value, np.ndarray):
-                request.tensors[name] = self.device.put(value)
-            if np.issubdtype(value.dtype, np.floating):
-                tally = self.device.tally(request.tensors[name])
-                self._dispatch.ask([tally], partial(_check_input, name))
+    @contextmanager
+    def _dispatching(self, request: Request) -> Iterator[None]:
+        """Its turn, with its inputs on the device."""
+        with self.turn:
+            self._dispatch = Dispatch(self.device, set(request.fed))
+            try:
+                for name, value in request.tensors.items():
+                    if isinstance(value, np.ndarray):
+                        request.tensors[name] = self.device.put(value)
+                    if value.dtype.kind == "f":
+                        tally = self.device.tally(request.tensors[name])
+                        self._dispatch.ask([tally], partial(_check_input, name))
+                yield
+            finally:
+                self._dispatch, self._planned = Dispatch(self.device), {}  # they hold its arrays
 
     @contextmanager
     def _timed(

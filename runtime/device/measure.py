@@ -210,6 +210,6 @@ class _Trial:
 
 def _predict(executor: DeviceExecutor, probes: _DeviceProbes, costs: DeviceCosts, fraction: float) -> float:
     grid = probes.grid.priced(costs)
-    grids = choose_grids(grid, executor.active_fraction)
     most = executor.windows[probes.region.name].most(grid)
+    grids = choose_grids(grid, most, executor.active_fraction)
     return predict_ms(grid, grids, most, probes.images, fraction)

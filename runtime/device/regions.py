@@ -128,11 +128,15 @@ class DeviceRegion:
             reference.refusal = reference.grid.refusal or _refusal(reference.grid, shapes)
             if reference.refusal:
                 _LOG.info("%s runs dense at this resolution: %s", self.region.name, reference.refusal)
+                reference.arrays, reference.held_bytes, reference.scratch_bytes = {}, 0, 0
         if reference.refusal:
             return None
         priced = reference.grid.priced(executor.costs)
         if priced is not reference.grid or not reference.tiles:
-            reference.grid, reference.tiles = priced, choose_grids(priced, executor.active_fraction)
+            reference.grid, reference.tiles = (
+                priced,
+                choose_grids(priced, self.most(priced), executor.active_fraction),
+            )
         return reference
 
     def _activations(
@@ -184,6 +188,9 @@ def run_windows(
 
 def _refusal(grid: RegionGrid, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Why windows of one size do not fit; "" where they do."""
+    for name in grid.region.masks:
+        if grid.axes_of(name) != (2, 3) or len(shapes[name]) != 4:
+            return f"mask {name} is no map [N, C, H, W]"
     for segment in grid.region.segments:
         for tensor in (*segment.inputs, *segment.outputs):
             size = grid.sizes[tensor.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -45,17 +46,17 @@ def price(rule: WindowRule, grid: TileGrid, n: int, images: int, most: int) -> t
     return (calls, windows) if windows < whole else ([], whole)
 
 
-def choose_grids(grid: RegionGrid, fraction: float) -> tuple[TileGrid, ...]:
-    """The tiles of every window rule: of those tried, the cheapest on an image of which that fraction is active. Rules
-    of the same cells have the same tiles, so that these are looked for once."""
+def choose_grids(grid: RegionGrid, most: Sequence[int], fraction: float) -> tuple[TileGrid, ...]:
+    """The tiles of every window rule: of those tried, the cheapest on an image of which that fraction is active, with
+    at most so many windows a call. Rules of the same cells have the same tiles, so that these are looked for once."""
     rules = grid.dirtiness
     maps = dirty_maps(rules.maps, _ellipses(grid, fraction))
     chosen: list[Pair] = []
     for index, cells in enumerate(rules.cells):
-        sharing = [rule for rule in rules.windows if rule.cell_rule == index]
-        active = dirty_cells(cells, maps)
-        tried = dict.fromkeys(_tile(side, cells.cells, sharing) for side in _SIDES)
-        chosen.append(min([cells.cells, *tried], key=lambda tile: _cost(tile, active, cells.cells, sharing)))
+        sharing = [(rule, n) for rule, n in zip(rules.windows, most, strict=True) if rule.cell_rule == index]
+        active, whole = dirty_cells(cells, maps), cells.cells
+        tried = dict.fromkeys(_tile(side, whole, [rule for rule, _ in sharing]) for side in _SIDES)
+        chosen.append(min([whole, *tried], key=partial(_cost, active=active, cells=whole, sharing=sharing)))
     return tuple(
         _grid_of(rule, rules.cells[rule.cell_rule].cells, chosen[rule.cell_rule]) for rule in rules.windows
     )
@@ -114,10 +115,12 @@ def _grid_of(rule: WindowRule, cells: Pair, tile: Pair) -> TileGrid:
     return TileGrid(cells, tile, (top, left), (bottom, right))
 
 
-def _cost(tile: Pair, active: np.ndarray, cells: Pair, sharing: Sequence[WindowRule]) -> float:
-    grids = [_grid_of(rule, cells, tile) for rule in sharing]
-    pairs = zip(sharing, grids, strict=True)
-    return sum(price(rule, grid, _count(active, grid), 1, 0)[1] for rule, grid in pairs)
+def _cost(tile: Pair, active: np.ndarray, cells: Pair, sharing: Sequence[tuple[WindowRule, int]]) -> float:
+    total = 0.0
+    for rule, most in sharing:
+        grid = _grid_of(rule, cells, tile)
+        total += price(rule, grid, _count(active, grid), 1, most)[1]
+    return total
 
 
 def _ellipses(grid: RegionGrid, fraction: float) -> dict[str, np.ndarray]:

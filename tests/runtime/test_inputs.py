@@ -60,6 +60,20 @@ def test_a_value_that_is_not_finite_names_its_image(model: Model, bad: float):
         model(images)
 
 
+def test_a_shape_that_was_good_does_not_excuse_what_comes_in_it(model: Model):
+    good = np.random.default_rng(0).random((1, 4, 32, 32), np.float32)
+    expected = model(good)
+    broken = good.copy()
+    broken[0, 1, 2, 3] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite"):
+        model(broken)
+    with pytest.raises(InputError, match="Cast to float32"):
+        model(good.astype(np.float64))
+    turned = np.ascontiguousarray(good.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    for name, value in model(turned).items():  # the same image, otherwise laid out
+        np.testing.assert_array_equal(value, expected[name])
+
+
 def test_large_finite_values_are_no_error(model: Model):
     images = image(1, 4, 32, 32)
     images[0, :3] = 3e38  # their sum is infinite, they are not

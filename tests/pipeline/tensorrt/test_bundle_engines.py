@@ -100,13 +100,16 @@ def test_without_such_a_gpu_onnxruntime_answers_and_it_is_said_once(
     [
         ("sm120", "", "built for sm89, this GPU is sm120"),
         ("sm89", "1.0", "here is 1.0"),
-        ("sm89", "", "does not run them yet"),
+        ("sm89", "", "CUDA kernels are missing"),
     ],
 )
 def test_why_engines_cannot_run_here_is_said(built, monkeypatch, gpu, version, said):
     import tensorrt_rtx
 
     monkeypatch.setattr("foveate.runtime.nvidia.compute_capability", lambda: gpu)
+    monkeypatch.setattr(
+        "foveate.runtime.device.cuda.why_missing", lambda: "Foveate's CUDA kernels are missing"
+    )
     monkeypatch.setattr(tensorrt_rtx, "__version__", version or tensorrt_rtx.__version__)
     with pytest.warns(BackendWarning, match=said):
         load(built).close()

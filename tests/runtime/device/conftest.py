@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from foveate.runtime.device.device import DeviceArray
+from foveate.runtime.device.device import Device, DeviceArray
 from foveate.runtime.device.engine import register_on_device
 from foveate.runtime.device.host import HostArray, HostDevice
 from foveate.runtime.device.opening import register_device
@@ -17,17 +17,24 @@ from foveate.runtime.engine import OrtConfig, Ports, open_engine
 from foveate.runtime.errors import InternalError
 
 
+def read_host(array: Any) -> np.ndarray:
+    if not isinstance(array, HostArray):
+        raise InternalError(f"a {type(array).__name__} is fed")
+    return array.values
+
+
 @dataclass(frozen=True)
 class HostedConfig:
-    """`most`: of an engine's batch."""
+    """`most`: of an engine's batch. `read`: what an array holds."""
 
     backend: ClassVar[str] = "hosted"
+    read: ClassVar[Callable[[Any], np.ndarray]] = staticmethod(read_host)
     threads: int = 1
     most: int = 0
 
 
 class HostedEngine:
-    def __init__(self, path: Path, config: HostedConfig, ports: Ports, device: HostDevice):
+    def __init__(self, path: Path, config: HostedConfig, ports: Ports, device: Device):
         self._engine, self._device, self.most = (
             open_engine(path, OrtConfig(config.threads), ports),
             device,
@@ -40,12 +47,8 @@ class HostedEngine:
         )
 
     def run(self, feeds: Mapping[str, Any]) -> list[DeviceArray]:
-        for name, value in feeds.items():
-            if not isinstance(value, HostArray):
-                raise InternalError(f"a {type(value).__name__} is fed as {name}")
-        return [
-            self._device.put(value) for value in self._engine.run({n: v.values for n, v in feeds.items()})
-        ]
+        made = self._engine.run({name: HostedConfig.read(value) for name, value in feeds.items()})
+        return [self._device.put(value) for value in made]
 
     def close(self) -> None:
         self._engine.close()
