@@ -73,7 +73,8 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    about = "what the engines are built for (default: cpu); cuda: onnxruntime on NVIDIA GPUs; tensorrt[:fp16|bf16|fp8|int8][@sm89,sm120]: TensorRT"
+    about = "what the engines are built for (default: cpu); cuda: onnxruntime on NVIDIA GPUs; "
+    about += "tensorrt[:fp16|bf16|fp8|int8][@sm89,sm120]: TensorRT on them"
     parser.add_argument("--target", default="cpu", help=f"{about}; null: no device, to test a plan")
 
 

@@ -29,6 +29,7 @@ from .regions import DeviceRegion, WindowPlan
 from .rows import DeviceRows
 
 _ACTIVE = 0.1  # of an image, until calibration has counted
+_FEATURES = ""  # no tensor has this name
 
 
 class DeviceExecutor(Steps):
@@ -177,20 +178,17 @@ class DeviceExecutor(Steps):
                 plan.plan_ms = ms
 
         with self._timed(request, "plan", told=told):
-            behind = self.regions[self.regions.index(region) :]
-            drafts = []
-            for other in behind:
+            drafts: list[tuple[Region, WindowPlan]] = []
+            for other in self.regions[self.regions.index(region) :]:
                 if other is region or self._is_foreseen(other, request):
-                    budget = self._budget(other, request, request.batch)
-                    draft = None
-                    if budget is not None:
-                        draft = self.windows[other.name].draft(request, *budget)
                     self._planned[other.name] = None
-                    drafts += [] if draft is None else [(other, draft)]
+                    budget = self._budget(other, request, request.batch)
+                    if budget and (draft := self.windows[other.name].draft(request, *budget)):
+                        drafts.append((other, draft))
             counts = [tiles.count for _, draft in drafts for tiles in draft.distinct]
             found = iter(self._dispatch.read(counts) if counts else [])
-            for other, draft in drafts:
-                plan = draft.priced([int(next(found)[0]) for _ in draft.distinct])
+            for other, plan in drafts:
+                plan.count([int(next(found)[0]) for _ in plan.distinct])
                 self._planned[other.name] = plan if plan.predicted_ms < plan.budget_ms else None
 
     def _is_foreseen(self, region: Region, request: Request) -> bool:
@@ -227,7 +225,7 @@ class DeviceExecutor(Steps):
         specs = (*self.manifest.outputs, *decision_tensors(self.manifest))
         kept = {spec.name: tensors[spec.name] for spec in specs if spec.name in tensors}
         if request.features is not None:
-            kept[""] = request.features
+            kept[_FEATURES] = request.features
         if request.stays:
             for name, array in kept.items():
                 kept[name] = self.device.copy(array) if id(array) in lent else array
@@ -235,7 +233,7 @@ class DeviceExecutor(Steps):
         else:
             kept = dict(zip(kept, self._dispatch.read(list(kept.values())), strict=True))
         self._dispatch.finish()
-        request.features = kept.pop("", None)
+        request.features = kept.pop(_FEATURES, None)
         tensors.clear()
         tensors.update(kept)
 

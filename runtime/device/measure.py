@@ -202,7 +202,7 @@ class _Trial:
     def run(self) -> None:
         plan = self._windows.draft(self._request)
         assert plan is not None  # its reference is there
-        plan.priced([int(n[0]) for n in self._device.get([tiles.count for tiles in plan.distinct])])
+        plan.count([int(n[0]) for n in self._device.get([tiles.count for tiles in plan.distinct])])
         self._windows.run(plan, self._request, self.probes.scratch)
         self.probes.reference.restore(self.probes.scratch)
         self.predicted_ms = plan.predicted_ms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,9 +37,9 @@ class WindowPlan:
     most: Sequence[int]  # windows a call, by rule
     dense_ms: float | None
     budget_ms: float
-    counts: list[int]
-    calls: list[list[Call]]
-    predicted_ms: float = math.inf
+    counts: list[int] = field(default_factory=list)
+    calls: list[list[Call]] = field(default_factory=list)
+    predicted_ms: float = 0.0
     plan_ms: float = 0.0
 
     @property
@@ -47,20 +47,17 @@ class WindowPlan:
         """Those that were looked for apart."""
         return list({id(tiles.count): tiles for tiles in self.tiles}.values())
 
-    def priced(self, found: Sequence[int]) -> WindowPlan:
-        """With the counts of the distinct tiles."""
+    def count(self, found: Sequence[int]) -> None:
+        """Adds the counts of the distinct tiles, and what follows from them."""
         assert self.reference.grid is not None
         counts = {id(tiles.count): n for tiles, n in zip(self.distinct, found, strict=True)}
-        self.counts, self.calls, self.predicted_ms = [], [], 0.0
-        for rule, tiles, most in zip(
-            self.reference.grid.dirtiness.windows, self.tiles, self.most, strict=True
-        ):
+        rules = self.reference.grid.dirtiness.windows
+        for rule, tiles, most in zip(rules, self.tiles, self.most, strict=True):
             n = counts[id(tiles.count)]
             made, ms = price(rule, tiles.grid, n, self.images, most)
             self.counts.append(n)
             self.calls.append(made)
             self.predicted_ms += ms
-        return self
 
 
 class DeviceRegion:
@@ -82,9 +79,7 @@ class DeviceRegion:
         tiles = find_tiles(self._device, reference.grid, reference.tiles, masks, request.batch)
         if self._executor.references.built > built:
             dense_ms = None  # a first run at a resolution is no evidence for the guard
-        return WindowPlan(
-            reference, tiles, request.batch, self.most(reference.grid), dense_ms, budget_ms, [], []
-        )
+        return WindowPlan(reference, tiles, request.batch, self.most(reference.grid), dense_ms, budget_ms)
 
     def run(self, plan: WindowPlan, request: Request, scratch: DeviceScratch) -> Tensors:
         """Every segment's outputs: the state's own arrays, written where dirty, or those of an engine that computed
@@ -108,13 +103,14 @@ class DeviceRegion:
     def reference(self, request: Request) -> DeviceReference | None:
         """The reference state for one image's inputs, with scratch for such batches; None where the region must run
         densely at this resolution."""
+        shapes = self._executor.input_shapes(self.region, request)
+        return None if shapes is None else self._reference_at(shapes, request)
+
+    def _reference_at(self, shapes: dict[str, tuple[int, ...]], request: Request) -> DeviceReference | None:
         executor, batch = self._executor, bucket(request.batch)
-        shapes = executor.input_shapes(self.region, request)
-        if shapes is None:
-            return None
         key = (self.region.name, *shapes.values(), *choice_key(self._engines, request.choices), batch)
 
-        def build(shapes: Mapping[str, tuple[int, ...]] = shapes) -> DeviceReference:
+        def build() -> DeviceReference:
             dtypes = {name: executor.dtype(name, request) for name in self.region.inputs}
             return DeviceReference(self._device, self._activations(shapes, dtypes, request.choices), batch)
 
@@ -123,9 +119,9 @@ class DeviceRegion:
         if reference is None:
             return None
         if reference.grid is None:
-            shapes |= {name: array.shape for name, array in reference.arrays.items()}
-            reference.grid = grid_of(self.region, shapes, executor.costs)
-            reference.refusal = reference.grid.refusal or _refusal(reference.grid, shapes)
+            known = shapes | {name: array.shape for name, array in reference.arrays.items()}
+            reference.grid = grid_of(self.region, known, executor.costs)
+            reference.refusal = reference.grid.refusal or _refusal(reference.grid, known)
             if reference.refusal:
                 _LOG.info("%s runs dense at this resolution: %s", self.region.name, reference.refusal)
                 reference.arrays, reference.held_bytes, reference.scratch_bytes = {}, 0, 0
@@ -133,10 +129,8 @@ class DeviceRegion:
             return None
         priced = reference.grid.priced(executor.costs)
         if priced is not reference.grid or not reference.tiles:
-            reference.grid, reference.tiles = (
-                priced,
-                choose_grids(priced, self.most(priced), executor.active_fraction),
-            )
+            reference.grid = priced
+            reference.tiles = choose_grids(priced, self.most(priced), executor.active_fraction)
         return reference
 
     def _activations(

@@ -39,7 +39,8 @@ def price(rule: WindowRule, grid: TileGrid, n: int, images: int, most: int) -> t
     should take; no calls where whole maps are cheaper, or nothing is dirty."""
     if not n:
         return [], 0.0
-    calls = split(n, min(most or n, n, images * grid.count))
+    there = images * grid.count
+    calls = split(n, min(most or there, there))
     cells = math.prod(grid.window) * sum(size for _, size in calls)
     windows = len(calls) * rule.fixed_ms + rule.ms_per_cell * cells
     whole = rule.fixed_ms + rule.ms_per_cell * math.prod(grid.cells) * images

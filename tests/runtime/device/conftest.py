@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,18 +17,11 @@ from foveate.runtime.engine import OrtConfig, Ports, open_engine
 from foveate.runtime.errors import InternalError
 
 
-def read_host(array: Any) -> np.ndarray:
-    if not isinstance(array, HostArray):
-        raise InternalError(f"a {type(array).__name__} is fed")
-    return array.values
-
-
 @dataclass(frozen=True)
 class HostedConfig:
-    """`most`: of an engine's batch. `read`: what an array holds."""
+    """`most`: of an engine's batch."""
 
     backend: ClassVar[str] = "hosted"
-    read: ClassVar[Callable[[Any], np.ndarray]] = staticmethod(read_host)
     threads: int = 1
     most: int = 0
 
@@ -47,7 +40,10 @@ class HostedEngine:
         )
 
     def run(self, feeds: Mapping[str, Any]) -> list[DeviceArray]:
-        made = self._engine.run({name: HostedConfig.read(value) for name, value in feeds.items()})
+        for name, value in feeds.items():
+            if not isinstance(value, HostArray):
+                raise InternalError(f"a {type(value).__name__} is fed as {name}")
+        made = self._engine.run({name: value.values for name, value in feeds.items()})
         return [self._device.put(value) for value in made]
 
     def close(self) -> None:

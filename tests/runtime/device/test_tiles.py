@@ -54,6 +54,8 @@ def test_whole_maps_where_they_cost_less():
     assert price(rule, grid, 3, 2, 0) == ([(0, 3)], pytest.approx(1 + 0.1 * 16 * 3))
     assert price(rule, grid, 3, 2, 2) == ([(0, 2), (2, 1)], pytest.approx(2 + 0.1 * 16 * 3))
     assert price(rule, grid, 8, 2, 0) == ([], pytest.approx(1 + 0.1 * 128))
+    assert price(rule, grid, 9, 20, 0) == ([(0, 10)], pytest.approx(1 + 0.1 * 16 * 10))
+    assert price(rule, grid, 9, 20, 9)[0] == [(0, 9)], "an engine that takes no more"
 
 
 @pytest.fixture

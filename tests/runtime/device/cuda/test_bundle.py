@@ -12,7 +12,7 @@ import pytest
 from foveate.runtime import CudaConfig, Model, load, nvidia
 from foveate.runtime.backends import cuda as backend
 from foveate.runtime.cuda import library as kernel_library
-from foveate.runtime.device import cuda
+from foveate.runtime.device import cuda, regions, tiles
 from foveate.runtime.device.driver import Driver
 
 from .conftest import Kernels
@@ -62,6 +62,33 @@ def test_answers_are_the_dense_programs(model: Model, images: np.ndarray, handma
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, atol=2e-4 * np.abs(value).max())
     assert model.measure(images.shape, budget_ms=20)
+
+
+def test_windows_are_those_of_the_host(
+    emulated, handmade: Path, hosted, make_image: MakeImage, monkeypatch: pytest.MonkeyPatch
+):
+    """Where every segment runs on windows, whatever that costs; and where nothing leaves the GPU."""
+    monkeypatch.setattr(
+        regions, "price", lambda rule, grid, n, images, most: (tiles.split(n, n) if n else [], 0.0)
+    )
+    random = np.random.default_rng(0)
+    for shares in ((0.05, 0.0, 0.3), (1.0,), (0.0, 0.0)):
+        masks = [random.random((48, 64)) < share for share in shares]
+        images = np.concatenate([make_image(mask, seed) for seed, mask in enumerate(masks)])
+        with (
+            load(handmade, backend=CudaConfig(), strategy="rects") as opened,
+            load(handmade, backend=hosted(), strategy="rects") as on_host,
+        ):
+            device, expected = opened.executor.device, on_host(images)
+            for found in (opened(images), opened(device.put(images)), opened(images)):
+                assert found.strategies == {"region0": ("windows",) * len(shares)}
+                for name, value in expected.items():
+                    stays = not isinstance(found[name], np.ndarray)
+                    np.testing.assert_array_equal(
+                        device.get([found[name]])[0] if stays else found[name], value
+                    )
+                decision, same = found.decisions["mask0"], expected.decisions["mask0"]
+                np.testing.assert_allclose(decision.active_fraction, same.active_fraction)
 
 
 def test_it_takes_and_gives_nothing_back_late(emulated, gpu: FakeLibrary, handmade: Path, images: np.ndarray):
