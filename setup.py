@@ -1,5 +1,5 @@
-"""Builds the native kernels and those of CUDA; pyproject.toml has the rest. Without a C++ compiler or nvcc, it is installed
-without them."""
+"""Builds the native kernels and those of CUDA; pyproject.toml has the rest. Without a C++ compiler or nvcc, it is
+installed without them."""
 
 import os
 import shutil
@@ -13,16 +13,16 @@ from setuptools.command.build_ext import build_ext
 
 # Of names that Python does not take for a module; native/library.py and cuda/library.py know them too.
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so.1")
-# Compute capabilities with machine code of their own, and the one of the PTX that newer GPUs compile.
-GPUS, PTX = ("75", "80", "86", "89", "90", "100", "120"), "90"
+# Compute capabilities with machine code of their own, unless CUDAARCHS names others; newer GPUs compile the last's PTX.
+GPUS = os.environ.get("CUDAARCHS", "75;80;86;89;100;120;90").split(";")
 
 
 def find_nvcc():
-    """The CUDA compiler, or None: the one that NVCC names, on PATH, or where CUDA installs it."""
+    """The CUDA compiler, or None: the one that NVCC names, else one on PATH or where CUDA installs it."""
+    if "NVCC" in os.environ:
+        return shutil.which(os.environ["NVCC"])
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    found = map(
-        shutil.which, [os.environ.get("NVCC") or "nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]
-    )
+    found = map(shutil.which, ["nvcc", *(f"{home}/bin/nvcc" for home in homes if home)])
     return next((path for path in found if path), None)
 
 
@@ -38,11 +38,10 @@ class PlainLibrary(build_ext):
         nvcc, target = find_nvcc(), self.get_ext_fullpath(ext.name)
         if nvcc is None:
             return self.announce("no nvcc: building without CUDA kernels", level=3)
-        known = subprocess.run(
-            [nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False
-        ).stdout.split()
+        asked = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False)
+        known = asked.stdout.split()
         codes = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS if f"sm_{gpu}" in known]
-        codes.append(f"-gencode=arch=compute_{PTX},code=compute_{PTX}")
+        codes.append(f"-gencode=arch=compute_{GPUS[-1]},code=compute_{GPUS[-1]}")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         self.spawn([nvcc, *ext.extra_compile_args, *codes, *ext.sources, "-o", target])
 

@@ -27,8 +27,8 @@ PLAN, SIDECAR = ".plan", ".json"
 
 @dataclass(frozen=True)
 class Key:
-    """What an engine is built from. `onnx`: sha256 of the file with its weights; `plugins`: name and version, and sha256 of
-    the library."""
+    """What an engine is built from. `onnx`: sha256 of the file with its weights; `plugins`: with the sha256 of
+    their library."""
 
     onnx: str
     flavour: str

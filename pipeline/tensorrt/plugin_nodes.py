@@ -21,8 +21,8 @@ def keys(plugins: Collection[str]) -> set[tuple[str, str]]:
 
 
 def restore(model: onnx.ModelProto, program: onnx.ModelProto, plugins: Collection[str]) -> None:
-    """Puts nodes of the program that plugins run back into a model, in place of the bodies that were inlined there; they
-    are known by the names of what they read and make."""
+    """Puts nodes of the program that plugins run back into a model, in place of the bodies that were inlined there;
+    they are known by the names of what they read and make."""
     graph, defaults = model.graph, {i.name: i for i in program.graph.initializer}
     for node in program.graph.node:
         if op_key(node) not in keys(plugins):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import c_int32, c_int64, c_uint8, c_uint16, c_uint64, c_void_p
-from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..device.dlpack import is_contiguous, take
 from ..errors import InputError
 
 DEVICES = {2, 13}  # of DLPack: CUDA memory, and managed
-_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # of DLPack's types, those that numpy has
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A C-contiguous array; `owner` keeps it alive."""
 
     pointer: int
@@ -36,14 +32,14 @@ def view(array: Any, what: str) -> View:
     (JAX and others). Raises InputError, in which the array is called `what`."""
     if hasattr(array, "pointer"):
         return View(array.pointer, tuple(array.shape), np.dtype(array.dtype), array)
-    facts = getattr(
-        array, "__cuda_array_interface__", None
-    )  # torch raises AttributeError for a tensor on the CPU
+    facts = getattr(array, "__cuda_array_interface__", None)  # torch has none for a tensor on the CPU
     if facts is not None:
-        made = View(int(facts["data"][0] or 0), tuple(facts["shape"]), np.dtype(facts["typestr"]), array)
-        strides = facts.get("strides")
-    elif hasattr(array, "__dlpack__"):
-        made, strides = _from_dlpack(array, what)
+        dtype, strides = np.dtype(facts["typestr"]), facts.get("strides")
+        made = View(int(facts["data"][0] or 0), tuple(facts["shape"]), dtype, array)
+        steps = None if strides is None else tuple(stride // dtype.itemsize for stride in strides)
+        contiguous = is_contiguous(made.shape, steps)
+    elif hasattr(array, "__dlpack_device__"):
+        made, contiguous = _from_dlpack(array, what)
     else:
         raise InputError(
             what,
@@ -51,10 +47,10 @@ def view(array: Any, what: str) -> View:
             expected="an array on a GPU, with __cuda_array_interface__ or __dlpack__",
             fix="Pass a CUDA tensor of torch, or an array of CuPy.",
         )
-    if strides is not None and not _contiguous(made.shape, tuple(strides), made.dtype.itemsize):
+    if not contiguous:
         raise InputError(
             what,
-            got=f"strides {tuple(strides)} for shape {made.shape}",
+            got=f"one of shape {list(made.shape)} with strides",
             expected="a C-contiguous array",
             fix="Pass a copy: tensor.contiguous(), or cupy.ascontiguousarray(array).",
         )
@@ -71,43 +67,21 @@ def stream_pointer(stream: Any) -> int:
     return int(stream)
 
 
-def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
-    step = itemsize
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size != 1 and stride != step and prod(shape):
-            return False
-        step *= size
-    return True
-
-
-class _DLTensor(ctypes.Structure):
-    """The begin of a capsule named "dltensor", as DLPack lays it out."""
-
-    _fields_: ClassVar = [
-        ("data", c_void_p),
-        *[("device_type", c_int32), ("device_id", c_int32)],
-        ("ndim", c_int32),
-        *[("code", c_uint8), ("bits", c_uint8), ("lanes", c_uint16)],
-        ("shape", ctypes.POINTER(c_int64)),
-        ("strides", ctypes.POINTER(c_int64)),
-        ("byte_offset", c_uint64),
-    ]
-
-
-def _from_dlpack(array: Any, what: str) -> tuple[View, tuple[int, ...] | None]:
-    """And its strides in bytes. The capsule is not consumed: it keeps its array as long as the view does."""
-    capsule = array.__dlpack__()
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    tensor = _DLTensor.from_address(get(capsule, b"dltensor") or 0)
-    if tensor.device_type not in DEVICES or tensor.lanes != 1 or tensor.code not in _KINDS:
+def _from_dlpack(array: Any, what: str) -> tuple[View, bool]:
+    """And whether it is contiguous."""
+    kind = int(array.__dlpack_device__()[0])
+    if kind not in DEVICES:
         raise InputError(
             what,
-            got=f"DLPack device type {tensor.device_type}, type code {tensor.code} of {tensor.bits} bits",
-            expected="numbers in CUDA memory, of a type that numpy has",
+            got=f"an array on DLPack's device type {kind}",
+            expected="one in CUDA memory",
             fix="Move it there first: tensor.cuda(), or cupy.asarray(array).",
         )
-    dtype = np.dtype(f"{_KINDS[tensor.code]}{tensor.bits // 8}")
-    shape = tuple(tensor.shape[: tensor.ndim])
-    strides = tuple(s * dtype.itemsize for s in tensor.strides[: tensor.ndim]) if tensor.strides else None
-    return View((tensor.data or 0) + tensor.byte_offset, shape, dtype, (array, capsule)), strides
+    try:
+        taken = take(array.__dlpack__())
+    except TypeError as error:
+        raise InputError(
+            what, got=str(error), expected="numbers of a type that numpy has", fix="Convert it first."
+        ) from error
+    taken.release()  # the array itself keeps its memory
+    return View(taken.pointer, taken.shape, taken.dtype, array), taken.contiguous

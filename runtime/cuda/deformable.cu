@@ -14,13 +14,6 @@ __device__ inline float to_float(__half x) { return __half2float(x); }
 __device__ inline void store(float& to, float x) { to = x; }
 __device__ inline void store(__half& to, float x) { to = __float2half_rn(x); }
 
-template <class T, int kEach>
-__device__ inline void add(float (&sum)[kEach], const Channels<T, kEach>* row, float share) {
-  const Channels<T, kEach> read = *row;
-#pragma unroll
-  for (int i = 0; i < kEach; i++) sum[i] += share * to_float(read.of[i]);
-}
-
 // A point at (x, y) in positions, 0 the middle of the first: its four neighbours, those that are there. `step` of a row.
 template <class T, int kEach>
 __device__ inline void add_point(float (&sum)[kEach], const Channels<T, kEach>* map, int64_t step, int height, int width,
@@ -30,10 +23,17 @@ __device__ inline void add_point(float (&sum)[kEach], const Channels<T, kEach>* 
   const float right_share = x - float(left), low_share = y - float(top);
   const Channels<T, kEach>* at = map + (int64_t(top) * width + left) * step;
   const bool has_left = left >= 0, has_right = left + 1 < width, has_top = top >= 0, has_low = top + 1 < height;
-  if (has_top && has_left) add(sum, at, share * (1 - low_share) * (1 - right_share));
-  if (has_top && has_right) add(sum, at + step, share * (1 - low_share) * right_share);
-  if (has_low && has_left) add(sum, at + width * step, share * low_share * (1 - right_share));
-  if (has_low && has_right) add(sum, at + (width + 1) * step, share * low_share * right_share);
+  Channels<T, kEach> read[4] = {};  // all on their way before the first is used
+  if (has_top && has_left) read[0] = at[0];
+  if (has_top && has_right) read[1] = at[step];
+  if (has_low && has_left) read[2] = at[width * step];
+  if (has_low && has_right) read[3] = at[(width + 1) * step];
+  const float high_share = share * (1 - low_share), left_share = 1 - right_share;
+  share *= low_share;
+#pragma unroll
+  for (int i = 0; i < kEach; i++)
+    sum[i] += high_share * (left_share * to_float(read[0].of[i]) + right_share * to_float(read[1].of[i])) +
+              share * (left_share * to_float(read[2].of[i]) + right_share * to_float(read[3].of[i]));
 }
 
 struct Job {
@@ -43,7 +43,7 @@ struct Job {
 };
 
 template <class T, int kEach>
-__global__ void __launch_bounds__(kThreads) deformable_sample(const __grid_constant__ Job job) {
+__global__ void __launch_bounds__(kThreads, 4) deformable_sample(const __grid_constant__ Job job) {
   const FvDeformable& op = job.op;
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= job.threads) return;

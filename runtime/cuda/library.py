@@ -16,19 +16,19 @@ ABI = 1  # of foveate_cuda.h
 SWITCH = "FOVEATE_CUDA"  # in the environment: "0" runs without the library, a path takes another one
 _LOG = logging.getLogger("foveate")
 
-_Pair = c_int32 * 2
+Pair = c_int32 * 2
 
 
 class Reach(ctypes.Structure):
-    _fields_: ClassVar = [("source", c_void_p), *[(n, _Pair) for n in ("size", "num", "den", "low", "high")]]
+    _fields_: ClassVar = [("source", c_void_p), *[(n, Pair) for n in ("size", "num", "den", "low", "high")]]
 
 
 class TileMap(ctypes.Structure):
-    _fields_: ClassVar = [("map", c_void_p), ("size", _Pair), ("positions", _Pair)]
+    _fields_: ClassVar = [("map", c_void_p), ("size", Pair), ("positions", Pair)]
 
 
 class TileGrid(ctypes.Structure):
-    _fields_: ClassVar = [(name, _Pair) for name in ("cells", "tile", "low", "high")]
+    _fields_: ClassVar = [(name, Pair) for name in ("cells", "tile", "low", "high")]
 
 
 class Tiles(ctypes.Structure):
@@ -39,7 +39,7 @@ class Tensor(ctypes.Structure):
     _fields_: ClassVar = [
         ("data", c_void_p),
         *[("batch", c_int64), ("channels", c_int64)],
-        *[("size", _Pair), ("positions", _Pair)],
+        *[("size", Pair), ("positions", Pair)],
         ("element_bytes", c_int32),
     ]
 
@@ -49,9 +49,9 @@ class EnergyMask(ctypes.Structure):
         ("x", c_void_p),
         *[(name, c_void_p) for name in ("weight", "bias", "threshold", "temperature", "lam", "gamma")],
         *[(name, c_void_p) for name in ("keep", "logits", "energy")],
-        *[("batch", c_int64), ("channels", c_int64), ("size", _Pair)],
+        *[("batch", c_int64), ("channels", c_int64), ("size", Pair)],
         *[("patch", c_int32), ("soft", c_int32), ("element_bytes", c_int32)],
-        *[("map", c_void_p), ("grid", ctypes.POINTER(TileGrid)), ("positions", _Pair)],
+        *[("map", c_void_p), ("grid", ctypes.POINTER(TileGrid)), ("positions", Pair)],
         *[("places", c_void_p), ("count", c_void_p), ("scratch", c_void_p)],
     ]
 
@@ -65,7 +65,7 @@ class Deformable(ctypes.Structure):
 
 
 _P, _N, _I = c_void_p, c_int64, c_int32
-_GRID, _TENSOR, _TILES = (ctypes.POINTER(kind) for kind in (TileGrid, Tensor, Tiles))
+GRID, _TENSOR, _TILES = (ctypes.POINTER(kind) for kind in (TileGrid, Tensor, Tiles))
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_cuda_abi": (_I, []),
     "fv_cuda_error": (c_char_p, [_I]),
@@ -74,9 +74,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "fv_cuda_repeat": (_I, [_P, _P, _N, _N, _P]),
     "fv_cuda_support": (_I, [_P, _P, _I, _I, _N, _N, _N, _P]),
     "fv_cuda_tally": (_I, [_P, _P, _I, _I, _N, _N, _P]),
-    "fv_cuda_reach": (_I, [_P, _Pair, _N, ctypes.POINTER(Reach), _I, _P]),
-    "fv_cuda_scratch_bytes": (_N, [_N, _GRID]),
-    "fv_cuda_find_tiles": (_I, [_P, _P, _P, _GRID, _N, ctypes.POINTER(TileMap), _I, _P]),
+    "fv_cuda_reach": (_I, [_P, Pair, _N, ctypes.POINTER(Reach), _I, _P]),
+    "fv_cuda_scratch_bytes": (_N, [_N, GRID]),
+    "fv_cuda_find_tiles": (_I, [_P, _P, _P, GRID, _N, ctypes.POINTER(TileMap), _I, _P]),
     "fv_cuda_take_windows": (_I, [_P, _TENSOR, _TILES, _N, _N, _P]),
     "fv_cuda_put_windows": (_I, [_TENSOR, _P, _TILES, _N, _N, _P]),
     "fv_cuda_restore_tiles": (_I, [_TENSOR, _P, _TILES, _N, _P]),

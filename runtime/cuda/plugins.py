@@ -13,9 +13,9 @@ PLUGINS = {"EnergyMask": "1", "DeformableSample": "1"}  # by op: the version tha
 
 @functools.cache
 def load_plugins(trt: Any) -> tuple[str, ...]:
-    """Registers them with a flavour of TensorRT (its module), once per process. Their names with versions, as sidecars of
-    engines name what they need: "EnergyMask 1"; none where there is no library (library.why_missing says why). Raises
-    EngineError where TensorRT does not take it."""
+    """Registers them with a flavour of TensorRT (its module), once per process. Their names with versions, as sidecars
+    of engines name what they need: "EnergyMask 1"; none where there is no library (library.why_missing says why).
+    Raises EngineError where TensorRT does not take it."""
     names = tuple(f"{name} {version}" for name, version in PLUGINS.items())
     if lib.library() is None:
         return ()

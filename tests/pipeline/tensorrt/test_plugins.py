@@ -11,15 +11,18 @@ import onnx
 import pytest
 from foveate.export.ops import deformable_sample
 from foveate.pipeline.build import build
+from foveate.pipeline.tensorrt import bundle_engines
 from foveate.pipeline.tensorrt.engine_build import build_plan
 from foveate.pipeline.tensorrt.engine_cache import EngineCache
 from foveate.pipeline.tensorrt.engine_model import EngineModels
+from foveate.pipeline.tensorrt.profiles import Profile
 from foveate.runtime.cuda import library
 from foveate.runtime.cuda.plugins import load_plugins
 from foveate.runtime.errors import EngineError
 
 from ...conftest import TINY_SAMPLE, make_tiny_program
 from ...deformable import one_node
+from ...early_exits import exit_program
 
 IMAGES = {"images": ((1, 3, 32, 32), (1, 3, 64, 96), (4, 3, 128, 192))}
 
@@ -30,6 +33,7 @@ def plugins(emulated_cuda, rtx, monkeypatch) -> Iterator[tuple[str, ...]]:
     opened = library.open_library(emulated_cuda)
     monkeypatch.setattr(library, "library", lambda: opened)
     monkeypatch.setattr(library, "path", lambda: emulated_cuda)
+    monkeypatch.setattr(bundle_engines, "load_plugins", load_plugins)
     load_plugins.cache_clear()
     yield load_plugins(rtx.module)
     load_plugins.cache_clear()
@@ -74,8 +78,8 @@ def test_deformable_sampling_is_a_plugin(tmp_path, rtx, plugins, precision):
     )
     onnx.save(model, tmp_path / "sample.onnx")
     dims = {"value": (20, 4, 16), "locations": (7, 4, 2, 3, 2), "weights": (7, 4, 2, 3)}
-    profile = {name: ((1, *d), (1, *d), (4, *d)) for name, d in dims.items()}
-    profile["sizes"] = ((2, 2),) * 3
+    profile: Profile = {name: ((1, *d), (1, *d), (4, *d)) for name, d in dims.items()}
+    profile["sizes"] = (2, 2), (2, 2), (2, 2)
     (tmp_path / "model").mkdir()
     used, layers, nodes = layers_of(
         tmp_path / "sample.onnx", profile, rtx, tmp_path / "model", precision, plugins
@@ -84,6 +88,18 @@ def test_deformable_sampling_is_a_plugin(tmp_path, rtx, plugins, precision):
     assert list(layers.values()) == [("HALF" if precision == "fp16" else "FLOAT",)]
     node = next(n for n in nodes if n.op_type == "DeformableSample")
     assert node.input[2] == "locations"
+
+
+def test_layers_of_a_transformer_sample_by_plugin(tmp_path, rtx, plugins):
+    """All of them, also where an exit may skip one; at locations of float32."""
+    program = exit_program(tmp_path / "exits.onnx", sampled=True)
+    images = {"images": ((1, 3, 16, 16), (2, 3, 32, 32), (4, 3, 64, 64))}
+    (tmp_path / "model").mkdir()
+    used, layers, nodes = layers_of(program, images, rtx, tmp_path / "model", "fp16", plugins)
+    samples = [n for n in nodes if n.op_type == "DeformableSample"]
+    assert used == ("DeformableSample 1",) and len(layers) == len(samples) > 1
+    assert set(layers.values()) <= {("HALF",), ("FLOAT",)}
+    assert not any(n.input[2].endswith(".fp16") for n in samples)
 
 
 def test_a_bundle_says_which_plugins_its_engines_need(tmp_path, plugins, emulated_cuda, monkeypatch):
@@ -112,17 +128,16 @@ def test_a_library_that_tensorrt_refuses_is_named(plugins):
     """TensorRT-RTX says nothing, and gives none."""
     registry = SimpleNamespace(all_creators=[], load_library=lambda path: None)
     trt = SimpleNamespace(__name__="tensorrt", __version__="11.0", get_plugin_registry=lambda: registry)
-    with pytest.raises(EngineError, match="expected a library that tensorrt 11.0 takes") as caught:
+    with pytest.raises(EngineError, match=r"expected a library that tensorrt 11\.0 takes") as caught:
         load_plugins.__wrapped__(trt)
     assert "FOVEATE_CUDA=0" in caught.value.fix
 
 
 def test_without_a_library_bodies_are_built(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "library", lambda: None)
-    load_plugins.cache_clear()
+    monkeypatch.setattr(bundle_engines, "load_plugins", load_plugins.__wrapped__)
     program = make_tiny_program(tmp_path / "tiny.onnx")
     bundle = build(program, tmp_path / "bundle", sample=TINY_SAMPLE, target="tensorrt@sm89")
-    load_plugins.cache_clear()
     sidecars = [json.loads(path.read_text()) for path in bundle.glob("engines/*.json")]
     assert sidecars and not any(sidecar["plugins"] for sidecar in sidecars)
     assert not any(layer["kind"] == "PLUGIN_V3" for sidecar in sidecars for layer in sidecar["layers"])

@@ -1,6 +1,8 @@
-"""The kernels of selective execution against numpy, emulated and on a GPU: any sizes, both orders of blocks and threads."""
+"""The kernels of selective execution against numpy, emulated and on a GPU: any sizes, and both orders of blocks."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from foveate.runtime import geometry
@@ -89,7 +91,9 @@ def terms(draw):
 @given(SEEDS, st.integers(1, 2), terms(), st.floats(0, 0.1), BACKWARDS)
 def test_reach_is_what_the_runtime_on_the_cpu_computes(device, seed, n, given_terms, some, backwards):
     size, made = given_terms
-    sources = [random_of(seed + i, (n, *length), np.uint8, some) for i, (length, _) in enumerate(made)]
+    sources: list[Any] = [
+        random_of(seed + i, (n, *length), np.uint8, some) for i, (length, _) in enumerate(made)
+    ]
     out = np.full((n, *size), 7, np.uint8)
     reached = [Reach(source, term) for source, (_, term) in zip(sources, made, strict=True)]
     device.run(kernels.reach, out, reached, backwards=backwards)
@@ -100,7 +104,7 @@ def test_reach_is_what_the_runtime_on_the_cpu_computes(device, seed, n, given_te
 
 
 def test_more_terms_than_a_launch_takes_are_united(device):
-    source = np.zeros((1, 1, 90), np.uint8)
+    source: Any = np.zeros((1, 1, 90), np.uint8)
     source[0, 0, 45] = 1
     terms = [Reach(source, Term("", low=(0, i), high=(0, i))) for i in range(0, -70, -2)]
     out = np.full((1, 1, 90), 7, np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -57,7 +59,8 @@ def test_energy_mask_is_its_body(device, seed, n, c, h, w, patch, soft, dtype, b
     bias = random.standard_normal(1).astype(np.float32)
     scalars = [np.array(v, np.float32) for v in (random.uniform(0.2, 0.8), 0.7, 1.3, 0.4)]
     whole = [x.astype(np.float32), weight, bias, *scalars]
-    keep_body, logits_body, energy_body = body(patch, soft).run(None, dict(zip(INPUTS, whole, strict=True)))
+    bodies: Any = body(patch, soft).run(None, dict(zip(INPUTS, whole, strict=True)))
+    keep_body, logits_body, energy_body = bodies
 
     keep, logits, energy = (
         np.full((n, 1, h, w), 7, dtype),

@@ -28,8 +28,8 @@ def shifted(array: np.ndarray, by: int) -> np.ndarray:
     return copy
 
 
-def tiles_of(grid: TileGrid, batch: int) -> Tiles:
-    """None yet."""
+def tiles_of(grid: TileGrid, batch: int) -> Any:
+    """Tiles, none yet, whose places and count are of numpy."""
     places: Any = np.full((batch * grid.count, 3), -9, np.int32)
     count: Any = np.full(1, -9, np.int32)
     return Tiles(grid, places, count)
