@@ -209,7 +209,7 @@ def _open_session(
             f"onnxruntime's provider {wanted}",
             got=f"none that loads; {said or 'see its log'}",
             expected="the CUDA and cuDNN libraries that it was built for",
-            fix="pip install 'foveate[gpu]'; https://onnxruntime.ai/docs/install says which versions.",
+            fix="pip install 'onnxruntime-gpu[cuda,cudnn]'; https://onnxruntime.ai/docs/install says which versions.",
         )
     return session
 

@@ -19,10 +19,10 @@ DISABLE_TIMING = 2
 THREAD_LOCAL = 1
 
 # Of CUresult.
-_OUT_OF_MEMORY, _NOT_INITIALIZED, _NOT_READY, _ILLEGAL_ADDRESS, _LAUNCH_FAILED = 2, 3, 600, 700, 719
+OUT_OF_MEMORY, _NOT_INITIALIZED, _NOT_READY, _ILLEGAL_ADDRESS, _LAUNCH_FAILED = 2, 3, 600, 700, 719
 _LOST = "The process's work on the GPU is lost: start it again, and report this with the message."
 _FIXES = {
-    _OUT_OF_MEMORY: "Free memory of the GPU (nvidia-smi shows who holds it), or pass smaller batches or images.",
+    OUT_OF_MEMORY: "Free memory of the GPU (nvidia-smi shows who holds it), or pass smaller batches or images.",
     _NOT_INITIALIZED: "CUDA does not survive a fork: start the process by 'spawn', or load the bundle in it first.",
     _ILLEGAL_ADDRESS: _LOST,
     _LAUNCH_FAILED: _LOST,
@@ -91,9 +91,24 @@ class MemPoolProps(ctypes.Structure):
     )
 
 
+class CudaError(EngineError):
+    """`code`: of CUresult."""
+
+    def __init__(self, call: str, code: int, name: str, text: str):
+        self.code = code
+        super().__init__(
+            f"{call} on the GPU",
+            got=f"{name or 'CUDA error'} ({code}): {text or 'no text'}",
+            expected="CUDA_SUCCESS",
+            fix=_FIXES.get(
+                code, "See `foveate doctor` and nvidia-smi; backend='ort' runs the bundle on the CPU."
+            ),
+        )
+
+
 class Driver:
-    """The driver's functions by their symbols, as attributes. A call that fails raises EngineError with the name and
-    the text of CUDA's error. What a function gives goes to a `ctypes.byref`."""
+    """The driver's functions by their symbols, as attributes. A call that fails raises CudaError with the name and the
+    text of its error. What a function gives goes to a `ctypes.byref`."""
 
     def __init__(self, library: Any):
         self._library = library
@@ -116,17 +131,8 @@ class Driver:
             raise self.error("cuEventQuery", code)
         return code == 0
 
-    def error(self, call: str, code: int) -> EngineError:
-        """What to raise for a CUDA error; those of the runtime API have the same numbers where it matters here."""
-        return EngineError(
-            f"{call} on the GPU",
-            got=f"{self._text('cuGetErrorName', code) or 'CUDA error'} ({code}): "
-            f"{self._text('cuGetErrorString', code) or 'no text'}",
-            expected="CUDA_SUCCESS",
-            fix=_FIXES.get(
-                code, "See `foveate doctor` and nvidia-smi; backend='ort' runs the bundle on the CPU."
-            ),
-        )
+    def error(self, call: str, code: int) -> CudaError:
+        return CudaError(call, code, self._text("cuGetErrorName", code), self._text("cuGetErrorString", code))
 
     def _text(self, function: str, code: int) -> str:
         text = c_char_p()

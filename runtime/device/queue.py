@@ -17,8 +17,10 @@ from .driver import (
     DISABLE_TIMING,
     MEMORY_POOLS_SUPPORTED,
     NON_BLOCKING,
+    OUT_OF_MEMORY,
     RELEASE_THRESHOLD,
     THREAD_LOCAL,
+    CudaError,
     Driver,
     MemPoolProps,
 )
@@ -34,14 +36,14 @@ class Queue:
 
     def __init__(self, driver: Driver, ordinal: int):
         self.driver, self.ordinal = driver, ordinal
+        self.users: set[int] = set()  # of `Held`, by their ids
+        self._ended = False
+        self.entered: int | None = None  # the thread that has just made the context current
         self.device: int = _asked(c_int(), driver.cuDeviceGet, ordinal)
         self.context: int = _asked(c_void_p(), driver.cuDevicePrimaryCtxRetain, self.device)
         self._retired: deque[tuple[Event, Callable[[], None]]] = deque()
         self._later: list[Callable[[], None]] | None = None  # while work is captured: what waits for its end
         self._lock = threading.RLock()  # garbage may be collected within
-        self.users: set[int] = set()  # of `Held`, by their ids
-        self._ended = False
-        self.entered: int | None = None  # the thread that has just made the context current
         with self.current():
             self.stream: int = _asked(c_void_p(), driver.cuStreamCreate, NON_BLOCKING)
             pools = _asked(c_int(), driver.cuDeviceGetAttribute, MEMORY_POOLS_SUPPORTED, self.device)
@@ -60,6 +62,15 @@ class Queue:
     def allocate(self, nbytes: int) -> int:
         """A pointer to memory that may be used in the order of the queue. Raises EngineError."""
         self._drain()
+        try:
+            return self._allocate(nbytes)
+        except CudaError as error:
+            if error.code != OUT_OF_MEMORY:
+                raise
+        self.wait()  # for what is yet to be given back
+        return self._allocate(nbytes)
+
+    def _allocate(self, nbytes: int) -> int:
         with self.current():
             if self._pool is None:
                 return _asked(c_uint64(), self.driver.cuMemAlloc_v2, nbytes)

@@ -41,7 +41,7 @@ def network_of(program: Path) -> Network:
         return Port({"tensor(float)": "FLOAT", "tensor(int64)": "INT64"}[value.type], (least, least, most))
 
     def compute(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        return dict(zip(names, map(np.asarray, session.run(names, feeds)), strict=True))
 
     names, ports = [o.name for o in graph.output], {value.name: port(value) for value in inputs}
 

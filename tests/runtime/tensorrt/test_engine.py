@@ -146,7 +146,7 @@ def test_memory_that_runs_out_in_the_midst_of_a_run_is_named(engine, device, gpu
     opened = engine(network, ports=ports)
     given = {"x": feeds(device)["x"]}
     opened.run(given)
-    gpu.fail["cuMemAllocFromPoolAsync"] = 2
+    gpu.total = 0
     with pytest.raises(EngineError, match="OUT_OF_MEMORY"):
         opened.run(given)
 

@@ -69,6 +69,15 @@ def test_errors_have_cudas_name_and_text(library, queue):
         Queue(Driver(library), 0).clear(0, 1)
 
 
+def test_memory_that_is_yet_to_be_given_back_is_waited_for(library, queue):
+    library.total = 100
+    memory = Memory(queue, queue.allocate(60))
+    del memory
+    assert queue.allocate(60)
+    with pytest.raises(EngineError, match="OUT_OF_MEMORY"):
+        queue.allocate(60)
+
+
 def test_captured_work_runs_when_it_is_launched(library, queue):
     memory = Memory(queue, queue.allocate(4))
     graph = queue.capture(lambda: queue.clear(memory.pointer, 4))
