@@ -69,6 +69,7 @@ def doctor(folder: Path | None = None) -> list[Check]:
         _package("matplotlib", "plots of the report", "pip install 'foveate[report]'"),
         _package("PIL", "reading image files", "pip install 'foveate[report]'"),
         _tensorrt(),
+        _package("polygraphy", "verifying engines for NVIDIA GPUs", "pip install 'foveate[tensorrt]'"),
         _gpu(),
         _cuda_kernels(),
         _cuda_provider(),

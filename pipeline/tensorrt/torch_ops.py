@@ -88,7 +88,8 @@ def _binary(
 ) -> None:
     def run(a: Value, b: Value) -> Value:
         if of_known is not None and known(a, b):
-            return of_known(a, b)
+            found = of_known(a, b)
+            return found if isinstance(found, np.ndarray | np.generic) else np.array(found, dtype=object)
         a, b = tensor(a), tensor(b)
         return function(a, b.to(a.device))
 
@@ -252,7 +253,10 @@ def concat(*values, axis):
 @op("Split")
 def split(x, sizes=None, axis=0, num_outputs=None):
     parts = ints(sizes) if sizes is not None else -(-x.shape[axis] // (num_outputs or 1))
-    return tuple(np.split(x, np.cumsum(parts)[:-1], axis)) if known(x) else torch.split(x, parts, axis)
+    if not known(x):
+        return torch.split(x, parts, axis)
+    ends = range(parts, x.shape[axis], parts) if isinstance(parts, int) else np.cumsum(parts)[:-1]
+    return tuple(np.split(x, list(ends), axis))
 
 
 @op("Slice")
