@@ -22,18 +22,19 @@ class Memory(Held):
 
     def __init__(self, queue: Queue, pointer: int, release: Callable[[], None] | None = None):
         super().__init__(queue)
-        self.pointer = pointer
-        self._release = release or partial(queue.free, pointer)
-        self.readers: set[int] = (
-            set()
-        )  # streams of other libraries, which may read it when their last reference goes
+        self.pointer, self._release = pointer, release
+        self.readers: tuple[int, ...] = ()  # streams of other libraries, which may read it when it goes back
 
     def _give_back(self) -> None:
-        self.queue.defer(partial(_give_back, self.queue, self.readers, self._release))
+        if self._release is None and not self.readers:
+            self.queue.free(self.pointer)
+        else:
+            release = self._release or partial(self.queue.free, self.pointer)
+            self.queue.defer(partial(_release_behind, self.queue, self.readers, release))
 
 
-def _give_back(queue: Queue, readers: Iterable[int], release: Callable[[], None]) -> None:
-    for stream in readers:
+def _release_behind(queue: Queue, streams: Iterable[int], release: Callable[[], None]) -> None:
+    for stream in streams:
         queue.follow(stream)
     release()
 
@@ -64,7 +65,7 @@ class CudaArray:
         stream = _LEGACY_STREAM if stream is None else stream
         if stream >= 0:
             self.memory.queue.lead(stream)
-            self.memory.readers.add(stream)
+            self.memory.readers += (stream,)
         kept = [self]
         return dlpack.export(self.pointer, self.shape, self.dtype, self.__dlpack_device__(), kept.clear)
 
@@ -72,7 +73,7 @@ class CudaArray:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3. Whoever reads it makes its stream wait for ours."""
         queue = self.memory.queue
-        self.memory.readers.add(_LEGACY_STREAM)
+        self.memory.readers += (_LEGACY_STREAM,)
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,

@@ -8,6 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from ctypes import byref, c_float, c_int, c_uint64, c_void_p
+from functools import partial
+from threading import get_ident
 from typing import Any
 
 from ..errors import FoveateError
@@ -37,7 +39,9 @@ class Queue:
         self._retired: deque[tuple[Event, Callable[[], None]]] = deque()
         self._later: list[Callable[[], None]] | None = None  # while work is captured: what waits for its end
         self._lock = threading.RLock()  # garbage may be collected within
-        self._held, self._ended = 0, False
+        self.users: set[int] = set()  # of `Held`, by their ids
+        self._ended = False
+        self.entered: int | None = None  # the thread that has just made the context current
         with self.current():
             self.stream: int = _asked(c_void_p(), driver.cuStreamCreate, NON_BLOCKING)
             pools = _asked(c_int(), driver.cuDeviceGetAttribute, MEMORY_POOLS_SUPPORTED, self.device)
@@ -63,6 +67,9 @@ class Queue:
 
     def free(self, pointer: int) -> None:
         """Once all that is queued is done."""
+        if self._later is not None:
+            self.defer(partial(self.free, pointer))
+            return
         with self.current():
             if self._pool is None:
                 self.driver.cuMemFree_v2(pointer)
@@ -113,6 +120,9 @@ class Queue:
 
     def defer(self, action: Callable[[], None]) -> None:
         """Calls it now, or at the end of a capture: for what queues work whenever garbage is collected."""
+        if self._later is None:
+            action()
+            return
         with self._lock:
             if self._later is not None:
                 self._later.append(action)
@@ -157,23 +167,16 @@ class Queue:
             for action in later:
                 action()
 
-    def hold(self) -> None:
-        with self._lock:
-            self._held += 1
-
-    def drop(self) -> None:
-        with self._lock:
-            self._held -= 1
-            if not (self._ended and self._held == 0):
-                return
-        self._close()
+    def drop(self, user: int) -> None:
+        self.users.discard(user)
+        if self._ended and not self.users:
+            self._close()
 
     def __del__(self) -> None:
         """Garbage is collected in any order: what is made of it may still be there."""
-        with contextlib.suppress(Exception):
-            self._ended = True
-            if self._held == 0:
-                self._close()
+        self._ended = True
+        if not self.users:
+            self._close()
 
     def _close(self) -> None:
         with contextlib.suppress(Exception):  # after the driver's own end nothing is left to free
@@ -192,37 +195,43 @@ class Held:
 
     def __init__(self, queue: Queue):
         self.queue = queue
-        queue.hold()
+        queue.users.add(id(self))
 
     def _give_back(self) -> None:
         raise NotImplementedError
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # after the driver's own end nothing is left to give back
-            try:
-                self._give_back()
-            finally:
-                self.queue.drop()
+        try:
+            self._give_back()
+        except Exception:  # after the driver's own end nothing is left to give back
+            pass
+        finally:
+            self.queue.drop(id(self))
 
 
 class _Current:
     """Another GPU's context comes back at the end; where there was none, ours stays."""
 
-    __slots__ = ("_pushed", "_queue")
+    __slots__ = ("_outermost", "_pushed", "_queue")
 
     def __init__(self, queue: Queue):
-        self._queue, self._pushed = queue, False
+        self._queue, self._pushed, self._outermost = queue, False, False
 
     def __enter__(self) -> None:
-        driver, context = self._queue.driver, self._queue.context
-        now = _asked(c_void_p(), driver.cuCtxGetCurrent)
+        queue, thread = self._queue, get_ident()
+        if queue.entered == thread:
+            return
+        now = _asked(c_void_p(), queue.driver.cuCtxGetCurrent)
         if now is None:
-            driver.cuCtxSetCurrent(context)
-        elif now != context:
-            driver.cuCtxPushCurrent_v2(context)
+            queue.driver.cuCtxSetCurrent(queue.context)
+        elif now != queue.context:
+            queue.driver.cuCtxPushCurrent_v2(queue.context)
             self._pushed = True
+        queue.entered, self._outermost = thread, True
 
     def __exit__(self, *_: object) -> None:
+        if self._outermost:
+            self._queue.entered = None
         if self._pushed:
             self._queue.driver.cuCtxPopCurrent_v2(byref(c_void_p()))
 

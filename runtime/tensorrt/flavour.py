@@ -95,7 +95,8 @@ class RtxContexts(Contexts):
 
     def __init__(self, flavour: Flavour, engine: Any, jit: bytes):
         super().__init__(flavour, engine)
-        self._cache = engine.create_runtime_config().create_runtime_cache()
+        self._configs = [engine.create_runtime_config()]  # as long as what is made of them
+        self._cache = self._configs[0].create_runtime_cache()
         if jit:
             self._cache.deserialize(jit)  # False for one of another machine or version, and nothing is lost
 
@@ -112,6 +113,7 @@ class RtxContexts(Contexts):
         config.dynamic_shapes_kernel_specialization_strategy = getattr(specialization, kernels)
         config.cuda_graph_strategy = getattr(trt.CudaGraphStrategy, graphs)
         config.set_runtime_cache(self._cache)
+        self._configs.append(config)
         return self._engine.create_execution_context(config)
 
     def jit(self) -> bytes:

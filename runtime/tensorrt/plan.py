@@ -64,8 +64,9 @@ class Plan:
         return np.dtype(_DTYPES[kind])
 
     def _range(self, name: str, profile: int) -> tuple[Shape, ...]:
-        if name in self.host:  # the profile has its values, not its shape
-            return (tuple(self.engine.get_tensor_shape(name)),) * 3
+        fixed = tuple(self.engine.get_tensor_shape(name))
+        if -1 not in fixed or name in self.host:  # the profile has no shape of it, or its values
+            return fixed, fixed, fixed
         return tuple(tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, profile))
 
     def most(self, ports: Ports) -> int:

@@ -117,10 +117,11 @@ class FakeEngine:
         return TensorLocation.HOST if self._ports[name].host else TensorLocation.DEVICE
 
     def get_tensor_shape(self, name: str) -> Shape:
-        return self._ports[name].sizes[0]
+        least, _, most = self._ports[name].sizes
+        return tuple(a if a == b else -1 for a, b in zip(least, most, strict=True))
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Shape]:
-        assert not self._ports[name].host and name in self._network.inputs
+        assert -1 in self.get_tensor_shape(name) and name in self._network.inputs
         return list(self._ports[name].sizes)
 
     def create_runtime_config(self) -> FakeRuntimeConfig:

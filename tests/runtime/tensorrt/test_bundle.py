@@ -1,0 +1,116 @@
+"""A whole bundle by backend `tensorrt`, on an emulated GPU. Its plans are names of the programs that they were built
+from, which onnxruntime runs in their place: all else is what engines of TensorRT get."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from foveate.runtime import TensorRTConfig, load, nvidia
+from foveate.runtime.cuda import library as kernel_library
+from foveate.runtime.device import cuda
+from foveate.runtime.device.driver import Driver
+from foveate.runtime.manifest import EngineFile, FileEntry, Manifest
+from foveate.runtime.tensorrt import plan as plan_module
+from foveate.runtime.tensorrt.flavour import RTX, Flavour
+
+from ..device.cuda.conftest import Kernels
+from ..device.cuda.fake_driver import FakeLibrary
+from .fake_tensorrt import FakeTensorRT, Network, Port
+
+MakeImage = Callable[..., np.ndarray]
+_MOST = 64  # of every open dim
+
+
+def network_of(program: Path) -> Network:
+    """What TensorRT would make of it: choices are inputs as others are."""
+    graph = onnx.load(program, load_external_data=False).graph
+    session = onnxruntime.InferenceSession(str(program), providers=["CPUExecutionProvider"])
+    inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
+
+    def port(value) -> Port:
+        least, most = (tuple(d if isinstance(d, int) else n for d in value.shape) for n in (1, _MOST))
+        return Port({"tensor(float)": "FLOAT", "tensor(int64)": "INT64"}[value.type], (least, least, most))
+
+    def compute(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    names, ports = [o.name for o in graph.output], {value.name: port(value) for value in inputs}
+
+    def shape(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        dtype = {"FLOAT": np.float32, "INT64": np.int64}
+        made = compute({name: np.zeros(shapes[name], dtype[ports[name].dtype]) for name in ports})
+        return {name: value.shape for name, value in made.items()}
+
+    return Network(ports, {o.name: port(o) for o in session.get_outputs()}, shape, compute)
+
+
+@pytest.fixture
+def bundle(handmade: Path, tmp_path: Path) -> Path:
+    """The handmade one with a plan for each program."""
+    path = tmp_path / "bundle"
+    shutil.copytree(handmade, path)
+    manifest = Manifest.from_json((path / "manifest.json").read_text())
+    engines, files = [], dict(manifest.files)
+    (path / "engines").mkdir()
+    for program in sorted(name for name in manifest.files if name.endswith(".onnx")):
+        stem = f"engines/{Path(program).stem}.any"
+        digest = hashlib.sha256(program.encode()).hexdigest()
+        (path / f"{stem}.plan").write_text(program)
+        (path / f"{stem}.json").write_text(json.dumps({"flavour": RTX, "sha256": digest}))
+        engines.append(EngineFile(program, f"{stem}.plan", f"{stem}.json", RTX, "1.7", "any", "fp32"))
+        for name in (f"{stem}.plan", f"{stem}.json"):
+            data = (path / name).read_bytes()
+            files[name] = FileEntry(hashlib.sha256(data).hexdigest(), len(data))
+    changed = dataclasses.replace(manifest, engines=tuple(engines), files=files)
+    (path / "manifest.json").write_text(changed.to_json())
+    return path
+
+
+@pytest.fixture
+def gpu() -> FakeLibrary:
+    return FakeLibrary(total=1 << 32)
+
+
+@pytest.fixture
+def trt(bundle: Path, gpu: FakeLibrary, emulated_cuda: Path, monkeypatch, tmp_path: Path) -> FakeTensorRT:
+    kernels = Kernels(kernel_library.open_library(emulated_cuda), gpu)
+    programs = [p.read_text() for p in (bundle / "engines").glob("*.plan")]
+    library = FakeTensorRT(gpu, {p.encode(): network_of(bundle / p) for p in programs})
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernel_library, "library", lambda: kernels)
+    monkeypatch.setattr(cuda, "open_driver", lambda: Driver(gpu))
+    monkeypatch.setattr(nvidia, "why_not", lambda manifest: "")
+    monkeypatch.setattr(plan_module, "open_flavour", lambda name: Flavour(name, "1.7", library))
+    return library
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_answers_are_the_dense_programs(trt: FakeTensorRT, bundle: Path, make_image: MakeImage, graph: bool):
+    masks = np.zeros((3, 64, 64), bool)
+    masks[0, 10:18, 20:30] = masks[1] = True
+    images = np.concatenate([make_image(mask, seed) for seed, mask in enumerate(masks)])
+    with load(bundle, backend="ort", threads=1) as on_cpu:
+        expected = on_cpu.dense(images)
+        on_cpu.set_choices({"gain": 3.0})
+        changed = on_cpu.dense(images)
+    with load(bundle, backend=TensorRTConfig(graph=graph), strategy="rects") as model:
+        for _ in range(5):
+            assert_close(model(images), expected)
+        assert_close(model.dense(images), expected)
+        model.set_choices({"gain": 3.0})
+        assert_close(model(images), changed)
+    assert sum(len(network.made) for network in trt.networks.values()) >= len(trt.networks) - 1
+
+
+def assert_close(found, expected) -> None:
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5 * np.abs(value).max())
