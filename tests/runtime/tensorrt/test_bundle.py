@@ -88,7 +88,7 @@ def trt(bundle: Path, gpu: FakeLibrary, emulated_cuda: Path, monkeypatch, tmp_pa
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(kernel_library, "library", lambda: kernels)
     monkeypatch.setattr(cuda, "open_driver", lambda: Driver(gpu))
-    monkeypatch.setattr(nvidia, "why_not", lambda manifest: "")
+    monkeypatch.setattr(nvidia, "why_not", lambda manifest, config: "")
     monkeypatch.setattr(plan_module, "open_flavour", lambda name: Flavour(name, "1.7", library))
     return library
 
