@@ -18,9 +18,11 @@ from .bench_notes import notes_of
 from .bench_result import (
     Headline,
     accuracy_facts,
+    energy_facts,
     exits_facts,
     hashes,
     headline_facts,
+    mixed_facts,
     overlay_facts,
     parity_facts,
     tradeoff_facts,
@@ -30,6 +32,7 @@ from .data import Dataset
 from .environment import describe, usable_cores
 from .ideal import ImageWork, WorkMeter, mean_work
 from .report_schema import check_report
+from .shapes import shape_sweep
 from .sweep import sweep, sweep_break_even, thresholds, tradeoff_times, worst_case
 from .verify import verify
 from .waterfall import Waterfall
@@ -50,6 +53,8 @@ def bench(
     threads: int | None = None,
     images: int = TIMED_IMAGES,
     rounds: int = ROUNDS,
+    batches: Sequence[int] | None = None,
+    scales: Sequence[float] | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Measure `bundle` on `data`; returns a result in report.json's schema (docs/report.md).
@@ -57,7 +62,9 @@ def bench(
     `baseline`: ONNX file of the same architecture trained without masks, for speed and accuracy; without it the
     program, run densely, is the baseline. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is
     taken over the first `limit` images of `data` (default all), times over the first `images` of them, `rounds` times.
-    `threads` of every engine (default: all usable cores). `tick` is called at every step, for progress.
+    `threads` of every engine (default: all usable cores). `batches` are measured beside single images, and images of
+    other sizes, by `scales` of their height and width (default: on a GPU 1, 4, 16, 64 and ½, 1, 2; none on a CPU).
+    `tick` is called at every step, for progress.
     Raises InputError, BundleError, MissingExtraError.
     """
     folder, threads = Path(bundle), threads or usable_cores()
@@ -70,6 +77,17 @@ def bench(
         chosen = thresholds(contenders, timed)
         accuracy = measure_accuracy(contenders, data, limit, metric, chosen, tick)
         spent = tradeoff_times(contenders, timed, TRADEOFF_ROUNDS, chosen, headline.times.ms("dense"), tick)
+        testbed = contenders.testbed
+        shapes, refused = shape_sweep(
+            contenders,
+            timed if contenders.shape else timed[:1],
+            testbed.batches if batches is None else batches,
+            testbed.scales if scales is None else scales,
+            rounds,
+            measure,
+            tick,
+        )
+        mixed, unmixed = mixed_facts(contenders, timed, headline, rounds, tick)
         overlays, notes = overlay_facts(contenders, samples)
         result = {
             **headline_facts(contenders, headline),
@@ -79,6 +97,10 @@ def bench(
             "tradeoff": tradeoff_facts(contenders, chosen, accuracy, spent),
             "accuracy": accuracy_facts(accuracy),
             "exits": exits_facts(contenders, headline),
+            "shapes": shapes,
+            "mixed": mixed,
+            "energy": energy_facts(contenders, timed),
+            "gpu": testbed.facts(),
             "overlays": overlays,
             "settings": {
                 "data": data.spec,
@@ -92,7 +114,7 @@ def bench(
         }
     compared = min(limit or PARITY_IMAGES, PARITY_IMAGES)
     result["parity"] = parity_facts(verify(folder, data, limit=compared, threads=threads, tick=tick))
-    result["notes"] = [*notes, *notes_of(result)]
+    result["notes"] = [*notes, *refused, *unmixed, *notes_of(result)]
     check_report(result)
     return result
 
@@ -103,7 +125,8 @@ class _Measure:
     def __init__(self, contenders: Contenders):
         self.contenders = contenders
         program = contenders.bundle / contenders.manifest.program
-        self.meter = WorkMeter(program, contenders.manifest, contenders.threads)
+        balance = contenders.testbed.balance()
+        self.meter = WorkMeter(program, contenders.manifest, contenders.threads, balance)
 
     def __call__(self, image: np.ndarray, choices: Choices) -> tuple[float, ImageWork]:
         self.contenders.use(choices)
@@ -129,7 +152,8 @@ def _time_headline(
 
     times = contenders.time(names, images, rounds, tick, record=record)
     if contenders.baseline is None:
-        times.wall["dense"], times.cpu["dense"] = times.wall["masked_dense"], times.cpu["masked_dense"]
+        for each in (times.wall, times.cpu, times.enqueue):
+            each["dense"] = each["masked_dense"]
     found = [measure(image, contenders.reference.choices) for image in images]
     work = mean_work(work for _, work in found)
     return Headline(times, waterfall, [active for active, _ in found], work, measure.meter.balance, depths)

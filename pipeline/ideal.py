@@ -61,14 +61,14 @@ def mean_work(works: Iterable[ImageWork]) -> ImageWork:
 
 class WorkMeter:
     """`meter(image, choices, depth) -> ImageWork`: the masks come from the program run densely; the depth, of a program
-    with exits, is the one that the image took."""
+    with exits, is the one that the image took. `balance`: by default this CPU's."""
 
-    def __init__(self, program: Path, manifest: Manifest, threads: int):
+    def __init__(self, program: Path, manifest: Manifest, threads: int, balance: float | None = None):
         from ..export.program import load_program
         from .analyze import analyze
         from .partition import partition
 
-        self.balance = measure_balance(threads)
+        self.balance = measure_balance(threads) if balance is None else balance
         self.nhwc = manifest.preprocess.layout == "nhwc"
         shapes = {name: tuple(shape) for name, shape in manifest.sample.items()}
         self._analysis = analyze(load_program(program), shapes)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from .statistics import Ratio, bootstrap_ratio
 from .timers import WALL, Timer
 
-Contender = Callable[[np.ndarray], object]  # one inference of one image
+Contender = Callable[[Any], object]  # one inference of one image
 
 FEW_IMAGES = 16  # an interval over fewer says little
 
@@ -55,11 +56,13 @@ def interleave(
     tick: Callable[[], None] = lambda: None,
     prepare: Callable[[int], None] = lambda number: None,
     timer: Timer = WALL,
+    observe: Callable[[str, Any], None] = lambda name, answer: None,
 ) -> Times:
     """Time every contender on every image `rounds` times, the order of contenders reversed at every step.
 
-    Everything runs once untimed first; answers are dropped. `tick` is called after each image of each round,
-    `prepare` with the image's number before its calls, untimed. A step that `timer` does not accept is timed again.
+    Everything runs once untimed first. `tick` is called after each image of each round, `prepare` with the image's
+    number before its calls, `observe` with a contender's name and answer, all untimed. A step that `timer` does not
+    accept is timed again, and not observed.
     """
     names = list(contenders)
     shape = (len(images), rounds)
@@ -72,13 +75,16 @@ def interleave(
                 order = names if (turn + number) % 2 == 0 else names[::-1]
                 while True:
                     prepare(number)
+                    answers = {}
                     for name in order:
-                        _, spent = timer.time(partial(contenders[name], image))
+                        answers[name], spent = timer.time(partial(contenders[name], image))
                         times.wall[name][number, turn] = spent.wall
                         times.cpu[name][number, turn] = spent.cpu
                         times.enqueue[name][number, turn] = spent.enqueue
                     if timer.accept():
                         break
+                for name, answer in answers.items():
+                    observe(name, answer)
                 tick()
     return times
 

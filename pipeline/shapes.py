@@ -63,8 +63,7 @@ def _point(
     contenders: Contenders, batch: np.ndarray, rounds: int, measure: Measure, tick: Callable[[], None]
 ) -> dict[str, Any]:
     own = contenders.reference.choices
-    with contenders.at(batch) as here:
-        times = here.time(NAMES, [batch], rounds, tick)
+    times = contenders.at(batch).time(NAMES, [batch], rounds, tick)
     count = len(batch)
     seen = {image.tobytes(): image for image in np.split(batch, count)}
     share = mean_work(measure(image, own)[1] for image in seen.values()).share

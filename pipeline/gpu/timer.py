@@ -12,8 +12,6 @@ from .watch import Watch
 
 T = TypeVar("T")
 
-BOUND = 0.8  # of a call's time on the device: from there on, queueing the work is what it waits for
-
 
 class DeviceTimer:
     """`Spent.wall` is from the first to the last of what a call queues on the device's stream, with what the device
