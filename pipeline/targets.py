@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.engine import PRECISIONS, Config, CudaConfig, NullConfig, OrtConfig, TensorRTConfig, by_config
+from ..runtime.engine import (
+    PRECISIONS,
+    Config,
+    CudaConfig,
+    NullConfig,
+    OrtConfig,
+    TensorRTConfig,
+    TorchConfig,
+    by_config,
+)
 from ..runtime.errors import EngineError, InputError, MissingExtraError, did_you_mean
 from ..runtime.manifest import EngineFile, Manifest
 
@@ -16,6 +25,7 @@ TARGETS: dict[str, Config] = {
     "cpu": OrtConfig(),
     "cuda": CudaConfig(),
     "tensorrt": TensorRTConfig(),
+    "torch": TorchConfig(),
     "null": NullConfig(),
 }
 _COMPUTE = re.compile(r"sm\d{2,3}")
@@ -93,8 +103,9 @@ def compile_for_nvidia(order: Order, config: TensorRTConfig) -> tuple[EngineFile
 
 @builds(OrtConfig)
 @builds(CudaConfig)
-def load_in_onnxruntime(order: Order, config: OrtConfig | CudaConfig) -> tuple[EngineFile, ...]:
-    """onnxruntime compiles on load: each file is its own engine, and only has to load."""
+@builds(TorchConfig)
+def load_in_onnxruntime(order: Order, config: OrtConfig | CudaConfig | TorchConfig) -> tuple[EngineFile, ...]:
+    """onnxruntime and torch compile on load: each file is its own engine, and only has to load."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -136,7 +136,7 @@ class Queue:
     def capture(self, work: Callable[[], None]) -> Graph:
         """What `work` queues, as one graph; nothing of it runs. Raises what `work` does, and EngineError where some of
         it cannot be captured."""
-        with self.current(), self._deferring():
+        with self.current(), self.deferring():
             self.driver.cuStreamBeginCapture_v2(self.stream, THREAD_LOCAL)
             try:
                 work()
@@ -156,7 +156,9 @@ class Queue:
         return graph.value or 0
 
     @contextlib.contextmanager
-    def _deferring(self) -> Iterator[None]:
+    def deferring(self) -> Iterator[None]:
+        """While something is captured, by us or by another library: what queues work whenever garbage is collected is
+        held back."""
         with self._lock:
             self._later = []
         try:

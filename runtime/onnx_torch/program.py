@@ -16,9 +16,9 @@ _TAPES = 64  # shapes that are remembered
 
 class TorchProgram:
     """`program(feeds) -> outputs`, tensors on `device`. Choices that are not fed have the file's values. float32 is
-    float32, not TF32."""
+    float32, not TF32. `search`: see `engine.TorchConfig`."""
 
-    def __init__(self, path: Path, device: torch.device):
+    def __init__(self, path: Path, device: torch.device, search: bool = False):
         model = onnx.load(path)
         self._graph = model.graph
         self._functions = {(f.domain, f.name): f for f in model.functions}
@@ -28,7 +28,7 @@ class TorchProgram:
         self.outputs = tuple(o.name for o in model.graph.output)
         self.defaults = {name: initial.pop(name).to(device) for name in self.optional}
         self._weights = {name: (Known(value), _laid_out(value.to(device))) for name, value in initial.items()}
-        self._device = device
+        self._device, self._search = device, search
         self._tapes: dict[tuple[object, ...], Tape] = {}
         del self._graph.initializer[:]  # they are tensors by now
 
@@ -36,7 +36,8 @@ class TorchProgram:
         given = {**self.defaults, **feeds}
         ordered = {name: given[name] for name in (*self.inputs, *self.optional)}
         key = (tuple(outputs), *((tuple(t.shape), t.dtype) for t in ordered.values()))
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        chosen = torch.backends.cudnn.flags(enabled=True, benchmark=self._search, allow_tf32=False)
+        with torch.inference_mode(), chosen:
             if key not in self._tapes:
                 if len(self._tapes) >= _TAPES:
                     self._tapes.pop(next(iter(self._tapes)))

@@ -59,7 +59,7 @@ class Tape:
                 slots[n] = value
             for n in call.drops:
                 slots.pop(n, None)
-        return [slots[v] if kind == "slot" else v for kind, v in self._outputs]
+        return [slots[v] if kind == "slot" else v.clone() for kind, v in self._outputs]
 
 
 class Recorder:
