@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime import Result
+from ..runtime.engine import Config
 from .accuracy import active_fraction, measure_accuracy
 from .bench_notes import notes_of
 from .bench_result import (
@@ -49,6 +50,7 @@ def bench(
     *,
     baseline: str | Path | None = None,
     metric: str | None = None,
+    backend: str | Config | None = None,
     limit: int | None = None,
     threads: int | None = None,
     images: int = TIMED_IMAGES,
@@ -60,7 +62,7 @@ def bench(
     """Measure `bundle` on `data`; returns a result in report.json's schema (docs/report.md).
 
     `baseline`: ONNX file of the same architecture trained without masks, for speed and accuracy; without it the
-    program, run densely, is the baseline. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is
+    program, run densely, is the baseline. `backend`: as of `foveate.load`; on a GPU, dense engines are its, too. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is
     taken over the first `limit` images of `data` (default all), times over the first `images` of them, `rounds` times.
     `threads` of every engine (default: all usable cores). `batches` are measured beside single images, and images of
     other sizes, by `scales` of their height and width (default: on a GPU 1, 4, 16, 64 and ½, 1, 2; none on a CPU).
@@ -70,7 +72,8 @@ def bench(
     folder, threads = Path(bundle), threads or usable_cores()
     samples = list(data.samples(min(images, limit or images)))
     timed = [sample.image for sample in samples]
-    with open_contenders(folder, None if baseline is None else Path(baseline), threads, timed) as contenders:
+    against = None if baseline is None else Path(baseline)
+    with open_contenders(folder, against, threads, timed, backend) as contenders:
         measure = _Measure(contenders)
         headline = _time_headline(contenders, timed, rounds, measure, tick)
         points = sweep(contenders, timed[:SWEEP_IMAGES], rounds, measure, tick)
@@ -113,7 +116,7 @@ def bench(
             "environment": describe(threads, hashes(contenders, data), contenders.auto.backend),
         }
     compared = min(limit or PARITY_IMAGES, PARITY_IMAGES)
-    result["parity"] = parity_facts(verify(folder, data, limit=compared, threads=threads, tick=tick))
+    result["parity"] = parity_facts(verify(folder, data, limit=compared, backend=backend, threads=threads, tick=tick))
     result["notes"] = [*notes, *refused, *unmixed, *notes_of(result)]
     check_report(result)
     return result

@@ -117,7 +117,8 @@ def mixed_facts(
     dense = contenders.at(batch).run("dense")
     try:
         placed = testbed.place(batch)
-        mixed, times = time_mixed(contenders.auto, placed, {"dense": dense}, rounds, tick, testbed.timer)
+        others = {"dense": dense}
+        mixed, times = time_mixed(contenders.auto, batch, placed, others, rounds, tick, testbed.timer)
     except InputError as error:
         return None, [f"{error.what[:1].upper()}{error.what[1:]} was not measured: {error.got}."]
     count = len(batch)

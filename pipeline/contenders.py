@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..runtime import Model, Result, load
+from ..runtime.bundle import open_bundle
+from ..runtime.engine import Config
 from ..runtime.errors import InputError
 from ..runtime.manifest import Manifest
 from ..runtime.spans import native_regions
@@ -40,6 +42,11 @@ class Testbed(Protocol):
     scales: tuple[float, ...]  # … and of height and width
     timer: Timer
 
+    def load(self, bundle: Path, **options: Any) -> Model:
+        """A bundle, as `runtime.load` has it; for `close` to close."""
+        ...
+
+    def close(self, model: Model) -> None: ...
     def tune(self, program: Path, image: np.ndarray, static: bool, choices: Choices) -> DenseEngine:
         """The fastest dense engine of a program; `static`: all images have the shape of `image`."""
         ...
@@ -68,8 +75,14 @@ class CpuTestbed:
     scales: tuple[float, ...] = ()
     timer: Timer = WALL
 
-    def __init__(self, threads: int):
-        self._threads = threads
+    def __init__(self, threads: int, backend: str):
+        self._threads, self._backend = threads, backend
+
+    def load(self, bundle: Path, **options: Any) -> Model:
+        return load(bundle, backend=self._backend, threads=self._threads, **options)
+
+    def close(self, model: Model) -> None:
+        model.close()
 
     def tune(self, program: Path, image: np.ndarray, static: bool, choices: Choices) -> DenseEngine:
         return tune(program, self._threads, image, static, choices)
@@ -116,9 +129,8 @@ class Contenders:
 
     def renew(self) -> None:
         """Loads strategy auto anew: what its online guard learnt on other masks is forgotten."""
-        self.auto.close()
-        layout = self.auto.layout
-        self.auto = load(self.bundle, threads=self.threads, choices=self.choices, layout=layout)
+        self.testbed.close(self.auto)
+        self.auto = self.testbed.load(self.bundle, choices=self.choices, layout=self.auto.layout)
         self.warm(self.auto)
 
     def warm(self, model: Model) -> None:
@@ -164,25 +176,29 @@ class Contenders:
 
 @contextlib.contextmanager
 def open_contenders(
-    bundle: Path, baseline: Path | None, threads: int, images: Sequence[np.ndarray]
+    bundle: Path,
+    baseline: Path | None,
+    threads: int,
+    images: Sequence[np.ndarray],
+    backend: str | Config | None = None,
 ) -> Iterator[Contenders]:
-    """Opens and tunes everything; `threads` is every engine's number. Raises BundleError, InputError."""
+    """Opens and tunes everything; `threads` is every engine's number. `backend`: in the bundle's place. Raises
+    BundleError, InputError."""
     with contextlib.ExitStack() as stack:
-        with load(bundle) as usual:  # what was measured fastest with as many threads as users get
-            layout = usual.layout
-        auto = load(bundle, threads=threads, layout=layout)
-        manifest = auto.manifest
-        best = "spans" if native_regions(manifest) else "rects"
-        selective = stack.enter_context(load(bundle, threads=threads, strategy=best))
-        testbed = CpuTestbed(threads)
+        testbed, layout = _open_testbed(bundle, threads, backend, stack)
+        manifest = open_bundle(bundle, verify=False).manifest
         reference = Reference(bundle, manifest, threads)
         same_shape = len({image.shape for image in images}) == 1
         program = bundle / manifest.program
         dense, masked = _tune(testbed, baseline or program, program, images[0], same_shape, reference.choices)
+        auto = testbed.load(bundle, layout=layout)
+        native = auto.device is None and native_regions(auto.manifest)
+        selective = testbed.load(bundle, layout=layout, strategy="spans" if native else "rects")
+        stack.callback(testbed.close, selective)
         if baseline is not None:
             _check_outputs(dense(images[0]), masked(images[0]), baseline)
         opened = Contenders(
-            manifest,
+            auto.manifest,
             bundle,
             baseline,
             threads,
@@ -200,7 +216,20 @@ def open_contenders(
         try:
             yield opened
         finally:
-            opened.auto.close()
+            testbed.close(opened.auto)
+
+
+def _open_testbed(
+    bundle: Path, threads: int, backend: str | Config | None, stack: contextlib.ExitStack
+) -> tuple[Testbed, str]:
+    """Where the bundle runs, and the layout that was measured fastest with as many threads as users get."""
+    usual = stack.enter_context(load(bundle, backend=backend))
+    if usual.device is None:
+        usual.close()
+        return CpuTestbed(threads, usual.config.backend), usual.layout
+    from .gpu.testbed import open_testbed
+
+    return stack.enter_context(open_testbed(usual)), usual.layout
 
 
 def _tune(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,7 +37,7 @@ def exits_of(model: Model) -> ExitStep | None:
     return next((step for step in model.manifest.steps if isinstance(step, ExitStep)), None)
 
 
-def mixing_gate(model: Model, images: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
+def mixing_gate(model: Model, images: np.ndarray) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Choices that send image i of a batch to exit i mod K, and the depths: the gate's weights by least squares from
     what it reads of these images. Raises InputError where they cannot be told apart so."""
     step = exits_of(model)
@@ -67,24 +67,26 @@ def mixing_gate(model: Model, images: Any) -> tuple[dict[str, Any], tuple[int, .
 
 def time_mixed(
     model: Model,
-    images: Any,
+    images: np.ndarray,
+    placed: Any,
     others: Mapping[str, Contender],
     rounds: int,
     tick: Callable[[], None] = lambda: None,
     timer: Timer = WALL,
 ) -> tuple[Mixed, Times]:
-    """The batch, mixed and at each exit, interleaved with `others`; times of those are in the second."""
+    """The batch, mixed and at each exit, interleaved with `others`; times of those are in the second. `placed`: the
+    images where the contenders read them."""
     step = exits_of(model)
     assert step is not None
     own = model.choices
     gate, depths = mixing_gate(model, images)
     chosen = {"mixed": gate, **{str(k): {**own, **forced_depth(step, k)} for k in sorted(set(depths))}}
     runs = {name: partial(_run, model, {**own, **choices}) for name, choices in chosen.items()}
-    times = interleave({**others, **runs}, [images], rounds, tick, timer=timer)
+    times = interleave({**others, **runs}, [placed], rounds, tick, timer=timer)
     model.set_choices(own)
     return Mixed(depths, times.ms("mixed"), {k: times.ms(str(k)) for k in set(depths)}), times
 
 
-def _run(model: Model, choices: Mapping[str, Any], images: Sequence[np.ndarray]) -> object:
+def _run(model: Model, choices: Mapping[str, Any], images: Any) -> object:
     model.set_choices(choices)
     return model(images)

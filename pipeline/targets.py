@@ -86,6 +86,16 @@ def target_config(target: str) -> Config:
     return TensorRTConfig(precision=precision or "fp32", compute=compute)
 
 
+def target_of(manifest: Manifest) -> str:
+    """The target that a bundle was built for, to build another one like it."""
+    name = next(name for name, config in TARGETS.items() if config.backend == manifest.backend)
+    if not manifest.engines:
+        return name
+    computes = ",".join(sorted({e.compute for e in manifest.engines} - {"any"}))
+    full = manifest.engines[0].flavour == "tensorrt"  # which builds for the GPU that is there
+    return f"{name}:{manifest.engines[0].precision}" + (f"@{computes}" if computes and not full else "")
+
+
 def build_engines(order: Order, config: Config) -> tuple[EngineFile, ...]:
     """Makes the engines of a bundle's ONNX files; those that are files of their own are given. Raises InputError,
     ProgramError, EngineError where the backend refuses one, MissingExtraError."""

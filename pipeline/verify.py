@@ -18,6 +18,7 @@ import numpy as np
 
 from ..runtime import load
 from ..runtime.bundle import open_bundle
+from ..runtime.engine import Config
 from ..runtime.errors import InputError
 from ..runtime.layouts import shallow_and_deep
 from ..runtime.manifest import Manifest
@@ -53,6 +54,7 @@ def verify(
     metric: str | None = None,
     limit: int | None = None,
     strategies: Sequence[str] | None = None,
+    backend: str | Config | None = None,
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> VerifyReport:
@@ -60,7 +62,7 @@ def verify(
 
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
     metric: a row of docs/data.md, taken of `data`, of the last strategy's answers; it is told, and decides nothing.
-    strategies: of `foveate.load`; every one that this bundle and this machine have, if left out.
+    strategies: of `foveate.load`; every one that this bundle and this machine have, if left out. backend: as there.
     Raises InputError, BundleError.
     """
     start = time.monotonic()
@@ -69,7 +71,8 @@ def verify(
     if metric is not None and data is None:
         raise InputError("verify", got=f"metric {metric} without data", expected="images", fix="Add --data.")
     with contextlib.ExitStack() as stack:
-        models = {s: stack.enter_context(load(bundle, strategy=s, threads=threads)) for s in strategies}
+        options: dict[str, Any] = {"backend": backend, "threads": threads}
+        models = {s: stack.enter_context(load(bundle, strategy=s, **options)) for s in strategies}
         manifest = models[strategies[0]].manifest
         reference = Reference(Path(bundle), manifest, threads or 0)
         judge = _Judge(metric, reference) if metric is not None else None

@@ -10,11 +10,11 @@ from .nvml import Gpu
 SECONDS = 3.0
 
 
-def joules_per_image(
-    gpu: Gpu, run: Callable[[], object], images: int, clock: Callable[[], float] = time.monotonic
+def joules_per_call(
+    gpu: Gpu, run: Callable[[], object], clock: Callable[[], float] = time.monotonic
 ) -> float | None:
     """Of the whole card, idle power included, while `run`, which waits for what it queues, is called again and again.
-    `images`: of a call. None where the GPU does not count energy."""
+    None where the GPU does not count energy."""
     before = gpu.joules()
     if before is None:
         return None
@@ -23,4 +23,4 @@ def joules_per_image(
         run()
         calls += 1
     after = gpu.joules()
-    return None if after is None or not calls else (after - before) / (calls * images)
+    return None if after is None or not calls else (after - before) / calls

@@ -1,4 +1,4 @@
-"""Timing by a device's own events: host and device work at the same time, so that the wall clock sees neither."""
+"""Timing by the devices' own events: host and device work at the same time, so that the host's clock sees neither."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class DeviceTimer:
-    """`Spent.wall` is from the first to the last of what a call queues on the device's stream, with what the device
-    waited for the host in between; `waited` gives the ms that the host waited for the device so far."""
+    """`Spent.wall` is from the begin of a call to the end of the last work that it queued, as the device's clock has it,
+    with what the device waited for the host in between. `devices` are the queues that contenders use, of one GPU."""
 
-    def __init__(self, device: Device, watch: Watch, waited: Callable[[], float]):
-        self._device, self._watch, self._waited = device, watch, waited
+    def __init__(self, watch: Watch):
+        self._watch, self.devices = watch, list[Device]()
 
     def settle(self, run: Callable[[], object]) -> None:
         def run_and_wait() -> None:
@@ -29,18 +29,25 @@ class DeviceTimer:
 
     def time(self, call: Callable[[], T]) -> tuple[T, Spent]:
         self.wait()
-        waited, cpu, start = self._waited(), time.process_time(), time.perf_counter()
-        begin = self._device.mark()
+        waited, cpu = self._waited(), time.process_time()
+        begins = [device.mark() for device in self.devices]
+        start = time.perf_counter()
         answer = call()
-        end = self._device.mark()
-        host, used = time.perf_counter() - start, time.process_time() - cpu
-        enqueue = 1e3 * host - (self._waited() - waited)
-        return answer, Spent(self._device.elapsed_ms(begin, end), 1e3 * used, max(0.0, enqueue))
+        host = 1e3 * (time.perf_counter() - start)
+        ends = [device.mark() for device in self.devices]
+        enqueue, used = host - (self._waited() - waited), 1e3 * (time.process_time() - cpu)
+        marks = zip(self.devices, begins, ends, strict=True)
+        wall = max(device.elapsed_ms(begin, end) for device, begin, end in marks)
+        return answer, Spent(wall, used, max(0.0, enqueue))
 
     def accept(self) -> bool:
         return self._watch.accept()
 
     def wait(self) -> None:
         """Until all that is queued is done."""
-        mark = self._device.mark()
-        self._device.elapsed_ms(mark, mark)
+        for device in self.devices:
+            mark = device.mark()
+            device.elapsed_ms(mark, mark)
+
+    def _waited(self) -> float:
+        return sum(device.waited_ms for device in self.devices)
