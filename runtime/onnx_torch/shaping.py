@@ -79,12 +79,13 @@ def slice_(
 ) -> Tensor:
     axes = list(range(len(starts))) if axes is None else axes
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
-        if step > 0:
+        n = x.shape[axis]
+        if step > 0:  # exporters write the largest number there is for "to the end"
             places: Any = [slice(None)] * x.ndim
-            places[axis] = slice(start, end, step)
+            places[axis] = slice(max(start, -n), min(end, n), step)
             x = x[tuple(places)]
         else:
-            kept = list(range(x.shape[axis]))[slice(start, None if end < -x.shape[axis] else end, step)]
+            kept = list(range(n))[slice(start, None if end < -n else end, step)]
             x = x.index_select(axis, torch.tensor(kept, device=x.device))
     return x
 
