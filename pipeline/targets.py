@@ -96,6 +96,15 @@ def target_of(manifest: Manifest) -> str:
     return f"{name}:{manifest.engines[0].precision}" + (f"@{computes}" if computes and not full else "")
 
 
+def is_built_for(manifest: Manifest, target: str) -> bool:
+    """Whether a bundle has what `target` asks for. Raises InputError as `target_config`."""
+    config = target_config(target)
+    if not isinstance(config, TensorRTConfig):
+        return manifest.backend == config.backend
+    built = {e.compute for e in manifest.engines if e.precision == config.precision}
+    return manifest.backend == config.backend and bool(built) and set(config.compute) <= built
+
+
 def build_engines(order: Order, config: Config) -> tuple[EngineFile, ...]:
     """Makes the engines of a bundle's ONNX files; those that are files of their own are given. Raises InputError,
     ProgramError, EngineError where the backend refuses one, MissingExtraError."""

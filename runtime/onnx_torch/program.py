@@ -37,7 +37,7 @@ class TorchProgram:
         ordered = {name: given[name] for name in (*self.inputs, *self.optional)}
         key = (tuple(outputs), *((tuple(t.shape), t.dtype) for t in ordered.values()))
         chosen = torch.backends.cudnn.flags(enabled=True, benchmark=self._search, allow_tf32=False)
-        with torch.inference_mode(), chosen:
+        with torch.no_grad(), chosen:
             if key not in self._tapes:
                 if len(self._tapes) >= _TAPES:
                     self._tapes.pop(next(iter(self._tapes)))
