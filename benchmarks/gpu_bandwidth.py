@@ -1,4 +1,4 @@
-"""Bytes a second that the CUDA kernels of selective execution move, beside those of the driver's own copy on the device.
+"""Bytes a second that the CUDA kernels of selective execution move, beside those of the driver's own copy.
 
     python benchmarks/gpu_bandwidth.py
 
@@ -58,7 +58,9 @@ def measure(lab: Lab, rounds: int) -> list[dict[str, Any]]:
         ms = float(times.wall[name].min()) / CALLS
         found.append({"kernel": name, "ms": ms, "bytes": moved, "gb_per_s": moved / ms / 1e6, "windows": n})
         found[-1]["of_copy"] = found[-1]["gb_per_s"] / found[0]["gb_per_s"]
-        print(f"{name:14} {ms:9.4f} ms {found[-1]['gb_per_s']:8.0f} GB/s  {found[-1]['of_copy']:5.0%} of copy")
+        print(
+            f"{name:14} {ms:9.4f} ms {found[-1]['gb_per_s']:8.0f} GB/s  {found[-1]['of_copy']:5.0%} of copy"
+        )
     return found
 
 

@@ -27,7 +27,9 @@ import foveate
 def arguments(about: str, out: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help=f"folder of {out}")
-    parser.add_argument("--work", type=Path, default=Path("build/gpu-work"), help="folder of programs and bundles")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/gpu-work"), help="folder of programs and bundles"
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--dry", action="store_true", help="in little, without a GPU: whether it runs at all")
     return parser
@@ -56,7 +58,9 @@ class Lab:
     def load(self, bundle: Path, **options: Any) -> Model:
         model = foveate.load(bundle, **{"backend": self.config(), **options})
         if model.device is None:
-            raise SystemExit(f"error: {bundle} does not run on a GPU here (see the warning above); --dry does without")
+            raise SystemExit(
+                f"error: {bundle} does not run on a GPU here (see the warning above); --dry does without"
+            )
         self.timer.devices.append(model.device)
         self.models.append(model)
         return model

@@ -51,7 +51,9 @@ def measure(lab: Lab, work: Path, rounds: int) -> list[dict[str, Any]]:
     plain = build(baseline, work / "plain", sample=sample["images"])
     selective, auto, whole = (lab.load(bundle, strategy=s) for s in ("rects", "auto", "dense"))
     dense = {
-        f"engine, {'searched' if search else 'expected'}": lab.load(plain, backend=lab.config(search), strategy="dense")
+        f"engine, {'searched' if search else 'expected'}": lab.load(
+            plain, backend=lab.config(search), strategy="dense"
+        )
         for search in (False, True)
     }
     analysis = analyze(load_program(masked), sample)
@@ -169,7 +171,12 @@ def _share(model: Model, analysis: Analysis, feeds: dict[str, Any], balance: flo
 
 
 def _row(
-    lab: Lab, contenders: dict[str, Callable[[Any], object]], rounds: int, batch: int, fraction: float, share: float
+    lab: Lab,
+    contenders: dict[str, Callable[[Any], object]],
+    rounds: int,
+    batch: int,
+    fraction: float,
+    share: float,
 ) -> dict[str, Any]:
     times = lab.time(contenders, rounds)
     ms = {name: times.ms(name) for name in contenders}
@@ -224,9 +231,13 @@ def main() -> None:
     args = arguments((__doc__ or "").splitlines()[0], "selective.json").parse_args()
     lab, work = Lab(args.dry), args.work / "resnet34"
     work.mkdir(parents=True, exist_ok=True)
-    print("batch active     dense    masked      auto selective    auto  forced   ideal realized enqueue error   (ms)")
+    print(
+        "batch active     dense    masked      auto selective    auto  forced   ideal realized enqueue error   (ms)"
+    )
     rows = measure(lab, work, args.rounds)
-    lab.write(args.out / "selective.json", {"size": DRY_SIZE if lab.dry else SIZE, "rows": rows}, misses(rows))
+    lab.write(
+        args.out / "selective.json", {"size": DRY_SIZE if lab.dry else SIZE, "rows": rows}, misses(rows)
+    )
     lab.close()
 
 

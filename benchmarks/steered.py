@@ -67,7 +67,9 @@ def ellipse(side: int, fraction: float, aspect: float = 1.4, wide: int = 0) -> n
     shape = side, wide or side
     if fraction >= 1:
         return np.ones(shape, bool)
-    y, x = (np.mgrid[: shape[0], : shape[1]].transpose(1, 2, 0) + 0.5 - np.divide(shape, 2)).transpose(2, 0, 1)
+    y, x = (np.mgrid[: shape[0], : shape[1]].transpose(1, 2, 0) + 0.5 - np.divide(shape, 2)).transpose(
+        2, 0, 1
+    )
     squared = fraction * shape[0] * shape[1] / np.pi
     return (y / aspect**-0.5) ** 2 + (x / aspect**0.5) ** 2 <= squared
 

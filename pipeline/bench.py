@@ -62,7 +62,8 @@ def bench(
     """Measure `bundle` on `data`; returns a result in report.json's schema (docs/report.md).
 
     `baseline`: ONNX file of the same architecture trained without masks, for speed and accuracy; without it the
-    program, run densely, is the baseline. `backend`: as of `foveate.load`; on a GPU, dense engines are its, too. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is
+    program, run densely, is the baseline. `backend`: as of
+    `foveate.load`; on a GPU, dense engines are its, too. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is
     taken over the first `limit` images of `data` (default all), times over the first `images` of them, `rounds` times.
     `threads` of every engine (default: all usable cores). `batches` are measured beside single images, and images of
     other sizes, by `scales` of their height and width (default: on a GPU 1, 4, 16, 64 and ½, 1, 2; none on a CPU).
@@ -116,7 +117,9 @@ def bench(
             "environment": describe(threads, hashes(contenders, data), contenders.auto.backend),
         }
     compared = min(limit or PARITY_IMAGES, PARITY_IMAGES)
-    result["parity"] = parity_facts(verify(folder, data, limit=compared, backend=backend, threads=threads, tick=tick))
+    result["parity"] = parity_facts(
+        verify(folder, data, limit=compared, backend=backend, threads=threads, tick=tick)
+    )
     result["notes"] = [*notes, *refused, *unmixed, *notes_of(result)]
     check_report(result)
     return result

@@ -56,12 +56,18 @@ def _bound_by_host(result: dict[str, Any]) -> list[str]:
 def _gpu_notes(gpu: dict[str, Any]) -> list[str]:
     watched = gpu["watched"]
     if watched is None:
-        return [f"The GPU's clocks are not known ({gpu['unknown']}): it may have been throttled. Trust ratios."]
+        return [
+            f"The GPU's clocks are not known ({gpu['unknown']}): it may have been throttled. Trust ratios."
+        ]
     notes = []
     if not watched["settled"]:
         notes.append("The GPU's clocks did not become stable within 15 s: trust ratios, not times.")
     if watched["rejected"]:
-        kept = f"; {watched['kept_throttled']} that were throttled again count" if watched["kept_throttled"] else ""
+        kept = (
+            f"; {watched['kept_throttled']} that were throttled again count"
+            if watched["kept_throttled"]
+            else ""
+        )
         notes.append(f"The GPU was throttled in {watched['rejected']} steps, which were timed again{kept}.")
     if capped := watched["reasons"].get("power cap"):
         notes.append(

@@ -139,7 +139,10 @@ FIELDS: Fields = {
     "shapes[].speedup_interval[]": ("number", "an end of the interval"),
     "shapes[].ideal_speedup": ("number", "dense work ÷ active work"),
     "shapes[].realization": ("number|null", "as above"),
-    "mixed": ("object|null", "of programs with exits: a batch whose images take all depths in turn, by a gate made for it"),
+    "mixed": (
+        "object|null",
+        "of programs with exits: a batch whose images take all depths in turn, by a gate made for it",
+    ),
     "mixed.batch": ("int", "images"),
     "mixed.depths": ("list", "the layers that they take"),
     "mixed.depths[]": ("int", "layers"),

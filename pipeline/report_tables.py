@@ -7,7 +7,6 @@ from typing import Any
 
 from .report_format import NOT_AVAILABLE, error, figure, ms, share, tail, times
 
-
 SHAPES = "Batches and sizes"
 
 
@@ -236,7 +235,10 @@ def _gpu(gpu: dict[str, Any]) -> Table:
             ("memory clock", f"{_span(watched['memory_mhz'])} MHz"),
             ("temperature", f"{_span(watched['celsius'])} °C"),
             ("power", f"{_span(watched['watts'])} W, of {watched['most_watts']:.0f}"),
-            ("kept low by", ", ".join(f"{r} {share(n, 0)}" for r, n in watched["reasons"].items()) or "nothing"),
+            (
+                "kept low by",
+                ", ".join(f"{r} {share(n, 0)}" for r, n in watched["reasons"].items()) or "nothing",
+            ),
             ("throttled steps", f"{watched['rejected']} timed again, {watched['kept_throttled']} kept"),
         )
         if watched

@@ -84,7 +84,7 @@ def _why_not_torch(config: TorchConfig) -> str:
         return "it is not installed (pip install 'foveate[export]')"
     if config.device == "cpu":
         return ""
-    return _why_not_gpu() or ("" if torch.cuda.is_available() else "it is built without CUDA")
+    return _why_not_device() or ("" if torch.cuda.is_available() else "it is built without CUDA")
 
 
 def _why_not_library(engine: EngineFile) -> str:

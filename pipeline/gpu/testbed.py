@@ -1,4 +1,4 @@
-"""A benchmark on a GPU: everything runs by the bundle's backend, dense engines too, on images that lie on the device."""
+"""A benchmark on a GPU: all runs by the bundle's backend, dense engines too, on images that lie on the device."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class GpuTestbed:
         self.config: Config = usual.config
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self._dense: dict[Path, DeviceDense] = {}
-        self._placed: dict[int, tuple[np.ndarray, DeviceArray]] = {}  # by id, with themselves for it to stay theirs
+        self._placed: dict[
+            int, tuple[np.ndarray, DeviceArray]
+        ] = {}  # by id, with themselves for it to stay theirs
         assert usual.device is not None
         self._device = usual.device
 

@@ -76,7 +76,10 @@ def resize(
     sizes: list[int] | None = None,
 ) -> Tensor:
     """As torch's interpolate does it, which is what exporters of torch write down."""
-    mode, place = attributes.get("mode", "nearest"), attributes.get("coordinate_transformation_mode", "half_pixel")
+    mode, place = (
+        attributes.get("mode", "nearest"),
+        attributes.get("coordinate_transformation_mode", "half_pixel"),
+    )
     known = {
         ("nearest", "asymmetric"): ("nearest", None),
         ("linear", "half_pixel"): ("linear", False),
@@ -86,7 +89,11 @@ def resize(
         ("cubic", "align_corners"): ("bicubic", True),
     }
     nearest = attributes.get("nearest_mode", "round_prefer_floor")
-    if (mode, place) not in known or attributes.get("antialias", 0) or (mode == "nearest" and nearest != "floor"):
+    if (
+        (mode, place) not in known
+        or attributes.get("antialias", 0)
+        or (mode == "nearest" and nearest != "floor")
+    ):
         raise _unknown("Resize", f"mode {mode}, {place}, {nearest}")
     kind, corners = known[mode, place]
     rank = x.ndim - 2

@@ -108,5 +108,7 @@ def group_norm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor) 
 
 
 @operator("BatchNormalization")
-def batch_norm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def batch_norm(
+    attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor
+) -> Tensor:
     return F.batch_norm(x, mean, var, weight, bias, eps=attributes.get("epsilon", 1e-5))

@@ -9,7 +9,9 @@ from typing import Any
 from ..errors import InternalError
 
 Attributes = dict[str, Any]
-Run = Callable[..., Any]  # (attributes, *inputs) -> a tensor, or a tuple of them; an input that is left out is None
+Run = Callable[
+    ..., Any
+]  # (attributes, *inputs) -> a tensor, or a tuple of them; an input that is left out is None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""A program as torch runs it on inputs of one shape: what depends on shapes alone is computed once, when it is recorded,
-and what is left is a list of calls that may be captured in a CUDA graph."""
+"""A program as torch runs it on inputs of one shape: what depends on shapes alone is computed when it is recorded, and
+what is left is a list of calls that may be captured in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torch import Tensor
 from ..errors import EngineError
 from . import elementwise, images, reducing, shaping  # noqa: F401  they register their operators
 from .registry import OPERATORS, Attributes
-
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,10 @@ class Recorder:
         return _Slot(self._slots - 1, tensor)
 
     def _nodes(
-        self, nodes: Sequence[onnx.NodeProto], scope: dict[str, _Value], given: Mapping[str, onnx.AttributeProto]
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        scope: dict[str, _Value],
+        given: Mapping[str, onnx.AttributeProto],
     ) -> None:
         """`given`: of the function whose body they are."""
         for node in nodes:
@@ -104,7 +106,10 @@ class Recorder:
             scope.update((name, value) for name, value in zip(node.output, made, strict=False) if name)
 
     def _function(
-        self, function: onnx.FunctionProto, inputs: list[_Value | None], given: Mapping[str, onnx.AttributeProto]
+        self,
+        function: onnx.FunctionProto,
+        inputs: list[_Value | None],
+        given: Mapping[str, onnx.AttributeProto],
     ) -> list[_Value]:
         defaults = {a.name: a for a in function.attribute_proto}
         padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
@@ -135,14 +140,18 @@ class Recorder:
             return [Known(_shape(node.op_type, inputs[0], attributes))]
         found = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if found is None:
-            raise _refused(node, f"{node.domain or 'ai.onnx'}::{node.op_type}", "operators that this backend knows")
+            raise _refused(
+                node, f"{node.domain or 'ai.onnx'}::{node.op_type}", "operators that this backend knows"
+            )
         known = all(value is None or isinstance(value, Known) for value in inputs)
         arguments: list[tuple[str, Any]] = [("value", attributes)]
         tensors: list[Any] = [attributes]
         for position, value in enumerate(inputs):
             kind, what = self._argument(value, position in found.host, stays=known)
             if kind == "unknown":
-                raise _refused(node, f"input {position} that depends on the image", "one that its size decides")
+                raise _refused(
+                    node, f"input {position} that depends on the image", "one that its size decides"
+                )
             arguments.append((kind, what))
             tensors.append(value.tensor if isinstance(value, _Slot) else what)
         made = found.run(*tensors)
@@ -158,7 +167,9 @@ class Recorder:
         if value is None:
             return "value", None
         if isinstance(value, Known):
-            return "value", value.value.tolist() if host else value.value if stays else self._on_device(value.value)
+            return "value", value.value.tolist() if host else value.value if stays else self._on_device(
+                value.value
+            )
         return ("unknown", None) if host else ("slot", value.number)
 
     def _on_device(self, value: Tensor) -> Tensor:

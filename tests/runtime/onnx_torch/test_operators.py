@@ -48,11 +48,12 @@ ONE_NODE = {
     "einsum": 'y = Einsum <equation = "nchw,kcij->nk"> (x, w)',
     "expand": "s = Shape (x)  e = Expand (low, s)  y = Add (x, e)",
     "where": "c = Greater (x, low)  y = Where (c, x, high)",
-    "range": "n = Shape <start = 3> (x)  k = Squeeze (n)  r = Range (zero, k, one)  f = Cast <to = 1> (r)  y = Mul (x, f)",
+    "range": "n = Shape <start = 3> (x)  k = Squeeze (n)  r = Range (zero, k, one)  "
+    "f = Cast <to = 1> (r)  y = Mul (x, f)",
     "whole numbers": "s = Shape (x)  h = Slice (s, two, three)  d = Div (h, two)  o = Mod (h, three)  p = Concat "
     "<axis = 0> (rest, d, o)  k = ReduceProd <keepdims = 0> (p)  f = Cast <to = 1> (k)  y = Mul (x, f)",
-    "decided by a size": "s = Shape <start = 2, end = 3> (x)  c = Greater (s, two)  q = Squeeze (c)  y = If (q) <then_branch"
-    " = a () => (float t) { t = Neg (x) }, else_branch = b () => (float t) { t = Abs (x) }>",
+    "decided by a size": "s = Shape <start = 2, end = 3> (x)  c = Greater (s, two)  q = Squeeze (c)  "
+    "y = If (q) <then_branch = a () => (float t) { t = Neg (x) }, else_branch = b () => (float t) { t = Abs (x) }>",
 }
 VALUES = {
     "w": np.random.default_rng(1).normal(size=(6, 4, 3, 3)),
@@ -104,7 +105,9 @@ def both(path: Path, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     torched = TorchProgram(path, torch.device("cpu"))
     torched({"x": torch.ones(x.shape)}, ["y"])  # recorded with other values
     (found,) = torched({"x": torch.from_numpy(x)}, ["y"])
-    (expected,) = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["y"], {"x": x})
+    (expected,) = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+        ["y"], {"x": x}
+    )
     return found.numpy(), np.asarray(expected)
 
 
@@ -117,7 +120,9 @@ def test_it_is_onnxruntimes(body, tmp_path):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 3), st.integers(3, 12), st.integers(3, 12), st.sampled_from(["SAME_UPPER", "SAME_LOWER"]))
+@given(
+    st.integers(1, 3), st.integers(3, 12), st.integers(3, 12), st.sampled_from(["SAME_UPPER", "SAME_LOWER"])
+)
 def test_a_program_is_recorded_for_each_shape(tmp_path_factory, batch, height, width, pad):
     body = f'a = Conv <auto_pad = "{pad}", strides = [2, 2]> (x, w)  s = Shape (a)  y = Reshape (a, s)'
     x = np.random.default_rng(0).normal(size=(batch, 4, height, width)).astype(np.float32)
@@ -131,7 +136,9 @@ def test_what_it_does_not_know_is_named(tmp_path):
 
 
 def test_a_shape_that_depends_on_the_image_is_refused(tmp_path):
-    body = "m = ReduceMax <keepdims = 0> (x)  k = Cast <to = 7> (m)  u = Unsqueeze (k, front)  y = Expand (x, u)"
+    body = (
+        "m = ReduceMax <keepdims = 0> (x)  k = Cast <to = 7> (m)  u = Unsqueeze (k, front)  y = Expand (x, u)"
+    )
     with pytest.raises(EngineError, match="input 1 that depends on the image"):
         both(program(body, tmp_path), np.ones(IMAGE, np.float32))
 
