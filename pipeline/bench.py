@@ -62,9 +62,9 @@ def bench(
     """Measure `bundle` on `data`; returns a result in report.json's schema (docs/report.md).
 
     `baseline`: ONNX file of the same architecture trained without masks, for speed and accuracy; without it the
-    program, run densely, is the baseline. `backend`: as of
-    `foveate.load`; on a GPU, dense engines are its, too. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is
-    taken over the first `limit` images of `data` (default all), times over the first `images` of them, `rounds` times.
+    program, run densely, is the baseline. `backend`: as of `foveate.load`; on a GPU, dense engines
+    are its, too. `metric`: a name of `metrics` (default: what the labels allow). Accuracy is taken over the first
+    `limit` images of `data` (default all), times over the first `images` of them, `rounds` times.
     `threads` of every engine (default: all usable cores). `batches` are measured beside single images, and images of
     other sizes, by `scales` of their height and width (default: on a GPU 1, 4, 16, 64 and ½, 1, 2; none on a CPU).
     `tick` is called at every step, for progress.

@@ -40,8 +40,9 @@ class Testbed(Protocol):
 
     batches: tuple[int, ...]  # that are measured beside single images, by default …
     scales: tuple[float, ...]  # … and of height and width
-    timer: Timer
 
+    @property
+    def timer(self) -> Timer: ...
     def load(self, bundle: Path, **options: Any) -> Model:
         """A bundle, as `runtime.load` has it; for `close` to close."""
         ...

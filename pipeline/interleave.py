@@ -51,7 +51,7 @@ class Times:
 
 def interleave(
     contenders: Mapping[str, Contender],
-    images: Sequence[np.ndarray],
+    images: Sequence[Any],
     rounds: int = 4,
     tick: Callable[[], None] = lambda: None,
     prepare: Callable[[int], None] = lambda number: None,
@@ -90,7 +90,7 @@ def interleave(
 
 
 def _warm_up(
-    contenders: Mapping[str, Contender], images: Sequence[np.ndarray], prepare: Callable[[int], None]
+    contenders: Mapping[str, Contender], images: Sequence[Any], prepare: Callable[[int], None]
 ) -> None:
     """One call on the first image of each shape: engines allocate, reference states are computed."""
     firsts = {image.shape: number for number, image in reversed(list(enumerate(images)))}

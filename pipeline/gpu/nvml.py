@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,7 +88,7 @@ def open_gpu() -> tuple[Gpu | None, str]:
     if not bus_id:
         return None, "this machine has no NVIDIA GPU, or no driver for it"
     try:
-        import pynvml
+        pynvml: Any = importlib.import_module("pynvml")
     except ImportError:
         return None, "nvidia-ml-py is not installed (pip install 'foveate[gpu-bench]')"
     try:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 class DeviceTimer:
     """`Spent.wall` is from the begin of a call to the end of the last work that it queued, as the device's clock has
-    it, with what the device waited for the host in between. `devices` are the queues that contenders use, of one GPU."""
+    it, with what the device waited for the host in between. `devices`: the queues that contenders use, of one GPU."""
 
     def __init__(self, watch: Watch):
         self._watch, self.devices = watch, list[Device]()

@@ -97,20 +97,21 @@ def resize(
         raise _unknown("Resize", f"mode {mode}, {place}, {nearest}")
     kind, corners = known[mode, place]
     rank = x.ndim - 2
-    names = {"linear": {1: "linear", 2: "bilinear", 3: "trilinear"}[rank]}
+    kind = {1: "linear", 2: "bilinear", 3: "trilinear"}[rank] if kind == "linear" else kind
     axes = attributes.get("axes", list(range(x.ndim)))
     if sizes:
         by_axis = dict(zip(axes, sizes, strict=True))
         size = [int(by_axis.get(axis, x.shape[axis])) for axis in range(2, x.ndim)]
-        return F.interpolate(x, size, mode=names.get(kind, kind), align_corners=corners)
+        return F.interpolate(x, size, mode=kind, align_corners=corners)
     by_scale = dict(zip(axes, scales or [], strict=True))
     factors = [float(by_scale.get(axis, 1.0)) for axis in range(2, x.ndim)]
-    return F.interpolate(x, scale_factor=factors, mode=names.get(kind, kind), align_corners=corners)
+    return F.interpolate(x, scale_factor=factors, mode=kind, align_corners=corners)
 
 
 @operator("GridSample")
 def grid_sample(attributes: Attributes, x: Tensor, grid: Tensor) -> Tensor:
-    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(kind := attributes.get("mode", "linear"), kind)
+    kind: str = attributes.get("mode", "linear")
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(kind, kind)
     padding, corners = attributes.get("padding_mode", "zeros"), bool(attributes.get("align_corners", 0))
     return F.grid_sample(x, grid, mode, padding, corners)
 

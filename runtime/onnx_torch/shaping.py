@@ -38,7 +38,8 @@ def squeeze(attributes: Attributes, x: Tensor, axes: list[int] | None = None) ->
 
 @operator("Unsqueeze", host=[1])
 def unsqueeze(attributes: Attributes, x: Tensor, axes: list[int] | None = None) -> Tensor:
-    axes = axes if axes is not None else attributes["axes"]
+    axes = attributes["axes"] if axes is None else axes
+    assert axes is not None
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
         x = x.unsqueeze(axis)
     return x
