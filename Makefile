@@ -72,8 +72,12 @@ build: $(INSTALLED)  ## PROGRAM=… TARGET=cpu OUT=…: program -> bundle; witho
 verify: $(INSTALLED)  ## compare the bundle OUT with its dense reference on DATA
 	@$(FOVEATE) verify $(OUT) --data $(DATA) $(ARGS)
 
-bench: $(INSTALLED)  ## measure the bundle OUT on DATA
-	@$(FOVEATE) bench $(OUT) --data $(DATA) $(if $(BASELINE),--baseline $(BASELINE)) $(ARGS)
+bench: $(INSTALLED)  ## measure the bundle OUT on DATA; TARGET=tensorrt:fp16: on a GPU, the example if there is no bundle
+	@test -f $(OUT)/manifest.json || { $(FOVEATE) export examples/ersm/masked.safetensors --out $(OUT).onnx && \
+	  $(FOVEATE) export examples/ersm/baseline.safetensors --out $(OUT).baseline.onnx && \
+	  $(FOVEATE) build $(OUT).onnx --target $(TARGET) --out $(OUT); }
+	@$(FOVEATE) bench $(OUT) --data $(DATA) $(if $(filter file,$(origin TARGET)),,--target $(TARGET)) \
+	  $(if $(or $(BASELINE),$(wildcard $(OUT).baseline.onnx)),--baseline $(or $(BASELINE),$(OUT).baseline.onnx)) $(ARGS)
 
 stream: $(INSTALLED)  ## MODEL=….onnx VIDEO=… OUT=…: a video through a program or bundle, with its report
 	@$(FOVEATE) stream $(call need,MODEL) $(call need,VIDEO) $(ARGS) \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ class Transformer(nn.Module):
         return {"logits": self.vit.forward_head(self.vit.norm(tokens))}  # type: ignore[operator]
 
 
-def vit(name: str = "vit_small_patch16_224") -> EarlyExitModel:
+def vit(name: str = "vit_small_patch16_224", exits: tuple[int, ...] = (4, 6, 8, 10, 12)) -> EarlyExitModel:
     encoder = Transformer(name)
-    return EarlyExitModel(encoder, (4, 6, 8, 10, 12), encoder.vit.embed_dim)  # type: ignore[arg-type]
+    return EarlyExitModel(encoder, exits, encoder.vit.embed_dim)  # type: ignore[arg-type]
 
 
 def full_mask2former(backbone: str) -> EarlyExitModel:
@@ -58,6 +59,11 @@ def full_mask2former(backbone: str) -> EarlyExitModel:
 
     config = ResNetConfig(**STAGES) if backbone == "r50" else SwinConfig(**STAGES)
     return with_exits(Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=config, **COCO)))
+
+
+def tiny() -> Subject:
+    """To try a benchmark out."""
+    return Subject(partial(vit, "test_vit", (2, 4, 6)), 160, ("batch",))
 
 
 SUBJECTS = {

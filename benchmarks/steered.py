@@ -45,8 +45,8 @@ def _steered(features: torch.Tensor, hint: torch.Tensor, stride: int) -> torch.T
 def export_resnet34(
     folder: Path, size: int, persist: Persist = "conv", *, stem: bool = True
 ) -> tuple[Path, Path]:
-    """The baseline and the steered program of the ResNet-34 body for images of `size` × `size`, in `folder`. Without
-    its stem, it reads the stem's features, [1, 64, size/4, size/4]."""
+    """The baseline and the steered program of the ResNet-34 body, for images of `size` × `size` at first, in `folder`.
+    Without its stem, it reads the stem's features, [1, 64, size/4, size/4]."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = (1, 3, size, size) if stem else (1, 64, size // 4, size // 4)
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -62,12 +62,15 @@ def export_resnet34(
     return baseline, export_program(masked, (sample, hint), folder / "masked.onnx")
 
 
-def ellipse(side: int, fraction: float, aspect: float = 1.4) -> np.ndarray:
-    """bool [side, side]: one compact object that covers `fraction` of the map."""
+def ellipse(side: int, fraction: float, aspect: float = 1.4, wide: int = 0) -> np.ndarray:
+    """bool [side, side], or [side, wide]: one compact object that covers `fraction` of the map."""
+    shape = side, wide or side
     if fraction >= 1:
-        return np.ones((side, side), bool)
-    y, x = np.mgrid[:side, :side] + 0.5 - side / 2
-    squared = fraction * side * side / np.pi
+        return np.ones(shape, bool)
+    y, x = (np.mgrid[: shape[0], : shape[1]].transpose(1, 2, 0) + 0.5 - np.divide(shape, 2)).transpose(
+        2, 0, 1
+    )
+    squared = fraction * shape[0] * shape[1] / np.pi
     return (y / aspect**-0.5) ** 2 + (x / aspect**0.5) ** 2 <= squared
 
 

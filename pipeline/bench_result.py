@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..runtime.bundle import hash_file
-from ..runtime.errors import MissingExtraError
+from ..runtime.errors import InputError, MissingExtraError
 from ..runtime.manifest import ExitStep
 from .accuracy import Accuracy, active_fraction
 from .contenders import Choices, Contenders
 from .data import Dataset, Sample
 from .ideal import ImageWork
 from .interleave import Times
+from .mixed import exits_of, time_mixed
 from .overlays import overlay
 from .report_exits import read_curve
 from .report_schema import SCHEMA_VERSION
@@ -27,6 +28,8 @@ from .verify_report import VerifyReport
 from .waterfall import Waterfall
 
 OVERLAYS = 6
+MIXED = 16  # images of a batch of mixed depths
+CONTENDERS = ("dense", "masked_dense", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,10 @@ def headline_facts(contenders: Contenders, headline: Headline) -> dict[str, Any]
         "baseline": {
             "kind": _kind(contenders),
             "file": contenders.baseline_file.name,
-            "settings": contenders.dense.settings.words(),
+            "settings": contenders.dense.words(),
         },
-        "masked_dense_settings": contenders.masked.settings.words(),
-        "latency": {name: _latency(times, name) for name in ("dense", "masked_dense", "adaptive")},
+        "masked_dense_settings": contenders.masked.words(),
+        "latency": {name: _latency(times, name) for name in CONTENDERS},
         "work": {
             **{
                 key: getattr(work, key)
@@ -98,8 +101,54 @@ def exits_facts(contenders: Contenders, headline: Headline) -> dict[str, Any] | 
     }
 
 
+def mixed_facts(
+    contenders: Contenders,
+    images: Sequence[np.ndarray],
+    headline: Headline,
+    rounds: int,
+    tick: Callable[[], None],
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """A batch whose images take all depths in turn, and a note where no gate can mix these images; None without exits,
+    and where batches are not measured."""
+    step, testbed = exits_of(contenders.auto), contenders.testbed
+    if step is None or not step.gate or not testbed.batches or contenders.shape is None:
+        return None, []
+    batch = np.concatenate(images[:MIXED])
+    dense = contenders.at(batch).run("dense")
+    try:
+        placed = testbed.place(batch)
+        others = {"dense": dense}
+        mixed, times = time_mixed(contenders.auto, batch, placed, others, rounds, tick, testbed.timer)
+    except InputError as error:
+        return None, [f"{error.what[:1].upper()}{error.what[1:]} was not measured: {error.got}."]
+    count = len(batch)
+    facts = {
+        "batch": count,
+        "depths": list(mixed.depths),
+        "dense_ms": times.ms("dense") / count,
+        "mixed_ms": mixed.mixed_ms / count,
+        "ideal_ms": mixed.ideal_ms / count,
+        "speedup": times.ratio("dense", "mixed").value,
+        "of_ideal": mixed.ideal_ms / mixed.mixed_ms,
+    }
+    return facts, []
+
+
+def energy_facts(contenders: Contenders, images: Sequence[np.ndarray]) -> dict[str, float] | None:
+    """Joules an image by contender, over the timed images in turn; None where they cannot be measured."""
+    placed = itertools.cycle([contenders.testbed.place(image) for image in images])
+    found: dict[str, float] = {}
+    for name in CONTENDERS:
+        run = contenders.run(name)
+        joules = contenders.testbed.joules(lambda run=run: run(next(placed)))
+        if joules is None:
+            return None
+        found[name] = joules
+    return found
+
+
 def mean_times(times: Times) -> dict[str, float]:
-    return {f"{name}_ms": times.ms(name) for name in ("dense", "masked_dense", "adaptive")}
+    return {f"{name}_ms": times.ms(name) for name in CONTENDERS}
 
 
 def _latency(times: Times, name: str) -> dict[str, Any]:
@@ -107,6 +156,7 @@ def _latency(times: Times, name: str) -> dict[str, Any]:
     return {
         "mean_ms": times.ms(name),
         "cpu_ms": times.cpu_ms(name),
+        "enqueue_ms": times.enqueue_ms(name),
         **tails,
         "n": int(times.wall[name].size),
     }

@@ -69,6 +69,9 @@ class Dense:
         self._choices = frozenset(i.name for i in self._session.get_overridable_initializers())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
+    def words(self) -> str:
+        return self.settings.words()
+
     def __call__(self, image: np.ndarray, choices: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         feeds = {k: np.asarray(v, np.float32) for k, v in (choices or {}).items() if k in self._choices}
         values: Any = self._session.run(None, {self._input: image, **feeds})

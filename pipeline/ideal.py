@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from .activity import Work, active_macs
 from .dense import Dense
 
 if TYPE_CHECKING:
+    import onnx
+
     from .analyze import Analysis
     from .partition import PartitionStep
 
@@ -61,14 +64,14 @@ def mean_work(works: Iterable[ImageWork]) -> ImageWork:
 
 class WorkMeter:
     """`meter(image, choices, depth) -> ImageWork`: the masks come from the program run densely; the depth, of a program
-    with exits, is the one that the image took."""
+    with exits, is the one that the image took. `balance`: by default this CPU's."""
 
-    def __init__(self, program: Path, manifest: Manifest, threads: int):
+    def __init__(self, program: Path, manifest: Manifest, threads: int, balance: float | None = None):
         from ..export.program import load_program
         from .analyze import analyze
         from .partition import partition
 
-        self.balance = measure_balance(threads)
+        self.balance = measure_balance(threads) if balance is None else balance
         self.nhwc = manifest.preprocess.layout == "nhwc"
         shapes = {name: tuple(shape) for name, shape in manifest.sample.items()}
         self._analysis = analyze(load_program(program), shapes)
@@ -100,44 +103,49 @@ def _stages(analysis: Analysis, steps: Sequence[PartitionStep]) -> list[tuple[in
     return found
 
 
+Fastest = Callable[["onnx.ModelProto", np.ndarray], float]  # seconds of the fastest call of a model
+
+
 def measure_balance(threads: int) -> float:
-    """MACs that a 3×3 convolution does in the time in which a Relu moves one byte, both in onnxruntime."""
-    image = np.ones((1, 64, 64, 64), np.float32)
-    macs = 9 * 64 * image.size
-    big = np.ones((1, 64, 256, 256), np.float32)
-    conv, relu = _session("Conv", 64, threads), _session("Relu", 64, threads)
-    seconds_mac = _fastest(conv, image) / macs
-    seconds_byte = _fastest(relu, big) / (2 * big.nbytes)  # reads one, writes one
+    """Of this CPU, in onnxruntime."""
+    return balance(partial(_fastest, threads), (1, 64, 64, 64), (1, 64, 256, 256))
+
+
+def balance(fastest: Fastest, conv: tuple[int, ...], relu: tuple[int, ...]) -> float:
+    """MACs that a 3×3 convolution of maps of shape `conv` does in the time in which a Relu moves one byte of maps of
+    shape `relu`."""
+    image, big = np.ones(conv, np.float32), np.ones(relu, np.float32)
+    seconds_mac = fastest(_one_node("Conv", conv), image) / (9 * conv[1] * image.size)
+    seconds_byte = fastest(_one_node("Relu", relu), big) / (2 * big.nbytes)  # reads one, writes one
     return seconds_byte / seconds_mac
 
 
-def _session(op: str, channels: int, threads: int):
+def _one_node(op: str, shape: tuple[int, ...]) -> onnx.ModelProto:
     try:
         import onnx
-        import onnxruntime
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export", "measuring this device's balance") from error
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    shape = [1, channels, "h", "w"]
-    inputs = [helper.make_tensor_value_info("x", kind, shape)]
-    weight = onnx.numpy_helper.from_array(np.ones((channels, channels, 3, 3), np.float32), "weight")
-    conv = op == "Conv"
-    node = helper.make_node(
-        op, ["x", *(["weight"] if conv else [])], ["y"], **({"pads": [1] * 4} if conv else {})
-    )
-    outputs = [helper.make_tensor_value_info("y", kind, shape)]
-    graph = helper.make_graph([node], op, inputs, outputs, [weight] if conv else [])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper, kind, channels = onnx.helper, onnx.TensorProto.FLOAT, shape[1]
+    weights = [onnx.numpy_helper.from_array(np.ones((channels, channels, 3, 3), np.float32), "weight")]
+    weights = weights if op == "Conv" else []
+    inputs = ["x", *(weight.name for weight in weights)]
+    node = helper.make_node(op, inputs, ["y"], **({"pads": [1] * 4} if weights else {}))
+    x, y = (helper.make_tensor_value_info(name, kind, shape) for name in "xy")
+    graph = helper.make_graph([node], op, [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def _fastest(threads: int, model: onnx.ModelProto, image: np.ndarray, calls: int = 7) -> float:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "cpu", "measuring this device's balance") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     spin(options, None)
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-
-
-def _fastest(session, image: np.ndarray, calls: int = 7) -> float:
-    """Seconds of the fastest call."""
     found = []
     for _ in range(calls):
         start = time.perf_counter()

@@ -68,7 +68,9 @@ def read_report(path: str | Path, fields: Fields = FIELDS) -> dict[str, Any]:
 
 def bench_page(result: dict[str, Any]) -> Page:
     environment, (main, *others) = result["environment"], tables(result)
-    machine = f"{environment['cpu']} · {environment['threads']} threads · {environment['backend']}"
+    gpu = result["gpu"]
+    device = gpu["name"] if gpu else f"{environment['cpu']} · {environment['threads']} threads"
+    machine = f"{device} · {environment['backend']}"
     return Page(
         name=result["name"],
         title=f"{result['name']}: {result['speedup']:.2f}× as fast as dense",

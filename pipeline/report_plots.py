@@ -12,7 +12,7 @@ from typing import Any
 from ..runtime.errors import MissingExtraError
 from .files import replacing
 from .report_format import ms
-from .report_tables import contenders
+from .report_tables import SHAPES, contenders
 
 # Colours that matplotlib writes into the SVG, and the CSS variables that take their place.
 PALETTE = {
@@ -46,6 +46,8 @@ def drawings(result: dict[str, Any]) -> dict[str, Draw]:
         chosen["Speedup against active fraction"] = _speedup
     if result["tradeoff"]:
         chosen["Accuracy against latency"] = _accuracy
+    if result["shapes"]:
+        chosen[SHAPES] = _shapes
     return chosen
 
 
@@ -145,6 +147,24 @@ def _speedup(axes: Any, result: dict[str, Any]) -> None:
     axes.set(
         xlim=(0, 100), ylim=(0, bound), xlabel="active fraction, %", ylabel="speedup over the baseline, ×"
     )
+    axes.legend(loc="upper right")
+
+
+def _shapes(axes: Any, result: dict[str, Any]) -> None:
+    """ms an image of each shape, side by side."""
+    points, width = result["shapes"], 0.4
+    for offset, name, colour in ((-width / 2, "dense", "baseline"), (width / 2, "adaptive", "adaptive")):
+        places = [number + offset for number in range(len(points))]
+        heights = [point[f"{name}_ms"] for point in points]
+        drawn = axes.bar(places, heights, width, color=PALETTE[colour], label=contenders(result)[name])
+        if name == "adaptive":
+            labels = [f"{point['speedup']:.2f}×" for point in points]
+            axes.bar_label(drawn, labels=labels, padding=3, color=PALETTE["ink"], fontsize=9)
+    labels = [f"{point['batch']} of\n{point['height']}×{point['width']}" for point in points]
+    axes.set_xticks(range(len(points)), labels)
+    axes.grid(axis="x", visible=False)
+    axes.set(ylabel="ms an image")
+    axes.margins(y=0.15)
     axes.legend(loc="upper right")
 
 

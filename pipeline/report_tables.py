@@ -7,6 +7,8 @@ from typing import Any
 
 from .report_format import NOT_AVAILABLE, error, figure, ms, share, tail, times
 
+SHAPES = "Batches and sizes"
+
 
 def contenders(result: dict[str, Any]) -> dict[str, str]:
     """What the report calls each."""
@@ -61,7 +63,7 @@ def _how_much(result: dict[str, Any]) -> tuple[str, str, str]:
 
 def main_table(result: dict[str, Any]) -> Table:
     """Speed and accuracy of the three contenders."""
-    latency, accuracy = result["latency"], result["accuracy"]
+    latency, accuracy, energy = result["latency"], result["accuracy"], result["energy"]
     rows = [
         (
             label,
@@ -69,6 +71,7 @@ def main_table(result: dict[str, Any]) -> Table:
             times(latency["dense"]["mean_ms"] / latency[name]["mean_ms"]),
             ms(latency[name]["cpu_ms"]),
             *(tail(latency[name][f"p{p}_ms"]) for p in (50, 90, 99)),
+            *([f"{energy[name]:.3g}"] if energy else []),
             figure(accuracy[name]),
         )
         for name, label in contenders(result).items()
@@ -78,23 +81,35 @@ def main_table(result: dict[str, Any]) -> Table:
     calls = latency["adaptive"]["n"]
     return Table(
         "Speed and accuracy",
-        ("", "mean ms", "speedup", "CPU ms", "p50 ms", "p90 ms", "p99 ms", accuracy["metric"]),
+        (
+            *("", "mean ms", "speedup", "CPU ms", "p50 ms", "p90 ms", "p99 ms"),
+            *(["J an image"] if energy else []),
+            accuracy["metric"],
+        ),
         tuple(rows),
         f"{settings['images']} images × {settings['rounds']} rounds = {calls} calls each, interleaved, "
-        f"{settings['threads']} threads, input {'×'.join(map(str, settings['shape']))}. "
+        f"{_where(result)}, input {'×'.join(map(str, settings['shape']))}. "
         f"Baseline: {baseline['kind']}, {baseline['settings']}.",
     )
+
+
+def _where(result: dict[str, Any]) -> str:
+    gpu = result["gpu"]
+    return f"on {gpu['name']} by its events" if gpu else f"{result['settings']['threads']} threads"
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
     return [
         main_table(result),
         *([_sweep(result)] if result["sweep"] else []),
+        *([_shapes(result)] if result["shapes"] else []),
+        *([_mixed(result)] if result["mixed"] else []),
         *([_tradeoff(result)] if result["tradeoff"] else []),
         _waterfall(result),
         _share_of_saving(result),
         _worst_case(result),
         _parity(result),
+        *([_gpu(result["gpu"])] if result["gpu"] else []),
         environment_table(result),
     ]
 
@@ -165,6 +180,76 @@ def _sweep(result: dict[str, Any]) -> Table:
         "Real images; a quantile of each image's own logits is its threshold. "
         f"Break-even of selective execution with the baseline: {share(result['break_even'])}.",
     )
+
+
+def _shapes(result: dict[str, Any]) -> Table:
+    rows = tuple(
+        (
+            f"{point['batch']} of {point['height']}×{point['width']}",
+            ms(point["dense_ms"]),
+            ms(point["masked_dense_ms"]),
+            ms(point["adaptive_ms"]),
+            f"{1e3 / point['adaptive_ms']:.0f}",
+            times(point["speedup"]),
+            f"{times(point['speedup_interval'][0])} … {times(point['speedup_interval'][1])}",
+            times(point["ideal_speedup"]),
+            share(point["realization"]),
+        )
+        for point in result["shapes"]
+    )
+    names = contenders(result)
+    header = (
+        "images",
+        names["dense"],
+        names["masked_dense"],
+        names["adaptive"],
+        "images a second",
+        "speedup",
+        "95 %",
+        "ideal",
+        "realization",
+    )
+    return Table(SHAPES, header, rows, "ms an image; dense engines are tuned for each shape.")
+
+
+def _mixed(result: dict[str, Any]) -> Table:
+    mixed = result["mixed"]
+    rows = (
+        ("all layers, dense", ms(mixed["dense_ms"]), times(1.0)),
+        ("Foveate, mixed", ms(mixed["mixed_ms"]), times(mixed["speedup"])),
+        ("ideal", ms(mixed["ideal_ms"]), times(mixed["dense_ms"] / mixed["ideal_ms"])),
+    )
+    taken = ", ".join(map(str, mixed["depths"]))
+    note = (
+        f"{mixed['batch']} images of {taken} layers. Ideal: each at its share of a batch in which all take its depth; "
+        f"{share(mixed['of_ideal'])} of it was reached."
+    )
+    return Table("A batch of mixed depths", ("", "ms an image", "speedup"), rows, note)
+
+
+def _gpu(gpu: dict[str, Any]) -> Table:
+    watched = gpu["watched"]
+    state = (
+        (
+            ("clock", f"{_span(watched['sm_mhz'])} MHz, of {watched['most_sm_mhz']:.0f}"),
+            ("memory clock", f"{_span(watched['memory_mhz'])} MHz"),
+            ("temperature", f"{_span(watched['celsius'])} °C"),
+            ("power", f"{_span(watched['watts'])} W, of {watched['most_watts']:.0f}"),
+            (
+                "kept low by",
+                ", ".join(f"{r} {share(n, 0)}" for r, n in watched["reasons"].items()) or "nothing",
+            ),
+            ("throttled steps", f"{watched['rejected']} timed again, {watched['kept_throttled']} kept"),
+        )
+        if watched
+        else (("clocks", f"not known: {gpu['unknown']}"),)
+    )
+    named = (("GPU", f"{gpu['name']}, {gpu['compute']}"), ("driver", gpu["driver"] or NOT_AVAILABLE))
+    return Table("GPU", ("", "value"), (*named, *state), "Least, mean and most over all steps, by NVML.")
+
+
+def _span(values: dict[str, float]) -> str:
+    return f"{values['least']:.0f} … {values['mean']:.0f} … {values['most']:.0f}"
 
 
 def _tradeoff(result: dict[str, Any]) -> Table:

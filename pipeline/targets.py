@@ -15,6 +15,7 @@ from ..runtime.engine import (
     NullConfig,
     OrtConfig,
     TensorRTConfig,
+    TorchConfig,
     TorchTensorRTConfig,
     by_config,
 )
@@ -26,6 +27,7 @@ TARGETS: dict[str, Config] = {
     "cuda": CudaConfig(),
     "tensorrt": TensorRTConfig(),
     "torch_tensorrt": TorchTensorRTConfig(),
+    "torch": TorchConfig(),
     "null": NullConfig(),
 }
 _COMPUTE = re.compile(r"sm\d{2,3}")
@@ -93,9 +95,28 @@ def target_config(target: str) -> Config:
     return type(config)(precision=precision or "fp32", compute=compute)
 
 
+def target_of(manifest: Manifest) -> str:
+    """The target that a bundle was built for, to build another one like it."""
+    name = next(name for name, config in TARGETS.items() if config.backend == manifest.backend)
+    if not manifest.engines:
+        return name
+    computes = ",".join(sorted({e.compute for e in manifest.engines} - {"any"}))
+    rtx = manifest.engines[0].flavour == "tensorrt_rtx"  # others build for the GPU that is there
+    return f"{name}:{manifest.engines[0].precision}" + (f"@{computes}" if computes and rtx else "")
+
+
+def is_built_for(manifest: Manifest, target: str) -> bool:
+    """Whether a bundle has what `target` asks for. Raises InputError as `target_config`."""
+    config = target_config(target)
+    if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
+        return manifest.backend == config.backend
+    built = {e.compute for e in manifest.engines if e.precision == config.precision}
+    return manifest.backend == config.backend and bool(built) and set(config.compute) <= built
+
+
 def build_engines(order: Order, config: Config) -> Made:
-    """Makes the engines of a bundle's ONNX files. Raises InputError, ProgramError, EngineError where the backend
-    refuses one, MissingExtraError."""
+    """Makes the engines of a bundle's ONNX files; those that are files of their own are given. Raises InputError,
+    ProgramError, EngineError where the backend refuses one, MissingExtraError."""
     return _BUILDERS[type(config)](order, config)
 
 
@@ -111,8 +132,9 @@ def compile_for_nvidia(order: Order, config: TensorRTConfig | TorchTensorRTConfi
 
 @builds(OrtConfig)
 @builds(CudaConfig)
-def load_in_onnxruntime(order: Order, config: OrtConfig | CudaConfig) -> Made:
-    """onnxruntime compiles on load: each file is its own engine, and only has to load."""
+@builds(TorchConfig)
+def load_in_onnxruntime(order: Order, config: OrtConfig | CudaConfig | TorchConfig) -> Made:
+    """onnxruntime and torch compile on load: each file is its own engine, and only has to load."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -16,12 +16,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..runtime import load
 from ..runtime.bundle import open_bundle
-from ..runtime.engine import OrtConfig, config_for
+from ..runtime.engine import Config, OrtConfig, config_for
 from ..runtime.errors import BackendWarning, InputError
 from ..runtime.layouts import shallow_and_deep
 from ..runtime.manifest import Manifest
@@ -65,6 +66,7 @@ def verify(
     engine_tolerance: float | None = None,
     limit: int | None = None,
     strategies: Sequence[str] | None = None,
+    backend: str | Config | None = None,
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> VerifyReport:
@@ -72,7 +74,7 @@ def verify(
 
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
     metric: a row of docs/data.md, taken of `data`, of the last strategy's answers; it is told, and decides nothing.
-    strategies: of `foveate.load`; every one that this bundle and this machine have, if left out.
+    strategies: of `foveate.load`; every one that this bundle and this machine have, if left out. backend: as there.
     engine_tolerance: of engines for NVIDIA GPUs, each of which is compared with its file of programs/ on the first
     ENGINE_IMAGES images (see tensorrt/verify_engines.py); by default by their precision.
     Raises InputError, BundleError.
@@ -83,7 +85,8 @@ def verify(
     if metric is not None and data is None:
         raise InputError("verify", got=f"metric {metric} without data", expected="images", fix="Add --data.")
     with contextlib.ExitStack() as stack:
-        models = {s: stack.enter_context(load(bundle, strategy=s, threads=threads)) for s in strategies}
+        options: dict[str, Any] = {"backend": backend, "threads": threads}
+        models = {s: stack.enter_context(load(bundle, strategy=s, **options)) for s in strategies}
         manifest = models[strategies[0]].manifest
         reference = Reference(Path(bundle), manifest, threads or 0)
         judge = _Judge(metric, reference) if metric is not None else None

@@ -128,13 +128,28 @@ class CudaConfig:
     nhwc: bool = False
 
 
-Config = OrtConfig | NullConfig | TensorRTConfig | TorchTensorRTConfig | CudaConfig
+@dataclass(frozen=True)
+class TorchConfig:
+    """torch, in the types of the program.
+
+    device: "cuda", or "cpu": in this machine's memory, to try out what runs on a GPU.
+    graph: runs of shapes that come back become CUDA graphs, where that is measured to be faster.
+    search: cuDNN tries its algorithms on each new shape, instead of taking the one that it expects to be fastest."""
+
+    backend: ClassVar[str] = "torch"
+    threads: int = 0
+    device: str = "cuda"
+    graph: bool = True
+    search: bool = False
+
+
+Config = OrtConfig | NullConfig | TensorRTConfig | TorchTensorRTConfig | CudaConfig | TorchConfig
 Opener = Callable[[Path, "Config", Ports], Engine]
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIGS: dict[str, type[Config]] = {
     config.backend: config
-    for config in (OrtConfig, NullConfig, TensorRTConfig, TorchTensorRTConfig, CudaConfig)
+    for config in (OrtConfig, NullConfig, TensorRTConfig, TorchTensorRTConfig, CudaConfig, TorchConfig)
 }
 _OPENERS: dict[type, Opener] = {}
 

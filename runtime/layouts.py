@@ -63,8 +63,12 @@ def shallow_and_deep(manifest: Manifest) -> list[dict[str, list[float]]]:
     step = next((step for step in manifest.steps if isinstance(step, ExitStep)), None)
     if step is None or not step.gate:
         return [{}]
-    ends = step.exits[0], step.exits[-1]
-    return [{f"{step.gate}.offset": [_FORCED * (exit == end) for exit in step.exits]} for end in ends]
+    return [forced_depth(step, depth) for depth in (step.exits[0], step.exits[-1])]
+
+
+def forced_depth(step: ExitStep, depth: int) -> dict[str, list[float]]:
+    """Choices that send every image to this exit. The step has a gate."""
+    return {f"{step.gate}.offset": [_FORCED * (exit == depth) for exit in step.exits]}
 
 
 def time_layouts(runs: Mapping[str, Sequence[Callable[[], object]]], deadline: float) -> dict[str, float]:

@@ -339,6 +339,16 @@ class Model:
         return self._options.config.backend
 
     @property
+    def config(self) -> Config:
+        """Of its engines."""
+        return self._options.config
+
+    @property
+    def device(self) -> Device | None:
+        """Whose memory its tensors lie in; None: this machine's."""
+        return self._device
+
+    @property
     def stream_policy(self) -> StreamPolicy:
         """What `stream` takes by default: what `foveate calibrate --stream` chose; else the exact one."""
         return StreamPolicy().but(self.manifest.stream_policy)

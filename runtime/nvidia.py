@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from .cuda_device import compute_capability
-from .engine import Config, CudaConfig, OrtConfig, TensorRTConfig, TorchTensorRTConfig
+from .engine import Config, CudaConfig, OrtConfig, TensorRTConfig, TorchConfig, TorchTensorRTConfig
 from .errors import BackendWarning
 from .manifest import EngineFile, Manifest
 
@@ -26,6 +26,9 @@ def able(config: Config, manifest: Manifest) -> Config:
     if isinstance(chosen, CudaConfig) and (reason := _why_not_cuda()):
         if isinstance(config, CudaConfig):
             reasons.append(f"not on the GPU: {reason}")
+        chosen = OrtConfig(threads=config.threads)
+    if isinstance(chosen, TorchConfig) and (reason := _why_not_torch(chosen)):
+        reasons.append(f"not by torch: {reason}")
         chosen = OrtConfig(threads=config.threads)
     if reasons:
         where = "onnxruntime" if isinstance(chosen, OrtConfig) else "onnxruntime's CUDA provider"
@@ -82,6 +85,16 @@ def _why_not_cuda() -> str:
     if _PROVIDER not in providers:
         return "this onnxruntime is the CPU's (pip uninstall onnxruntime; pip install 'foveate[gpu]')"
     return _why_not_device()
+
+
+def _why_not_torch(config: TorchConfig) -> str:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return "it is not installed (pip install 'foveate[export]')"
+    if config.device == "cpu":
+        return ""
+    return _why_not_device() or ("" if torch.cuda.is_available() else "it is built without CUDA")
 
 
 def _why_not_library(engine: EngineFile) -> str:

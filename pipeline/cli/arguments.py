@@ -39,8 +39,8 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scale", type=float, metavar="S", help="factor before mean and std, e.g. 0.00392157 (1/255)"
     )
-    group.add_argument("--mean", type=_numbers, metavar="R,G,B", help="subtracted after --scale")
-    group.add_argument("--std", type=_numbers, metavar="R,G,B", help="divided by after --mean")
+    group.add_argument("--mean", type=numbers, metavar="R,G,B", help="subtracted after --scale")
+    group.add_argument("--std", type=numbers, metavar="R,G,B", help="divided by after --mean")
     group.add_argument("--layout", choices=("nchw", "nhwc"), help="the input's axes")
 
 
@@ -64,7 +64,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_exits(parser: argparse.ArgumentParser) -> None:
     about = "layers behind which images may leave a Hugging Face model's encoder (default: each from the second on)"
-    parser.add_argument("--exits", type=_counts, metavar="K,K,…", help=about)
+    parser.add_argument("--exits", type=counts, metavar="K,K,…", help=about)
 
 
 def add_sample(parser: argparse.ArgumentParser) -> None:
@@ -214,12 +214,12 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 @_typed("comma-separated numbers")
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
 @_typed("K,K,…")
-def _counts(text: str) -> tuple[int, ...]:
+def counts(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from ...runtime import Result
 from ...runtime.region_stream import RegionStream
 from ...runtime.stream import Stream
 from ..dense import Dense
-from ..interleave import no_garbage_collection, timed
+from ..interleave import no_garbage_collection
+from ..timers import WALL
 from .errors import Comparison
 
 AnyStream = Stream | RegionStream
@@ -89,17 +91,17 @@ def measure(
 
 
 def _run_dense(found: Measured, dense: Dense, image: np.ndarray) -> dict[str, np.ndarray]:
-    outputs, wall, cpu = timed(dense, image)
-    found.dense_wall.append(wall)
-    found.dense_cpu.append(cpu)
+    outputs, spent = WALL.time(lambda: dense(image))
+    found.dense_wall.append(spent.wall)
+    found.dense_cpu.append(spent.cpu)
     return outputs
 
 
 def _run_streams(found: Measured, streams: Sequence[AnyStream], image: np.ndarray) -> Result:
     """The first stream's answer."""
-    answers, walls, cpus = zip(*(timed(stream, image) for stream in streams), strict=True)
-    found.wall.append(list(walls))
-    found.cpu.append(list(cpus))
+    answers, spent = zip(*(WALL.time(partial(stream, image)) for stream in streams), strict=True)
+    found.wall.append([each.wall for each in spent])
+    found.cpu.append([each.cpu for each in spent])
     return answers[0]
 
 

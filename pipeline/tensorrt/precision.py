@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from ...export.values import graphs
@@ -157,6 +158,8 @@ def _floats(model: onnx.ModelProto) -> set[str]:
     for sub in graphs(light.graph):
         made = [o for n in sub.node if _is_plugin(n) for o in n.output if o]
         sub.value_info.extend(helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in made)
+    if light.functions:  # of a call nothing is inferred: its body tells what it makes
+        light = onnx.inliner.inline_local_functions(light)
     inferred = onnx.shape_inference.infer_shapes(light).graph
     return {
         value.name

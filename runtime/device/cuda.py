@@ -37,6 +37,10 @@ class CudaDevice:
         self._scratch: CudaArray | None = None
         self._cleared: CudaArray | None = None  # what `find_tiles` works in: all zeros between its calls
 
+    @property
+    def waited_ms(self) -> float:
+        return self.queue.waited_ms
+
     def adopt(self, value: Any) -> CudaArray | None:
         return value if isinstance(value, CudaArray) else adopt(self.queue, value)
 

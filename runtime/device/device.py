@@ -102,6 +102,11 @@ class Device(Protocol):
         """What costs that are measured on it hold for: its model, and the versions of what runs it."""
         ...
 
+    @property
+    def waited_ms(self) -> float:
+        """That the host has waited for it so far."""
+        ...
+
     def adopt(self, value: Any) -> DeviceArray | None:
         """An array of another library in this device's memory, without a copy where it is C-contiguous; None for
         anything else. It must not be changed until the device is done with it."""

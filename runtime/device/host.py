@@ -52,7 +52,7 @@ class HostArray:
 class HostDevice:
     """See `device.Device`. `gets` counts how often somebody waited for what was computed."""
 
-    name = "host"
+    name, waited_ms = "host", 0.0
 
     def __init__(self, memory: int = 2**30):
         self.memory, self.gets = memory, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..engine import Config, CudaConfig, TensorRTConfig, by_config
+from ..engine import Config, CudaConfig, TensorRTConfig, TorchConfig, by_config
 from .device import Device
 
 _DEVICES: dict[type, Callable[[Any], Device]] = {}
@@ -26,6 +26,17 @@ def open_device(config: Config) -> Device:
 @register_device(TensorRTConfig)
 @register_device(CudaConfig)
 def open_gpu(config: TensorRTConfig | CudaConfig) -> Device:
+    from .cuda import open_device
+
+    return open_device(config)
+
+
+@register_device(TorchConfig)
+def open_for_torch(config: TorchConfig) -> Device:
+    if config.device == "cpu":
+        from .host import HostDevice
+
+        return HostDevice()
     from .cuda import open_device
 
     return open_device(config)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from ctypes import byref, c_float, c_int, c_uint64, c_void_p
 from functools import partial
 from threading import get_ident
+from time import perf_counter
 from typing import Any
 
 from ..errors import FoveateError
@@ -32,10 +33,11 @@ class Queue:
     """Of one GPU, by its ordinal. The context is the primary one, which torch, CuPy, onnxruntime and TensorRT use, too.
     The pool is our own, and keeps what is freed: the device's default one gives it back to the system at each wait.
 
-    Lives as long as what was made of it (`Held`). That may be given back by any thread, all else takes turns."""
+    Lives as long as what was made of it (`Held`). That may be given back by any thread, all else takes turns.
+    `waited_ms`: so long the host has waited for it."""
 
     def __init__(self, driver: Driver, ordinal: int):
-        self.driver, self.ordinal = driver, ordinal
+        self.driver, self.ordinal, self.waited_ms = driver, ordinal, 0.0
         self.users: set[int] = set()  # of `Held`, by their ids
         self._ended = False
         self.entered: int | None = None  # the thread that has just made the context current
@@ -105,9 +107,16 @@ class Queue:
 
     def wait(self) -> None:
         """For all that is queued. Raises EngineError for what failed of it."""
-        with self.current():
+        with self.current(), self.waiting():
             self.driver.cuStreamSynchronize(self.stream)
         self._drain()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Adds what is done in it to `waited_ms`."""
+        start = perf_counter()
+        yield
+        self.waited_ms += (perf_counter() - start) * 1e3
 
     def mark(self, timing: bool = False) -> Event:
         """A point in the queue."""
@@ -147,7 +156,7 @@ class Queue:
     def capture(self, work: Callable[[], None]) -> Graph:
         """What `work` queues, as one graph; nothing of it runs. Raises what `work` does, and EngineError where some of
         it cannot be captured."""
-        with self.current(), self._deferring():
+        with self.current(), self.deferring():
             self.driver.cuStreamBeginCapture_v2(self.stream, THREAD_LOCAL)
             try:
                 work()
@@ -167,7 +176,9 @@ class Queue:
         return graph.value or 0
 
     @contextlib.contextmanager
-    def _deferring(self) -> Iterator[None]:
+    def deferring(self) -> Iterator[None]:
+        """While something is captured, by us or by another library: what queues work whenever garbage is collected is
+        held back."""
         with self._lock:
             self._later = []
         try:
@@ -263,7 +274,7 @@ class Event(Held):
 
     def wait(self) -> None:
         """Raises EngineError for what failed before it."""
-        with self.queue.current():
+        with self.queue.current(), self.queue.waiting():
             self.queue.driver.cuEventSynchronize(self.handle)
 
     def ms_since(self, start: Event) -> float:

@@ -22,6 +22,7 @@ def sample_report() -> dict[str, Any]:
         name: {
             "mean_ms": ms,
             "cpu_ms": 1.9 * ms,
+            "enqueue_ms": ms,
             "p50_ms": ms,
             "p90_ms": 1.1 * ms,
             "p99_ms": "n too small",
@@ -89,6 +90,10 @@ def sample_report() -> dict[str, Any]:
             "adaptive": 0.9275,
         },
         "exits": None,
+        "shapes": [],
+        "mixed": None,
+        "energy": None,
+        "gpu": None,
         "parity": {
             "max_rel_error": 3.2e-7,
             "decision_agreement": 1.0,

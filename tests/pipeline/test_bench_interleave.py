@@ -39,7 +39,7 @@ def test_times_have_an_entry_per_image_and_round_and_ticks_count_them():
 def test_the_ratio_is_that_of_the_means_and_lies_in_its_interval(images, rounds, seed):
     random = np.random.default_rng(seed)
     wall = {name: random.lognormal(0, 0.5, (images, rounds)) for name in "AB"}
-    times = Times(wall, wall)
+    times = Times(wall, wall, wall)
     ratio = times.ratio("A", "B")
     assert ratio.value == pytest.approx(times.ms("A") / times.ms("B"))
     assert ratio.low <= ratio.value <= ratio.high
@@ -47,4 +47,4 @@ def test_the_ratio_is_that_of_the_means_and_lies_in_its_interval(images, rounds,
 
 def test_one_interrupted_call_does_not_count():
     wall = {"A": np.array([[1.0, 1.0, 100.0], [3.0, 3.0, 3.0]])}
-    assert Times(wall, wall).ms("A") == pytest.approx(2.0)
+    assert Times(wall, wall, wall).ms("A") == pytest.approx(2.0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from foveate.pipeline.targets import target_config
+from foveate.pipeline.targets import is_built_for, target_config, target_of
 from foveate.runtime.engine import PRECISIONS, NullConfig, OrtConfig, TensorRTConfig
 from foveate.runtime.errors import InputError
+from foveate.runtime.manifest import EngineFile, Manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ def test_other_targets_are_names():
     [
         ("tensorr", "Did you mean 'tensorrt'"),
         ("tensorr:fp16@sm89", "Did you mean 'tensorrt'"),
-        ("", "one of cpu, cuda, tensorrt, null"),
+        ("", "one of cpu, cuda, tensorrt, torch, null"),
         ("cpu:fp16", "precisions and GPUs are tensorrt's"),
         ("null@sm89", "precisions and GPUs are tensorrt's"),
         ("tensorrt:", "one of fp32"),
@@ -40,3 +41,30 @@ def test_other_targets_are_names():
 def test_a_target_that_is_none_is_named(target, said):
     with pytest.raises(InputError, match=said):
         target_config(target)
+
+
+def engines(*computes: str, precision: str = "fp16", flavour: str = "tensorrt_rtx") -> tuple[EngineFile, ...]:
+    return tuple(EngineFile("p", "p.plan", "p.json", flavour, "1.7", c, precision) for c in computes)
+
+
+@pytest.mark.parametrize(
+    ("backend", "made", "target"),
+    [
+        ("ort", (), "cpu"),
+        ("torch", (), "torch"),
+        ("tensorrt", engines("sm120", "sm89"), "tensorrt:fp16@sm120,sm89"),
+        ("tensorrt", engines("any"), "tensorrt:fp16"),
+        ("tensorrt", engines("sm90", flavour="tensorrt", precision="fp32"), "tensorrt:fp32"),
+    ],
+)
+def test_the_target_of_a_bundle_builds_another_one_like_it(backend, made, target):
+    manifest = Manifest("x", (), (), (), (), backend=backend, engines=made)
+    assert target_of(manifest) == target
+    assert is_built_for(manifest, target)
+
+
+@pytest.mark.parametrize("target", ["cpu", "tensorrt:fp32", "tensorrt:fp16@sm75", "torch"])
+def test_a_bundle_for_another_target(target):
+    manifest = Manifest("x", (), (), (), (), backend="tensorrt", engines=engines("sm89"))
+    assert not is_built_for(manifest, target)
+    assert is_built_for(manifest, "tensorrt:fp16")

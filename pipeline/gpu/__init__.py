@@ -1,0 +1,1 @@
+"""What measuring on a GPU needs beside measuring anywhere: its own clock, its state, its energy."""

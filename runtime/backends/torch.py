@@ -1,0 +1,156 @@
+"""The `torch` backend: engines are the bundle's ONNX files, run by torch on a GPU's memory, on the device's stream.
+
+For GPUs that TensorRT-RTX does not support, where there is torch and no onnxruntime-gpu. Runs of shapes that come back
+are replayed as CUDA graphs where that is faster (`device/replay.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..device.array import CudaArray
+from ..device.cuda import CudaDevice
+from ..device.device import Device, DeviceArray
+from ..device.engine import register_on_device
+from ..device.host import HostArray
+from ..device.replay import Feeds, Prepared, Replays
+from ..engine import Ports, TorchConfig
+from ..errors import EngineError, MissingExtraError, told
+from .ort import check_border
+
+try:
+    import torch
+
+    from ..onnx_torch.program import TorchProgram
+except ImportError as missing:
+    raise MissingExtraError(missing.name or "torch", "export", "running a bundle by torch") from missing
+
+_WARM = 2  # runs before one is captured: torch allocates, cuDNN chooses its algorithms
+
+
+class TorchEngine:
+    """See `device.engine.DeviceEngine`."""
+
+    most = 0
+
+    def __init__(self, path: Path, config: TorchConfig, ports: Ports, device: Device):
+        self.name, self._device = path.name, device
+        self._stream: Any = None
+        where = torch.device("cpu")
+        if isinstance(device, CudaDevice):
+            where = torch.device("cuda", device.queue.ordinal)
+            self._stream = torch.cuda.ExternalStream(device.queue.stream, where)
+        with self._current():
+            self._program = TorchProgram(path, where, config.search)
+        self.inputs, self.optional = self._program.inputs, self._program.optional
+        has = self._program.outputs
+        check_border(path, ports, self.inputs, has)
+        self.outputs = tuple(t.name for t in (*ports.outputs, *ports.extras) if t.name in has)
+        self._replays = None
+        if isinstance(device, CudaDevice) and config.graph:
+            self._replays = Replays(device, self._plain, self._prepare)
+
+    def run(self, feeds: Feeds) -> list[DeviceArray]:
+        """Raises EngineError."""
+        with self._current():
+            if self._replays is None:
+                return self._plain(feeds)
+            return self._replays.run(tuple((name, feed.shape) for name, feed in sorted(feeds.items())), feeds)
+
+    def close(self) -> None:
+        if self._replays is not None:
+            self._replays.clear()
+
+    def _plain(self, feeds: Feeds) -> list[DeviceArray]:
+        return [self._taken(made) for made in self._made(self._tensors(feeds))]
+
+    def _prepare(self, feeds: Feeds) -> Prepared:
+        """On memory of its own, and torch's: the graphs of a device share what they work in, for their runs follow each
+        other. What goes in and comes out stays reserved."""
+        assert isinstance(self._device, CudaDevice)
+        queue, graph = self._device.queue, torch.cuda.CUDAGraph()
+        inputs = {name: self._device.copy(feed) for name, feed in feeds.items()}
+        tensors = self._tensors(inputs)
+        for _ in range(_WARM):
+            self._made(tensors)
+        queue.wait()
+        with queue.deferring():
+            graph.capture_begin(_pool(queue.ordinal), capture_error_mode="thread_local")
+            try:
+                made = self._made(tensors)
+            finally:
+                graph.capture_end()
+
+        def launch() -> None:
+            with self._current():
+                graph.replay()
+
+        outputs = [self._taken(value) for value in made]
+        return Prepared(inputs, outputs, launch, (graph, tensors, made))
+
+    def _made(self, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """C-contiguous, each in memory of its own."""
+        try:
+            made = self._program(tensors, self.outputs)
+        except RuntimeError as error:
+            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+            raise EngineError(
+                f"torch failed in {self.name}",
+                got=f"{told(error)} (fed {shapes})",
+                expected="a run without error",
+                fix="Check the image's size against `foveate inspect`; backend='ort' runs the bundle on the CPU.",
+            ) from error
+        seen = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+        return [_own(value.contiguous(), seen) for value in made]
+
+    def _tensors(self, feeds: Feeds) -> dict[str, torch.Tensor]:
+        return {name: _tensor(feed) for name, feed in feeds.items()}
+
+    def _taken(self, value: torch.Tensor) -> DeviceArray:
+        if self._stream is None:
+            return self._device.put(value.numpy())
+        found = self._device.adopt(value)
+        assert found is not None  # it lies there
+        return found
+
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[None]:
+        """What torch queues, it queues on the device's stream."""
+        if self._stream is None:
+            yield
+        else:
+            with torch.cuda.stream(self._stream):
+                yield
+
+
+@register_on_device(TorchConfig)
+def open_torch(path: Path, config: TorchConfig, ports: Ports, device: Device) -> TorchEngine:
+    return TorchEngine(path, config, ports, device)
+
+
+_pools: dict[int, Any] = {}
+
+
+def _pool(ordinal: int) -> Any:
+    """Of all graphs on a GPU."""
+    if ordinal not in _pools:
+        _pools[ordinal] = torch.cuda.graph_pool_handle()
+    return _pools[ordinal]
+
+
+def _tensor(array: DeviceArray) -> torch.Tensor:
+    if isinstance(array, HostArray):
+        return torch.from_numpy(array.values)
+    assert isinstance(array, CudaArray)
+    return torch.from_dlpack(array)
+
+
+def _own(value: torch.Tensor, seen: set[int]) -> torch.Tensor:
+    """A copy where it lies in what was fed, or was given out before."""
+    if value.untyped_storage().data_ptr() in seen:
+        value = value.clone()
+    seen.add(value.untyped_storage().data_ptr())
+    return value
