@@ -29,6 +29,7 @@ from .contenders import Choices, Contenders, open_contenders
 from .data import Dataset
 from .environment import describe, usable_cores
 from .ideal import ImageWork, WorkMeter, mean_work
+from .report_budget import read_tradeoff
 from .report_schema import check_report
 from .sweep import sweep, sweep_break_even, thresholds, tradeoff_times, worst_case
 from .verify import verify
@@ -79,6 +80,7 @@ def bench(
             "tradeoff": tradeoff_facts(contenders, chosen, accuracy, spent),
             "accuracy": accuracy_facts(accuracy),
             "exits": exits_facts(contenders, headline),
+            "budget": read_tradeoff(folder, contenders.manifest),
             "overlays": overlays,
             "settings": {
                 "data": data.spec,

@@ -1,8 +1,8 @@
 """F of boundaries: how well the outlines of an answer's classes lie on those of its label.
 
 BF of a class in an image (Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013):
-precision is the share of the answer's boundary within a distance of the label's, recall that of the label's within it of
-the answer's, and F = 2 · precision · recall ÷ (precision + recall).
+precision is the share of the answer's boundary within a distance of the label's, recall that of the label's boundary
+within it of the answer's, and F = 2 · precision · recall ÷ (precision + recall).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NEAR = 0.0075  # of the image's diagonal
 
 def boundary_scores(wanted: np.ndarray, found: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """Of one image float64 [K, 2]: F of each class, and 1 where label or answer has a boundary of it (else 0 and 0).
-    `wanted`, `found`: classes int [H, W]; pixels that are not `counted`, bool [H, W], have no boundary and make none."""
+    `wanted`, `found`: classes int [H, W]. Pixels that are not `counted`, bool [H, W], have and make none."""
     classes = np.union1d(wanted[counted], found[counted])
     scores = np.zeros((int(classes.max(initial=-1)) + 1, 2))
     distance = NEAR * float(np.hypot(*wanted.shape))

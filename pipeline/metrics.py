@@ -10,9 +10,10 @@
 | `ap` | Panoptic | class_queries_logits, masks_queries_logits | average precision of masks, mean over things |
 | `module:function` | what the function takes | all: function(outputs by name, label) -> float | mean over images |
 
-All but `ap` are sums over images: what one adds are K pairs, an amount and of how much (`count_of`), and the value is the
-mean of their ratios. Scores are the first output's. Where a program answers with queries, they become the map of classes that
-`runtime.segmentation` makes of them, and `mean_iou` and `boundary_f` take a Panoptic label's categories too.
+All but `ap` are sums over images: what one adds are K pairs, an amount and of how much (`count_of`), and the value is
+the mean of their ratios. Scores are the first output's. Where a program answers with queries, they become the map of
+classes that `runtime.segmentation` makes of them, and of a Panoptic label `mean_iou` and `boundary_f` take the
+categories.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .panoptic import Panoptic
 from .panoptic_metrics import MaskPrecision, count_panoptic
 
 Outputs = Mapping[str, np.ndarray]  # one image's outputs by name, in the program's order
-# What one image (its outputs, label, and the dense reference's outputs) adds to a metric: float64 [K, 2], see `value_of`.
+# What one image (outputs, label, the dense reference's outputs) adds to a metric: float64 [K, 2], see `value_of`.
 Count = Callable[[Outputs, Any, Outputs], np.ndarray]
 
 IGNORED = 255  # the label value of pixels that count for nothing (VOC's convention)

@@ -120,6 +120,10 @@ FIELDS: Fields = {
         "any",
         "exit_tradeoff.json of `foveate calibrate --exits`; null where the gate is not from there",
     ),
+    "budget": (
+        "any",
+        "tradeoff.json of `foveate calibrate`; null where the choices are not from there",
+    ),
     "parity": ("object", "the bundle against its dense reference, decisions and values apart"),
     "parity.max_rel_error": ("number|null", "over images whose decisions agree; null if there is none"),
     "parity.decision_agreement": ("number", "share of equal positions over all decisions"),

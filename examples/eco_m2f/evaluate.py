@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from foveate.pipeline.files import write_text
-from foveate.pipeline.panoptic import Panoptic
 from foveate.pipeline.metrics import open_metric
+from foveate.pipeline.panoptic import Panoptic
 
 from examples.eco_m2f.model import EXITS, PARENT, load_parent, predict
 from examples.eco_m2f.scenes import THINGS, Scenes

@@ -89,6 +89,7 @@ def sample_report() -> dict[str, Any]:
             "adaptive": 0.9275,
         },
         "exits": None,
+        "budget": None,
         "parity": {
             "max_rel_error": 3.2e-7,
             "decision_agreement": 1.0,

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def brute_force(wanted: np.ndarray, found: np.ndarray, counted: np.ndarray, distance: float) -> dict[int, float]:
+def brute_force(
+    wanted: np.ndarray, found: np.ndarray, counted: np.ndarray, distance: float
+) -> dict[int, float]:
     """F by class."""
     height, width = wanted.shape
 
@@ -39,7 +41,12 @@ def brute_force(wanted: np.ndarray, found: np.ndarray, counted: np.ndarray, dist
     return scores
 
 
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.01, 0.08, 0.2, 0.5, 3.0]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.sampled_from([0.01, 0.08, 0.2, 0.5, 3.0]),
+)
 def test_it_equals_the_formula(seed: int, height: int, width: int, near: float):
     random = np.random.default_rng(seed)
     wanted, found = (random.integers(0, 4, (-(-height // 3), -(-width // 3))) for _ in range(2))
