@@ -22,6 +22,8 @@ from ..pipeline.progress import Progress, ticking
 from ..runtime import load
 from ..runtime.errors import InputError
 from ..runtime.manifest import CHAIN, ExitChain, Manifest, Preprocess
+from ..runtime.native.library import library
+from ..runtime.spans import native_regions
 from .answers import KEPT, Answers, key_of
 from .answers import Choices as Values
 from .budget import Budget, pareto
@@ -68,7 +70,7 @@ def calibrate_budget(
         metric = "agreement"
     metric = metric or metric_for(next(iter(opened))[1])
     with (
-        load(bundle, threads=threads, strategy="spans", layout=CHAIN) as model,
+        load(bundle, threads=threads, strategy=_exact(manifest), layout=CHAIN) as model,
         Latency(Path(bundle), [s.image for s in islice(halves[0](), IMAGES)], threads) as latency,
     ):
         chain = chain_of(model.manifest)
@@ -131,6 +133,11 @@ def _halves(data: Dataset, limit: int | None, seed: int) -> tuple[_Half, _Half]:
     middle = (count + 1) // 2
     first, second = (_Half(data, limit, frozenset(half)) for half in (dealt[:middle], dealt[middle:]))
     return first, second
+
+
+def _exact(manifest: Manifest) -> str:
+    """A strategy that computes the same each time, whatever the machine is doing."""
+    return "spans" if native_regions(manifest) and library() is not None else "rects"
 
 
 def _reference(source: Source, manifest: Manifest, chain: ExitChain | None) -> Values:

@@ -123,11 +123,8 @@ def confirm(budget: Budget, reference: np.ndarray, chosen: np.ndarray) -> HeldOu
     quality, full = (float(value_of(counts.sum(axis=0))) for counts in (chosen, reference))
     least, verdict = budget.least(full), HOLDS
     if least is not None and quality < least - 1e-9:
-        if budget.min_metric is None:
-            reached = interval[0] <= full - least
-        else:
-            reached = _interval(chosen)[1] >= least
-        verdict = UNCLEAR if reached else BROKEN
+        high = full - interval[0] if budget.min_metric is None else _interval(chosen)[1]
+        verdict = UNCLEAR if high >= least else BROKEN
     return HeldOut(len(chosen), full, quality, drop, interval, verdict)
 
 
