@@ -24,8 +24,8 @@ from .answers import Choices, digest, key_of
 
 KEPT = "latency.json"
 IMAGES = 8  # at most
-SECONDS = 2.0  # that a measurement may take for each three that are timed, about
-_ROUNDS = 3, 9  # at least and at most
+SECONDS = 3.0  # that a measurement may take for each three that are timed, about
+_ROUNDS = 5, 15  # at least and at most
 DENSE = "dense"
 
 T = TypeVar("T", bound="Latency")

@@ -177,7 +177,7 @@ class _Search:
         with self._progress.stage("reference", len(self._samples)) as stage:
             (counts,) = _counts(self._samples, self._answers, [reference], stage.tick)
             built = dict.fromkeys(self._masks, "as built")
-            (self.start,) = self._timed([Point(built, reference, counts, [reference])], stage.tick)
+            self.start = Point(built, reference, counts, [reference])
         if np.isnan(self.start.quality):
             raise InputError(
                 "data",
@@ -192,7 +192,8 @@ class _Search:
                 found = [
                     p for each in at for p in knob.points(each, self._samples, self._answers, stage.tick)
                 ]
-                points += self._timed(found, stage.tick)
+                points = self._timed([*points, *found], stage.tick)
+                self.start = points[0]
                 stage.note = f"{len(found)} settings"
         return [point for point in points if len(point.settings) == len(self._knobs)]
 
@@ -206,7 +207,7 @@ class _Search:
         front = [p for p in pareto(points) if least is None or p.quality >= least]
         few = np.unique(np.linspace(0, len(front) - 1, WIDTH).round().astype(int)) if front else []
         carried = [front[int(place)] for place in few]
-        return carried if self.start in carried else [self.start, *carried]
+        return carried if any(p is self.start for p in carried) else [self.start, *carried]
 
 
 def _counts(
