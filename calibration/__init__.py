@@ -1,19 +1,23 @@
-"""calibration: data -> choices. Now: the thresholds of energy masks, the policies of streams, and
-the gates of early exits."""
+"""calibration: data -> choices: the thresholds of energy masks and the gates of early exits, by a budget or each by
+itself, and the policies of streams."""
 
+from .budget import Budget
 from .choices import Activity, Choices, read_choices
 from .exit_data import ExitData, collect_exits
 from .gate import Gate, train_gates
 from .operating import Operating, operating_point, trade_off
+from .search import calibrate_budget
 from .thresholds import calibrate
 
 __all__ = [
     "Activity",
+    "Budget",
     "Choices",
     "ExitData",
     "Gate",
     "Operating",
     "calibrate",
+    "calibrate_budget",
     "collect_exits",
     "operating_point",
     "read_choices",

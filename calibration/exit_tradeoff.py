@@ -16,6 +16,7 @@ from ..pipeline.files import write_text
 from ..pipeline.report_exits import CURVE, draw_exits
 from ..pipeline.report_plots import PAPER, save_png
 from ..runtime.errors import InputError, MissingExtraError
+from .budget import Budget
 from .exit_data import ExitData
 from .exit_times import GateTime
 from .gate import Gate, one_depth, train_gates
@@ -24,18 +25,7 @@ from .operating import Operating, operating, oracle
 
 # Of a layer, in a quality between 0 and 1.
 BETAS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
-MAX_DROP = 0.005
 LEAST = 8  # images
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What decides. `beta`: a price, taken as it is; else `max_ms`: the best quality within it; else the least work of
-    those whose quality is at most `max_drop` below that of all layers."""
-
-    beta: float | None = None
-    max_drop: float = MAX_DROP
-    max_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,14 @@ class Trial:
     point: Operating
     work: float
     ms: float
+
+    @property
+    def quality(self) -> float:
+        return self.point.quality
+
+    @property
+    def cost(self) -> float:
+        return self.work
 
 
 @dataclass(frozen=True)
@@ -125,16 +123,22 @@ class ExitTradeoff:
 
 
 def choose(
-    data: ExitData, costs: Sequence[Cost], spec: str, metric: str, layout: str, budget: Budget
+    data: ExitData,
+    costs: Sequence[Cost],
+    spec: str,
+    metric: str,
+    layout: str,
+    budget: Budget,
+    beta: float | None = None,
 ) -> tuple[Gate, ExitTradeoff]:
-    """The gate within the budget, or one exit for all images where that is what pays; trained on all of `data`, and
-    judged image by image by gates that did not learn from it. Raises InputError for too few images, and where nothing
-    fits."""
+    """The gate within the budget, or for the price `beta`, or one exit for all images where that is what pays; trained
+    on all of `data`, and judged image by image by gates that did not learn from it. Raises InputError for too few
+    images, and where nothing fits."""
     if len(data.features) < LEAST:
         raise InputError(
             f"data {spec}", got=f"{len(data.features)} images", expected=f"at least {LEAST}", fix="Give more."
         )
-    betas = BETAS if budget.beta is None else (budget.beta,)
+    betas = BETAS if beta is None else (beta,)
     judged = judge_trainings(data, betas)
     cost = {each.exit: each for each in costs}
 
@@ -148,15 +152,17 @@ def choose(
 
     images = len(data.features)
     depths = [trial(operating(None, np.full(images, exit), data)) for exit in data.exits]
-    trials = [trial(operating(beta, found, data)) for beta, found in zip(betas, judged.depths, strict=True)]
-    if budget.beta is None:  # a gate that sends all images to one exit is no other than that
+    trials = [trial(operating(price, found, data)) for price, found in zip(betas, judged.depths, strict=True)]
+    if beta is None:  # a gate that sends all images to one exit is no other than that
         trials = [each for each in trials if max(each.point.shares.values()) < 1]
-    chosen = _within(budget, trials, depths)
+        chosen = budget.pick([*trials, *depths], depths[-1].quality)
+    else:
+        chosen = trials[0]
     if chosen.point.beta is None:
         gate = one_depth(data.exits, round(chosen.point.depth), data.features.shape[1])
     else:
         gate = train_gates(data, [chosen.point.beta], judged.training)[0]
-    known = [trial(oracle(data, beta)) for beta in betas]
+    known = [trial(oracle(data, price)) for price in betas]
     facts = (spec, images, metric, layout, judged.training, explained(data))
     return gate, ExitTradeoff(*facts, depths, trials, known, chosen)
 
@@ -165,21 +171,3 @@ def _against_one_depth(point: Operating) -> str:
     lead, (low, high) = point.quality - point.fixed, point.lead
     word = "ahead of" if point.wins else "behind" if high < -1e-9 else "not told apart from"
     return f"{word} one depth for all: {lead:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
-
-
-def _within(budget: Budget, trials: Sequence[Trial], depths: Sequence[Trial]) -> Trial:
-    if budget.beta is not None:
-        return trials[0]
-    tried = [*trials, *depths]
-    if budget.max_ms is None:
-        least = depths[-1].point.quality - budget.max_drop
-        return min((t for t in tried if t.point.quality >= least), key=lambda t: (t.work, -t.point.quality))
-    fits = [t for t in tried if t.ms <= budget.max_ms]
-    if not fits:
-        raise InputError(
-            "budget",
-            got=f"at most {budget.max_ms:g} ms",
-            expected=f"at least {min(t.ms for t in tried):.3g} ms, which the first exit takes on this device",
-            fix="Raise --max-ms.",
-        )
-    return max(fits, key=lambda t: (t.point.quality, -t.work))

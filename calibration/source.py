@@ -26,8 +26,9 @@ THRESHOLD, TEMPERATURE = 3, 4  # of the node's inputs
 
 @dataclass(frozen=True)
 class Source:
-    """`program` is what stock onnxruntime runs, `sha256` that of the file given; `choices` are values by name;
-    `earlier` maps a decision to the keep tensor, pooled to its resolution, that narrows it."""
+    """`program` is what stock onnxruntime runs, `sha256` that of the file given; `choices` are values by name, `built`
+    those of its masks that the program itself has; `earlier` maps a decision to the keep tensor, pooled to its
+    resolution, that narrows it."""
 
     path: Path
     program: Path
@@ -36,6 +37,7 @@ class Source:
     choices: dict[str, Any]
     earlier: dict[str, str]
     preprocess: Preprocess | None
+    built: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     manifest: Manifest | None = None  # of a bundle
     folder: Any = field(default=None, repr=False, compare=False)  # keeps `program` while this lives
@@ -82,7 +84,7 @@ def _source(path: Path, program: Path, sha256: str, model: onnx.ModelProto) -> S
             choices[name] = float(np.asarray(numpy_helper.to_array(initial[name])).reshape(()))
         if narrower := _narrower(model.graph, node, keeps):
             earlier[node.name] = narrower
-    return Source(path, program, sha256, tuple(masks), choices, earlier, None)
+    return Source(path, program, sha256, tuple(masks), choices, earlier, None, dict(choices))
 
 
 def _narrower(graph: onnx.GraphProto, mask: onnx.NodeProto, earlier: set[str]) -> str | None:

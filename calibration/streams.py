@@ -31,7 +31,7 @@ from .choices import Choices
 from .source import of_bundle, open_source, store
 
 FRAMES = 48
-BUDGET = 0.01
+MAX_DRIFT = 0.01
 LEVELS = (4, 8, 12)  # thresholds, of 255
 LAYERS = (0.0, 0.02, 0.05, 0.1)  # layer thresholds
 VOTE = {"block": 8, "vote": 4, "patience": 16}
@@ -76,7 +76,7 @@ class Tradeoff:
         if (self.chosen.of_hold or 0.0) < 1:
             return []
         return [
-            "The chosen policy errs no less than holding the previous output does: ask for a smaller --max-error."
+            "The chosen policy errs no less than holding the previous output does: ask for a smaller --max-drift."
         ]
 
     def write(self, folder: Path) -> None:
@@ -106,7 +106,7 @@ def calibrate_stream(
     bundle: str | Path,
     video: str,
     *,
-    max_error: float = BUDGET,
+    max_drift: float = MAX_DRIFT,
     metric: str = "mean",
     preprocess: Callable[[Preprocess], Preprocess] = lambda default: default,
     frames: int | None = None,
@@ -122,7 +122,7 @@ def calibrate_stream(
     manifest = of_bundle(opened.manifest, bundle)
     data, settings = fit_clip(opened, video, preprocess(opened.preprocess), frames or FRAMES)
     with load(bundle, threads=threads) as model:
-        found = try_policies(model, opened.dense, data, settings, budget=max_error, metric=metric, tick=tick)
+        found = try_policies(model, opened.dense, data, settings, budget=max_drift, metric=metric, tick=tick)
     source = open_source(Path(bundle))
     active, notes = manifest.active_fraction, [*data.notes, *found.notes]
     choices = Choices(source.sha256, data.spec, found.frames, {}, {}, active, notes, found.chosen.policy)
@@ -137,7 +137,7 @@ def try_policies(
     data: Dataset,
     settings: Preprocess,
     *,
-    budget: float = BUDGET,
+    budget: float = MAX_DRIFT,
     metric: str = "mean",
     tick: Callable[[], None] = lambda: None,
 ) -> Tradeoff:
@@ -158,10 +158,10 @@ def try_policies(
     good = [trial for trial in trials if trial.error <= budget]
     if not good:
         raise InputError(
-            "max error",
+            "max drift",
             got=f"{budget:g}, below the {trials[0].error:.1e} of exact streams",
             expected="more than rounding",
-            fix="Raise --max-error.",
+            fix="Raise --max-drift.",
         )
     chosen = min(good, key=lambda trial: (trial.work, trial.error))
     return Tradeoff(data.spec, len(frames), metric, budget, chosen, trials)

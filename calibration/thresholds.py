@@ -7,12 +7,12 @@ earlier one has changed, so they are calibrated in order, each with those before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ..pipeline.data import Dataset, open_data
+from ..pipeline.data import Dataset, Sample, open_data
 from ..pipeline.dense import Dense
 from ..pipeline.masks import CLOSED, Mask, importance, threshold_for
 from ..runtime.errors import DecisionError, InputError
@@ -68,13 +68,15 @@ def measure(
     choices, activity, images = dict(source.choices), {}, 0
     for mask in source.masks:
         name, temperature = mask.decision.name, float(choices[mask.temperature])
-        logits, reachable = _logits(source, mask, data, choices, limit, threads or 0, tick)
+        logits, reachable = logits_of(source, mask, data.samples(limit), choices, threads or 0, tick)
         images = len(logits)
         if name in thresholds:
             choices[mask.threshold] = thresholds[name]
         elif name in fractions:
-            choices[mask.threshold] = _threshold(logits, reachable, temperature, fractions[name])
-        activity[name] = Activity.of(_active(logits, reachable, temperature, choices[mask.threshold]))
+            choices[mask.threshold] = threshold_at(logits, reachable, temperature, fractions[name])
+        activity[name] = Activity.of(
+            active_fractions(logits, reachable, temperature, choices[mask.threshold])
+        )
     notes = _missed(fractions, activity)
     values = {mask.threshold: float(choices[mask.threshold]) for mask in source.masks}
     first = activity[names[0]].mean if names else None
@@ -84,12 +86,11 @@ def measure(
 Maps = list[np.ndarray]  # one flat array of tokens an image
 
 
-def _logits(
+def logits_of(
     source: Source,
     mask: Mask,
-    data: Dataset,
+    samples: Iterable[Sample],
     choices: Mapping[str, float],
-    limit: int | None,
     threads: int,
     tick: Callable[[], None],
 ) -> tuple[Maps, Maps]:
@@ -97,7 +98,7 @@ def _logits(
     z, earlier = mask.decision.logits or "", source.earlier.get(mask.decision.name)
     dense = Dense(source.program, threads, tensors=[z, *([earlier] if earlier else [])])
     logits, reachable = [], []
-    for sample in data.samples(limit):
+    for sample in samples:
         values = dense(sample.image, choices)
         if not np.isfinite(values[z]).all():
             raise DecisionError(
@@ -124,7 +125,7 @@ def _tokens(keep: np.ndarray, patch: int, shape: tuple[int, ...]) -> np.ndarray:
     return grown.reshape(*shape[:3], patch, shape[3], patch).max(axis=(3, 5))
 
 
-def _active(logits: Maps, reachable: Maps, temperature: float, threshold: float) -> np.ndarray:
+def active_fractions(logits: Maps, reachable: Maps, temperature: float, threshold: float) -> np.ndarray:
     """[N]: the share of each image's tokens with m > threshold."""
     limit = np.float32(threshold)
     return np.array(
@@ -135,7 +136,7 @@ def _active(logits: Maps, reachable: Maps, temperature: float, threshold: float)
     )
 
 
-def _threshold(logits: Maps, reachable: Maps, temperature: float, fraction: float) -> float:
+def threshold_at(logits: Maps, reachable: Maps, temperature: float, fraction: float) -> float:
     """The threshold at which the mean over images of their active fractions is `fraction`, as near as ties allow."""
     if len({z.size for z in logits}) == 1:
         kept, total = np.concatenate(reachable), sum(z.size for z in logits)
@@ -144,7 +145,7 @@ def _threshold(logits: Maps, reachable: Maps, temperature: float, fraction: floa
     low, high = -1.0, 1.0  # images of many sizes: each counts the same, so search where the mean crosses
     for _ in range(40):
         middle = (low + high) / 2
-        if _active(logits, reachable, temperature, middle).mean() > fraction:
+        if active_fractions(logits, reachable, temperature, middle).mean() > fraction:
             low = middle
         else:
             high = middle

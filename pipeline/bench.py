@@ -32,6 +32,7 @@ from .contenders import Choices, Contenders, open_contenders
 from .data import Dataset
 from .environment import describe, usable_cores
 from .ideal import ImageWork, WorkMeter, mean_work
+from .report_budget import read_tradeoff
 from .report_schema import check_report
 from .shapes import shape_sweep
 from .sweep import sweep, sweep_break_even, thresholds, tradeoff_times, worst_case
@@ -101,6 +102,7 @@ def bench(
             "tradeoff": tradeoff_facts(contenders, chosen, accuracy, spent),
             "accuracy": accuracy_facts(accuracy),
             "exits": exits_facts(contenders, headline),
+            "budget": read_tradeoff(folder, contenders.manifest),
             "shapes": shapes,
             "mixed": mixed,
             "energy": energy_facts(contenders, timed),

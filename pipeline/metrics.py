@@ -5,28 +5,34 @@
 | `top1`, `top5` | int: the class | first: scores [1, K] | share of images with the label among the best |
 | `agreement` | none | scores [1, K] or [1, K, H, W] | share of argmax equal to the dense reference's |
 | `mean_iou` | int map [H, W]; < 0, 255: ignored | scores [1, K, H, W], logits [1, 1, H, W] | mean over classes |
+| `boundary_f` | as for `mean_iou` | as for `mean_iou` | F of the boundaries, mean over images, then classes |
 | `pq` | Panoptic | class_queries_logits, masks_queries_logits | panoptic quality, mean over classes |
 | `ap` | Panoptic | class_queries_logits, masks_queries_logits | average precision of masks, mean over things |
 | `module:function` | what the function takes | all: function(outputs by name, label) -> float | mean over images |
 
-Scores are the first output's. Where a program answers with queries, they become the map of classes that
-`runtime.segmentation` makes of them, and `mean_iou` takes a Panoptic label's categories too.
+All but `ap` are sums over images: what one adds are K pairs, an amount and of how much (`count_of`), and the value is
+the mean of their ratios. Scores are the first output's. Where a program answers with queries, they become the map of
+classes that `runtime.segmentation` makes of them, and of a Panoptic label `mean_iou` and `boundary_f` take the
+categories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..runtime.errors import InputError
 from ..runtime.segmentation import CLASSES, MASKS, semantic
+from .boundary import boundary_scores
 from .names import import_function
 from .panoptic import Panoptic
-from .panoptic_metrics import MaskPrecision, PanopticQuality
+from .panoptic_metrics import MaskPrecision, count_panoptic
 
 Outputs = Mapping[str, np.ndarray]  # one image's outputs by name, in the program's order
+# What one image (outputs, label, the dense reference's outputs) adds to a metric: float64 [K, 2], see `value_of`.
+Count = Callable[[Outputs, Any, Outputs], np.ndarray]
 
 IGNORED = 255  # the label value of pixels that count for nothing (VOC's convention)
 
@@ -39,111 +45,139 @@ class Metric(Protocol):
     def value(self) -> float: ...
 
 
-class TopK:
-    """Share of images whose label is among the k highest scores."""
+class Summed:
+    """Of counts, summed over the images."""
 
-    def __init__(self, k: int):
-        self.k, self.hits, self.images = k, 0, 0
+    def __init__(self, count: Count):
+        self._count, self._counts = count, np.zeros((0, 2))
 
     def update(self, outputs: Outputs, label: Any, reference: Outputs) -> None:
+        found = self._count(outputs, label, reference)
+        self._counts = padded([self._counts, found]).sum(axis=0)
+
+    def value(self) -> float:
+        return float(value_of(self._counts))
+
+
+def value_of(counts: np.ndarray) -> np.ndarray:
+    """[…] of counts […, K, 2] (some amount, and of how much): the mean of their ratios over those K of which there is
+    any; NaN where there is none."""
+    amount, total = counts[..., 0], counts[..., 1]
+    occurs = total > 0
+    ratios = np.where(occurs, amount / np.where(occurs, total, 1), 0)
+    some = occurs.sum(axis=-1)
+    return np.where(some > 0, ratios.sum(axis=-1) / np.maximum(some, 1), np.nan)
+
+
+def padded(counts: Sequence[np.ndarray]) -> np.ndarray:
+    """[N, K, 2] of N counts [k, 2], each with as many classes as it met."""
+    found = np.zeros((len(counts), max(len(each) for each in counts), 2))
+    for row, each in zip(found, counts, strict=True):
+        row[: len(each)] = each
+    return found
+
+
+def _topk(k: int) -> Count:
+    """Whether the label is among the k highest scores."""
+
+    def count(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
         scores = _first(outputs).reshape(-1)
-        wanted = _integer(label, f"top{self.k}")
+        wanted = _integer(label, f"top{k}")
         if not 0 <= wanted < scores.size:
             raise InputError(
-                f"metric top{self.k}",
+                f"metric top{k}",
                 got=f"label {wanted}",
                 expected=f"0 … {scores.size - 1}, as the program has {scores.size} scores",
                 fix="Check the order and number of the classes in --data.",
             )
         mine = scores[wanted]  # ties go to the lower class, as argmax does: a constant output must not score
         ahead = np.count_nonzero(scores > mine) + np.count_nonzero(scores[:wanted] == mine)
-        self.hits += int(ahead < self.k and bool(np.isfinite(scores).all()))
-        self.images += 1
+        return _one(ahead < k and bool(np.isfinite(scores).all()))
 
-    def value(self) -> float:
-        return self.hits / self.images if self.images else float("nan")
+    return count
 
 
-class Agreement:
+def _agreement(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
     """Share of equal classes (per image, or per pixel) with the dense reference's; needs no label."""
-
-    def __init__(self):
-        self.shares: list[float] = []
-
-    def update(self, outputs: Outputs, label: Any, reference: Outputs) -> None:
-        ours, theirs = _classes(outputs), _classes(reference)
-        self.shares.append(float(np.mean(ours == theirs)) if ours.shape == theirs.shape else 0.0)
-
-    def value(self) -> float:
-        return float(np.mean(self.shares)) if self.shares else float("nan")
+    ours, theirs = _classes(outputs), _classes(reference)
+    return _one(np.mean(ours == theirs) if ours.shape == theirs.shape else 0.0)
 
 
-class MeanIoU:
-    """Intersection ÷ union of each class, summed over all images; then the mean over classes that occur."""
+def _mean_iou(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
+    """Intersection and union of each class."""
+    wanted, classes, counted = _maps(outputs, label, "mean_iou")
+    pairs = wanted[counted], classes[counted]
+    size = 1 + max(int(pixels.max(initial=-1)) for pixels in pairs)
+    both = np.bincount(pairs[0][pairs[0] == pairs[1]], minlength=size)
+    areas = [np.bincount(pixels, minlength=size) for pixels in pairs]
+    return np.stack([both, areas[0] + areas[1] - both], axis=1).astype(np.float64)
 
-    def __init__(self):
-        self.confusion = np.zeros((0, 0), np.int64)  # [label, class]
 
-    def update(self, outputs: Outputs, label: Any, reference: Outputs) -> None:
-        wanted = label.categories if isinstance(label, Panoptic) else np.asarray(label)
-        classes = _classes(outputs, wanted.shape)[0]
-        if wanted.shape != classes.shape or wanted.dtype.kind not in "iu":
-            raise InputError(
-                "metric mean_iou",
-                got="no label" if label is None else f"labels {wanted.dtype} {list(wanted.shape)}",
-                expected=f"an int map {list(classes.shape)}, the size of the output",
-                fix="Give --data with label maps, or choose another --metric.",
-            )
-        counted = (wanted >= 0) & ((wanted != IGNORED) | isinstance(label, Panoptic))
-        pairs = np.stack([wanted[counted].astype(np.int64), classes[counted]])
-        size = max(int(pairs.max(initial=0)) + 1, len(self.confusion))
-        grown = np.zeros((size, size), np.int64)
-        grown[: len(self.confusion), : len(self.confusion)] = self.confusion
-        self.confusion = grown + np.bincount(pairs[0] * size + pairs[1], minlength=size**2).reshape(
-            size, size
+def _boundary_f(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
+    return boundary_scores(*_maps(outputs, label, "boundary_f"))
+
+
+def _maps(outputs: Outputs, label: Any, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label and answer, int64 [H, W], and bool [H, W]: which pixels count."""
+    wanted = label.categories if isinstance(label, Panoptic) else np.asarray(label)
+    classes = _classes(outputs, wanted.shape)[0]
+    if wanted.shape != classes.shape or wanted.dtype.kind not in "iu":
+        raise InputError(
+            f"metric {metric}",
+            got="no label" if label is None else f"labels {wanted.dtype} {list(wanted.shape)}",
+            expected=f"an int map {list(classes.shape)}, the size of the output",
+            fix="Give --data with label maps, or choose another --metric.",
         )
-
-    def value(self) -> float:
-        both = np.diag(self.confusion)
-        union = self.confusion.sum(0) + self.confusion.sum(1) - both
-        return float(np.mean(both[union > 0] / union[union > 0])) if union.any() else float("nan")
+    counted = (wanted >= 0) & ((wanted != IGNORED) | isinstance(label, Panoptic))
+    return wanted.astype(np.int64), classes, counted
 
 
-class Mean:
-    """The mean over images of the user's `function(outputs, label) -> float`."""
-
-    def __init__(self, function: Callable[[Outputs, Any], float]):
-        self.function, self.values = function, []
-
-    def update(self, outputs: Outputs, label: Any, reference: Outputs) -> None:
-        self.values.append(float(self.function(outputs, label)))
-
-    def value(self) -> float:
-        return float(np.mean(self.values)) if self.values else float("nan")
+def _own(function: Callable[[Outputs, Any], float]) -> Count:
+    """The user's `function(outputs, label) -> float`; NaN: not defined on this image."""
+    return lambda outputs, label, reference: _one(float(function(outputs, label)))
 
 
-METRICS: dict[str, Callable[[], Metric]] = {
-    "top1": lambda: TopK(1),
-    "top5": lambda: TopK(5),
-    "agreement": Agreement,
-    "mean_iou": MeanIoU,
-    "pq": PanopticQuality,
-    "ap": MaskPrecision,
+def _each_image(metric: Callable[[], Metric]) -> Count:
+    def count(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
+        measured = metric()
+        measured.update(outputs, label, reference)
+        return _one(measured.value())
+
+    return count
+
+
+def _one(value: float) -> np.ndarray:
+    return np.zeros((1, 2)) if np.isnan(value) else np.array([[value, 1.0]], np.float64)
+
+
+COUNTS: dict[str, Count] = {
+    "top1": _topk(1),
+    "top5": _topk(5),
+    "agreement": _agreement,
+    "mean_iou": _mean_iou,
+    "boundary_f": _boundary_f,
+    "pq": count_panoptic,
+    "ap": _each_image(MaskPrecision),  # ranks the masks of all images: no sum has its value
 }
+
+
+def count_of(name: str) -> Count:
+    """What one image adds to the metric of that name (a row of this module's table). Raises InputError."""
+    if ":" in name:
+        return _own(import_function(name, "metric"))
+    if name not in COUNTS:
+        raise InputError(
+            "metric",
+            got=repr(name),
+            expected=", ".join([*COUNTS, "module:function"]),
+            fix="Correct --metric.",
+        )
+    return COUNTS[name]
 
 
 def open_metric(name: str) -> Metric:
     """A fresh metric of that name (a row of this module's table). Raises InputError."""
-    if ":" in name:
-        return Mean(import_function(name, "metric"))
-    if name not in METRICS:
-        raise InputError(
-            "metric",
-            got=repr(name),
-            expected=", ".join([*METRICS, "module:function"]),
-            fix="Correct --metric.",
-        )
-    return METRICS[name]()
+    return MaskPrecision() if name == "ap" else Summed(count_of(name))
 
 
 def metric_for(label: Any) -> str:

@@ -13,12 +13,22 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 _COLORS = {"✓": "32", "✗": "31", "·": "2"}
 _PLAIN = {"✓": "ok", "✗": "failed", "·": "-"}  # where the terminal's encoding has no such signs
+
+
+T = TypeVar("T")
+
+
+def ticking(items: Iterable[T], tick: Callable[[], None]) -> Iterator[T]:
+    """The items; `tick` is called when one is done."""
+    for item in items:
+        yield item
+        tick()
 
 
 class Stage:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from ..runtime.errors import InputError, MissingExtraError
 from .files import write_text
+from .report_budget import budget_drawings, budget_tables
 from .report_exits import exit_drawings, exit_tables
 from .report_format import share
 from .report_html import html
@@ -32,7 +33,7 @@ def write_report(result: dict[str, Any], out: str | Path) -> Path:
 
 
 def _plots(result: dict[str, Any]) -> dict[str, str]:
-    return svgs({**drawings(result), **exit_drawings(result)}, result)
+    return svgs({**drawings(result), **budget_drawings(result), **exit_drawings(result)}, result)
 
 
 def write_pages(
@@ -76,7 +77,7 @@ def bench_page(result: dict[str, Any]) -> Page:
         title=f"{result['name']}: {result['speedup']:.2f}× as fast as dense",
         about=f"Foveate benchmark · {result['created']} · {machine}",
         headline=headline(result),
-        tables=[main, *exit_tables(result), *others],
+        tables=[main, *budget_tables(result), *exit_tables(result), *others],
         notes=result["notes"],
         pictures=[
             Picture(

@@ -124,6 +124,10 @@ FIELDS: Fields = {
         "any",
         "exit_tradeoff.json of `foveate calibrate --exits`; null where the gate is not from there",
     ),
+    "budget": (
+        "any",
+        "tradeoff.json of `foveate calibrate`; null where the choices are not from there",
+    ),
     "shapes": ("list", "batches and images of other sizes; times are an image's share of its batch"),
     "shapes[]": ("object", "one shape"),
     "shapes[].batch": ("int", "images that run together"),

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from foveate.pipeline.files import write_text
+from foveate.pipeline.metrics import open_metric
 from foveate.pipeline.panoptic import Panoptic
-from foveate.pipeline.panoptic_metrics import PanopticQuality
 
 from examples.eco_m2f.model import EXITS, PARENT, load_parent, predict
 from examples.eco_m2f.scenes import THINGS, Scenes
@@ -26,7 +26,7 @@ Outputs = dict[str, np.ndarray]
 
 def quality(outputs: Outputs, truths: np.ndarray) -> float:
     """PQ of a network's answers for N images against int32 maps [N, H, W] as scenes write them."""
-    metric = PanopticQuality()
+    metric = open_metric("pq")
     for number, truth in enumerate(truths):
         one = _one(outputs, number)
         metric.update(one, Panoptic(truth, frozenset(range(len(THINGS)))), one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,21 @@ def number(text: str) -> float:
 @_typed("number above 0")
 def rate(text: str) -> float:
     if not (found := number(text)) > 0:
+        raise ValueError(text)
+    return found
+
+
+@_typed("share, as 0.5% or 0.005")
+def share(text: str) -> float:
+    """ "0.5%" or "0.005"."""
+    return number(text[:-1]) / 100 if text.endswith("%") else number(text)
+
+
+@_typed("share of at most 0.1, as 0.5% or 0.005 (more only with %: 50%), not")
+def small_share(text: str) -> float:
+    """As `share`. A bare 0.5 may be meant for percent points: refused."""
+    found = share(text)
+    if not 0 <= found < math.inf or (found > 0.1 and not text.endswith("%")):
         raise ValueError(text)
     return found
 

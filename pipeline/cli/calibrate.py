@@ -1,13 +1,19 @@
-"""Choose the thresholds of a program's or a bundle's energy masks from data, the policy of a bundle's streams from a
-video, or the gate of its early exits from labelled images.
+"""Choose what a bundle may skip, from data: by a budget, or each choice by itself.
+
+    foveate calibrate build/x --data photos/ --max-drop 0.5%    the cheapest that loses half a point at most
+    foveate calibrate build/x --data photos/ --min-metric 82%   … whose metric is 82 % at least
+    foveate calibrate build/x --data photos/ --max-drift 1%     … that answers otherwise for 1 % at most; without labels
+    foveate calibrate build/x --data photos/ --latency-budget 8     the best within 8 ms an image, measured here
+
+A budget searches mask thresholds and early exits together; half of the images choose, the others confirm. One by one:
 
     foveate calibrate build/x --data photos/ --active 0.25      the threshold that leaves 25 % active in the mean
     foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
-    foveate calibrate build/x --stream video.avi --max-error 0.01      the cheapest within 1 % of the output's range
-    foveate calibrate build/x --exits --data photos/ --max-drop 0.01   the cheapest gate that loses at most .01 of top1
+    foveate calibrate build/x --stream video.avi --max-drift 1%     the cheapest policy within 1 % of the output's range
+    foveate calibrate build/x --exits --data photos/ --beta 0.004   the gate for a price of a layer
 
-Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change. With --stream
-also stream_tradeoff.json and .png, with --exits exit_tradeoff.json and .png, which show what was tried.
+Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change. What was tried
+is shown by tradeoff.json and .png; with --stream by stream_tradeoff.*, with --exits by exit_tradeoff.*.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..progress import Progress
 from ..report_tables import Table
@@ -30,9 +37,15 @@ from .arguments import (
     print_json,
     progress_of,
     rate,
+    share,
+    small_share,
+    whole,
 )
 
-HELP = "choose thresholds from data"
+if TYPE_CHECKING:
+    from ...calibration.budget import Budget
+
+HELP = "choose thresholds and exits from data, by a budget"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="choices.json (default: in the bundle, beside the program)"
     )
+    _add_budget(parser)
     add_choices(parser)
     _add_stream(parser)
     _add_exits(parser)
@@ -58,28 +72,42 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--active", type=per_decision, action="append", metavar="[NAME=]FRACTION", help=about)
 
 
+def _add_budget(parser: argparse.ArgumentParser) -> None:
+    about = "0.5% and 0.005 both mean half a percent point of the metric"
+    group = parser.add_argument_group(
+        "budget", f"{about}; the reference is the program as it was built, all layers"
+    )
+    quality = group.add_mutually_exclusive_group()
+    about = "the metric may be so far below the reference's"
+    quality.add_argument("--max-drop", type=small_share, metavar="SHARE", help=about)
+    quality.add_argument("--min-metric", type=share, metavar="SHARE", help="its least value")
+    about = "so many answers (classes of images or pixels) may differ from the reference's; needs no labels"
+    quality.add_argument("--max-drift", type=small_share, metavar="SHARE", help=about)
+    about = "mean ms of an image, measured on this device; without a limit of quality: the best within it"
+    group.add_argument("--latency-budget", type=rate, metavar="MS", help=about)
+    about = "a metric of docs/data.md, or module:function (default: by the labels)"
+    group.add_argument("--metric", metavar="NAME", help=about)
+    about = "deals images to the half that chooses and the one that confirms (default: 0)"
+    group.add_argument("--seed", type=whole, default=0, metavar="N", help=about)
+
+
 def _add_stream(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("streams")
+    about = (
+        "--max-drift: the largest error (default: 1%); --metric: mean (default) or max of |difference| ÷ the "
+    )
+    about += "output's range, or what is lost of a metric of docs/data.md"
+    group = parser.add_argument_group("streams", about)
     about = "choose the policy of streams on this clip (--limit: its first N frames, default 48)"
     group.add_argument("--stream", metavar="VIDEO", help=about)
-    about = "largest error allowed, in --metric (default: 0.01)"
-    group.add_argument("--max-error", type=number, default=0.01, metavar="E", help=about)
-    about = "mean (default) or max of |difference| ÷ the output's range; or what is lost of a metric of docs/data.md"
-    group.add_argument("--metric", metavar="NAME", help=about)
 
 
 def _add_exits(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "exits", "--metric: one of docs/data.md, of each image (default: by the labels)"
-    )
-    group.add_argument("--exits", action="store_true", help="train the gate on --data")
-    budget = group.add_mutually_exclusive_group()
-    about = "the least work that loses at most so much of all layers' quality (default: 0.005)"
-    budget.add_argument("--max-drop", type=number, default=0.005, metavar="Q", help=about)
-    about = "the best quality at a mean latency of at most this, as measured here"
-    budget.add_argument("--max-ms", type=rate, metavar="MS", help=about)
+    about = "--max-drop (default: 0.5%), --min-metric, --latency-budget or --beta; --metric is taken of each image"
+    group = parser.add_argument_group("exits", about)
+    about = "the gate alone, trained on all of --data, beside one depth for all images and random depths"
+    group.add_argument("--exits", action="store_true", help=about)
     about = "the gate for this price of a layer, in quality"
-    budget.add_argument("--beta", type=number, metavar="B", help=about)
+    group.add_argument("--beta", type=number, metavar="B", help=about)
 
 
 def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
@@ -87,6 +115,7 @@ def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None
 
 
 def run(args: argparse.Namespace) -> int:
+    from ...calibration.budget import Budget
     from ...runtime.errors import InputError
 
     if (args.data is None) == (args.stream is None):
@@ -96,13 +125,54 @@ def run(args: argparse.Namespace) -> int:
             expected="images for masks and exits, or a video for streams",
             fix="Give one of the two.",
         )
+    budget = Budget(args.max_drop, args.min_metric, args.max_drift, args.latency_budget)
+    thresholds = args.threshold is not None or args.active is not None
+    if args.stream is not None:
+        _refuse(args.exits or thresholds, "--stream with --exits, --threshold or --active", "one of them")
+        _refuse(budget != Budget(max_drift=budget.max_drift), "--stream with this budget", "--max-drift")
+        return _run_stream(args)
+    _refuse(args.beta is not None and not args.exits, "--beta without --exits", "--exits --beta")
+    _refuse(budget.given and args.beta is not None, "--beta with a budget", "one of them")
+    _refuse(
+        budget.given and thresholds,
+        "--threshold or --active with a budget",
+        "a budget, which searches thresholds",
+    )
     if args.exits:
-        return _run_exits(args)
-    return _run_masks(args) if args.stream is None else _run_stream(args)
+        return _run_exits(args, budget if budget.given else None)
+    return _run_budget(args, budget) if budget.given else _run_masks(args)
 
 
-def _run_exits(args: argparse.Namespace) -> int:
-    from ...calibration.exit_tradeoff import Budget
+def _refuse(wrong: bool, got: str, expected: str) -> None:
+    from ...runtime.errors import InputError
+
+    if wrong:
+        raise InputError("calibrate", got=got, expected=expected, fix="See `foveate calibrate --help`.")
+
+
+def _run_budget(args: argparse.Namespace, budget: Budget) -> int:
+    from ...calibration.search import calibrate_budget
+    from ..report_budget import tradeoff_table
+
+    progress = progress_of(args)
+    found, choices, path = calibrate_budget(
+        args.source,
+        args.data,
+        budget=budget,
+        metric=args.metric,
+        seed=args.seed,
+        preprocess=lambda default: preprocess_of(args, default) or default,
+        limit=args.limit,
+        threads=args.threads,
+        out=args.out,
+        progress=progress,
+    )
+    table = tradeoff_table(dataclasses.asdict(found))
+    end = f"{found.words()}\n{found.confirmed()}\n{path}"
+    return _tell(args, progress, found, choices.notes, table, end)
+
+
+def _run_exits(args: argparse.Namespace, budget: Budget | None) -> int:
     from ...calibration.exits import calibrate_exits
     from ..report_exits import exits_table
 
@@ -111,7 +181,8 @@ def _run_exits(args: argparse.Namespace) -> int:
         found, choices, path = calibrate_exits(
             args.source,
             args.data,
-            budget=Budget(args.beta, args.max_drop, args.max_ms),
+            budget=budget,
+            beta=args.beta,
             metric=args.metric,
             preprocess=lambda default: preprocess_of(args, default) or default,
             limit=args.limit,
@@ -126,14 +197,14 @@ def _run_exits(args: argparse.Namespace) -> int:
 
 
 def _run_stream(args: argparse.Namespace) -> int:
-    from ...calibration.streams import calibrate_stream, rows, words
+    from ...calibration.streams import MAX_DRIFT, calibrate_stream, rows, words
 
     progress = progress_of(args)
     with progress.stage("calibrate") as stage:
         found, choices, path = calibrate_stream(
             args.source,
             args.stream,
-            max_error=args.max_error,
+            max_drift=MAX_DRIFT if args.max_drift is None else args.max_drift,
             metric=args.metric or "mean",
             preprocess=lambda default: preprocess_of(args, default) or default,
             frames=args.limit,

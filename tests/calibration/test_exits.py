@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foveate.calibration import exit_times, exits
-from foveate.calibration.exit_tradeoff import Budget
-from foveate.calibration.exits import KEPT, calibrate_exits
+from foveate.calibration import latency
+from foveate.calibration.answers import KEPT, Answers
+from foveate.calibration.budget import Budget
+from foveate.calibration.exits import calibrate_exits
 from foveate.pipeline.build import build
 from foveate.pipeline.cli.main import main
 from foveate.pipeline.report_exits import exits_table
@@ -54,7 +55,7 @@ def deep_enough(outputs: dict[str, np.ndarray], label: int) -> float:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch):
     """Its times are not what is tested."""
-    monkeypatch.setattr(exit_times, "SECONDS", 0.05)
+    monkeypatch.setattr(latency, "SECONDS", 0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +90,8 @@ def test_a_gate_is_trained_and_stored(bundle: Path, data: str):
 def test_no_image_is_run_twice(bundle: Path, data: str, monkeypatch: pytest.MonkeyPatch):
     """For another budget, after the gate was changed; and a run that was cut off goes on where it was."""
     runs = []
-    run = exits._run_exits
-    monkeypatch.setattr(exits, "_run_exits", lambda *given: runs.append(1) or run(*given))
+    run = Answers._run
+    monkeypatch.setattr(Answers, "_run", lambda *given: runs.append(1) or run(*given))
 
     def stop_after(count: int) -> Iterator[None]:
         for _ in range(count):
@@ -100,13 +101,13 @@ def test_no_image_is_run_twice(bundle: Path, data: str, monkeypatch: pytest.Monk
     ticks = stop_after(10)
     with pytest.raises(KeyboardInterrupt):
         calibrate_exits(bundle, data, metric=METRIC, tick=lambda: next(ticks))
-    assert len(runs) == 11 and (bundle / KEPT).is_file()
+    assert len(runs) == 11 * len(EXITS) and (bundle / KEPT).is_file()
     calibrate_exits(bundle, data, metric=METRIC)
-    assert len(runs) == 96
-    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, budget=Budget(beta=10.0))
-    assert len(runs) == 96 and found.chosen.point.depth == EXITS[0]
+    assert len(runs) == 96 * len(EXITS)
+    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, beta=10.0)
+    assert len(runs) == 96 * len(EXITS) and found.chosen.point.depth == EXITS[0]
     calibrate_exits(bundle, data, metric="agreement", limit=16)
-    assert len(runs) == 96 + 16
+    assert len(runs) == (96 + 16) * len(EXITS)
 
 
 def test_nothing_may_be_lost(bundle: Path, data: str):
@@ -123,10 +124,10 @@ def test_latency_is_measured_and_may_be_what_decides(bundle: Path, data: str):
     for trial in found.trials:
         by_exit = {int(t.point.depth): t.ms for t in found.depths}
         assert trial.ms == pytest.approx(sum(by_exit[k] * share for k, share in trial.point.shares.items()))
-    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, budget=Budget(max_ms=1e6))
+    found, _, _ = calibrate_exits(bundle, data, metric=METRIC, budget=Budget(latency_ms=1e6))
     assert found.chosen.point.quality == max(t.point.quality for t in [*found.trials, *found.depths])
-    with pytest.raises(InputError, match="--max-ms"):
-        calibrate_exits(bundle, data, metric=METRIC, budget=Budget(max_ms=1e-6))
+    with pytest.raises(InputError, match="--latency-budget"):
+        calibrate_exits(bundle, data, metric=METRIC, budget=Budget(latency_ms=1e-6))
 
 
 def test_a_gate_that_tells_nothing_is_not_called_ahead(bundle: Path, tmp_path: Path):
@@ -135,7 +136,7 @@ def test_a_gate_that_tells_nothing_is_not_called_ahead(bundle: Path, tmp_path: P
     images = rng.standard_normal((64, 3, *SIZE)).astype(np.float32)
     np.savez(tmp_path / "images.npz", images=images, labels=rng.integers(0, 2, 64))
     path = str(tmp_path / "images.npz")
-    found, choices, _ = calibrate_exits(bundle, path, metric=METRIC, budget=Budget(beta=0.1))
+    found, choices, _ = calibrate_exits(bundle, path, metric=METRIC, beta=0.1)
     assert found.explained < 0.1 and not found.chosen.point.wins
     assert found.notes == [found.verdict(), found.why()] and choices.notes == found.notes
     assert "ahead" not in found.verdict()

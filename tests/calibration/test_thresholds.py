@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from foveate.calibration import calibrate, read_choices
-from foveate.calibration.thresholds import _active, _threshold
+from foveate.calibration.thresholds import active_fractions, threshold_at
 from foveate.pipeline.data import open_data
 from foveate.pipeline.dense import Dense
 from foveate.runtime.errors import InputError
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def active_fractions(program, data, choices, mask="mask0"):
+def fractions_seen(program, data, choices, mask="mask0"):
     dense = Dense(program, 1, tensors=[f"{mask}.keep"])
     return [float((dense(image, choices)[f"{mask}.keep"] != 0).mean()) for image, _ in open_data(data)]
 
@@ -22,7 +22,7 @@ def active_fractions(program, data, choices, mask="mask0"):
 def test_active_gives_the_mean_active_fraction_that_stock_onnxruntime_sees(make_program, scenes, fraction):
     program = make_program()
     found = read_choices(calibrate(program, scenes, active=fraction))
-    seen = active_fractions(program, scenes, found.choices)
+    seen = fractions_seen(program, scenes, found.choices)
     assert np.mean(seen) == pytest.approx(fraction, abs=1 / 144)
     assert found.active_fraction == pytest.approx(np.mean(seen), abs=1e-6)
     assert sum(found.activity["mask0"].histogram) == found.images == 6
@@ -32,7 +32,7 @@ def test_a_given_threshold_is_kept_and_its_activity_recorded(make_program, scene
     program = make_program()
     found = read_choices(calibrate(program, scenes, threshold=0.4))
     assert found.choices == {"mask0.threshold": pytest.approx(0.4)}
-    seen = active_fractions(program, scenes, found.choices)
+    seen = fractions_seen(program, scenes, found.choices)
     assert found.activity["mask0"].mean == pytest.approx(np.mean(seen), abs=1e-6)
     assert found.activity["mask0"].quantiles["100"] == pytest.approx(max(seen), abs=1e-6)
 
@@ -94,7 +94,7 @@ def test_search_brackets_the_fraction_for_any_mix_of_sizes(images, fraction):
     """No threshold comes nearer than a tie allows: a little lower reaches the fraction, the one found is not above."""
     logits = [np.array(z, np.float32) / 100 for z in images]  # unequal ones have unequal probabilities
     reachable = [np.ones(z.shape, bool) for z in logits]
-    found = _threshold(logits, reachable, 1.0, fraction)
+    found = threshold_at(logits, reachable, 1.0, fraction)
     step = max(1 / z.size for z in logits)
     ties = max(np.unique(np.concatenate(logits), return_counts=True)[1])
-    assert abs(_active(logits, reachable, 1.0, found).mean() - fraction) <= step * ties + 1e-9
+    assert abs(active_fractions(logits, reachable, 1.0, found).mean() - fraction) <= step * ties + 1e-9

@@ -90,6 +90,7 @@ def sample_report() -> dict[str, Any]:
             "adaptive": 0.9275,
         },
         "exits": None,
+        "budget": None,
         "shapes": [],
         "mixed": None,
         "energy": None,

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from foveate.pipeline.metrics import METRICS, metric_for, open_metric
+from foveate.pipeline.metrics import COUNTS, metric_for, open_metric
 from foveate.runtime.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +109,6 @@ def test_the_default_metric_follows_from_the_label():
     ]
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", COUNTS)
 def test_a_metric_without_images_is_nan(metric):
     assert np.isnan(open_metric(metric).value())

@@ -310,7 +310,10 @@ def test_exits_and_their_gate_by_panoptic_quality(tmp_path: Path, capsys: pytest
     empty = int((truth < 0).all(axis=(1, 2)).sum())
     save_panoptic(tmp_path / "scenes.npz", images, truth, THINGS)
     arguments = [str(bundle), "--data", str(tmp_path / "scenes.npz")]
-    assert main(["calibrate", *arguments, "--exits", "--metric", "pq", "--max-ms", "1000", "--json"]) == 0
+    assert (
+        main(["calibrate", *arguments, "--exits", "--metric", "pq", "--latency-budget", "1000", "--json"])
+        == 0
+    )
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert found["metric"] == "pq" and found["images"] == 64 - empty

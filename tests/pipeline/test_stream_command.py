@@ -319,7 +319,7 @@ def test_calibration_takes_the_cheapest_policy_within_the_budget(out, tmp_path, 
     shutil.copytree(out / "bundle", bundle)
     noisy = moving_square(tmp_path / "noisy.avi", noise=5)
     arguments = ["--stream", noisy, "--threads", 1, "--limit", 6]
-    assert run("calibrate", bundle, *arguments, "--max-error", "0.002", "--json") == 0
+    assert run("calibrate", bundle, *arguments, "--max-drift", "0.002", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     good = [t for t in found["trials"] if t["error"] <= 0.002]
     assert len(good) < len(found["trials"])
@@ -335,7 +335,7 @@ def test_calibration_takes_the_cheapest_policy_within_the_budget(out, tmp_path, 
         assert model.stream(StreamPolicy()).policy == StreamPolicy()
     assert run("build", bundle, "--quiet") == 0
     assert open_bundle(bundle).manifest.stream_policy == policy  # a rebuilt bundle keeps it
-    assert run("calibrate", bundle, *arguments, "--max-error", "1e-5", "--quiet") == 0
+    assert run("calibrate", bundle, *arguments, "--max-drift", "1e-5", "--quiet") == 0
     assert open_bundle(bundle).manifest.stream_policy == {}
     assert "chosen: exact" in capsys.readouterr().out
 
@@ -348,7 +348,7 @@ def test_calibration_by_a_task_metric_counts_what_is_lost(out, video, tmp_path, 
         video,
         "--metric",
         "agreement",
-        "--max-error",
+        "--max-drift",
         "0",
         "--limit",
         3,
@@ -366,9 +366,9 @@ def test_calibration_wants_one_kind_of_data_and_a_budget_above_rounding(out, pro
     assert "neither --data nor --stream" in capsys.readouterr().err
     assert run("calibrate", program, "--stream", video) == 2
     assert "Build it first" in capsys.readouterr().err
-    arguments = ["--stream", video, "--limit", 3, "--max-error", "-1", "--quiet"]
+    arguments = ["--stream", video, "--limit", 3, "--max-drift", "0", "--quiet"]
     assert run("calibrate", out / "bundle", *arguments) == 2
-    assert "Raise --max-error" in capsys.readouterr().err
+    assert "Raise --max-drift" in capsys.readouterr().err
 
 
 def test_the_document_describes_every_key_and_no_other():

@@ -1,0 +1,106 @@
+"""A choice by a budget in a report, by the JSON that `foveate calibrate` left: table and picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..runtime.manifest import Manifest
+from .report_format import figure, ms, times
+from .report_plots import PALETTE, Colours, Draw
+from .report_tables import Table
+
+CURVE = "tradeoff"  # .json and .png, in the bundle
+TITLE = "Chosen by a budget"
+
+
+def read_tradeoff(bundle: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """What `foveate calibrate` left in the bundle; None where its choices are others by now."""
+    try:
+        found = json.loads((bundle / f"{CURVE}.json").read_text(encoding="utf-8"))
+        chosen = dict(found["choices"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    now = {choice.name: choice.value for choice in manifest.choices}
+    return found if all(now.get(name) == value for name, value in chosen.items()) else None
+
+
+def budget_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Of a result of `bench`; none where no budget chose."""
+    return [tradeoff_table(result["budget"])] if result["budget"] else []
+
+
+def budget_drawings(result: Mapping[str, Any]) -> dict[str, Draw]:
+    """By the title of their table."""
+    return {TITLE: lambda axes, result: draw_tradeoff(axes, result["budget"])} if result["budget"] else {}
+
+
+def tradeoff_table(found: Mapping[str, Any]) -> Table:
+    """The front, from the best to the cheapest; the chosen one has a mark."""
+    shown = [t for t in found["trials"] if t["front"] or t == found["chosen"]]
+    rows = []
+    for trial in sorted(shown, key=lambda t: (-t["ms"], -t["quality"])):
+        low, high = trial["drop_interval"]
+        rows.append(
+            (
+                ", ".join(f"{knob} {words}" for knob, words in trial["settings"].items())
+                + (" *" if trial == found["chosen"] else ""),
+                figure(trial["quality"]),
+                f"{100 * trial['drop']:+.2f}",
+                f"{100 * low:+.2f} … {100 * high:+.2f}",
+                ms(trial["ms"]),
+                times(trial["speedup"]),
+            )
+        )
+    header = ("", found["metric"], "drop, points", "95 %", "ms", "dense ÷ it")
+    return Table(TITLE, header, tuple(rows), _note(found))
+
+
+def _note(found: Mapping[str, Any]) -> str:
+    held, (low, high) = found["held_out"], found["held_out"]["drop_interval"]
+    return (
+        f"{found['images']} images of {found['data']}; drop from the program as it was built, all layers: "
+        f"{found['metric']} {figure(found['reference'])}, {ms(found['reference_ms'])} ms. Of {len(found['trials'])} "
+        f"settings those that no other beats in both; * is chosen. ms: of single images, layout {found['layout']}, in "
+        f"turns with the tuned dense engine ({ms(found['dense_ms'])} ms). On {held['images']} held-out images the "
+        f"budget {held['verdict']}: {figure(held['quality'])}, reference {figure(held['reference'])}, drop "
+        f"{100 * held['drop']:+.2f} points ({100 * low:+.2f} … {100 * high:+.2f})."
+    )
+
+
+def draw_tradeoff(axes: Any, found: Mapping[str, Any], colours: Colours = PALETTE) -> None:
+    """Latency against quality."""
+    tried, front = found["trials"], [t for t in found["trials"] if t["front"]]
+    axes.plot(*_places(tried), "x", color=colours["muted"], ms=5, label="tried")
+    axes.plot(*_places(front), "o-", color=colours["adaptive"], ms=5, lw=1.3, label="front")
+    place = found["reference_ms"], found["reference"]
+    axes.plot(*place, "s", color=colours["masked"], ms=8, label="as built, all layers")
+    axes.axvline(found["dense_ms"], color=colours["baseline"], lw=1.3, label="dense engine")
+    least, most = _limits(found)
+    if least is not None:
+        axes.axhline(least, color=colours["ideal"], lw=1.2, ls=":", label="budget")
+    if most is not None:
+        axes.axvline(most, color=colours["ideal"], lw=1.2, ls=":", label="latency budget")
+    style = {"mfc": "none", "mec": colours["ink"], "mew": 2, "ls": "none"}
+    axes.plot(*_places([found["chosen"]]), "o", ms=14, label="chosen", **style)
+    held = found["chosen"]["ms"], found["held_out"]["quality"]
+    axes.plot(*held, "D", color=colours["ink"], ms=5, label="chosen, on held-out images")
+    axes.set(xlabel="latency of single images, ms", ylabel=found["metric"])
+    axes.set_xlim(left=0)
+    axes.margins(y=0.12)
+    axes.legend(fontsize=9)
+
+
+def _places(trials: list[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    ordered = sorted(trials, key=lambda t: t["ms"])
+    return [t["ms"] for t in ordered], [t["quality"] for t in ordered]
+
+
+def _limits(found: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The least quality and the largest latency that the budget allows."""
+    budget = found["budget"]
+    drop = budget["max_drift"] if budget["max_drop"] is None else budget["max_drop"]
+    least = budget["min_metric"] if drop is None else found["reference"] - drop
+    return least, budget["latency_ms"]
