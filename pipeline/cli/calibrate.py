@@ -1,13 +1,15 @@
 """Choose the thresholds of a program's or a bundle's energy masks from data, the policy of a bundle's streams from a
-video, or the gate of its early exits from labelled images.
+video, the gate of its early exits from labelled images, or which of its layers run in low precision.
 
     foveate calibrate build/x --data photos/ --active 0.25      the threshold that leaves 25 % active in the mean
     foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
     foveate calibrate build/x --stream video.avi --max-error 0.01      the cheapest within 1 % of the output's range
     foveate calibrate build/x --exits --data photos/ --max-drop 0.01   the cheapest gate that loses at most .01 of top1
+    foveate calibrate model.onnx --precision int8 --data photos/       all layers in int8 but those that cost too much
 
 Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change. With --stream
-also stream_tradeoff.json and .png, with --exits exit_tradeoff.json and .png, which show what was tried.
+also stream_tradeoff.json and .png, with --exits exit_tradeoff.json and .png, which show what was tried. --precision
+writes another program instead, NAME.int8.onnx, to be built, and NAME.int8.json: what stayed in floats, and why.
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ HELP = "choose thresholds from data"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="program (.onnx) or bundle")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="choices.json (default: in the bundle, beside the program)"
+    about = (
+        "choices.json (default: in the bundle, beside the program), or the program that --precision writes"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help=about)
     add_choices(parser)
     _add_stream(parser)
     _add_exits(parser)
+    _add_precision(parser)
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -74,12 +78,23 @@ def _add_exits(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--exits", action="store_true", help="train the gate on --data")
     budget = group.add_mutually_exclusive_group()
-    about = "the least work that loses at most so much of all layers' quality (default: 0.005)"
+    about = "the least work that loses at most so much of all layers' quality, or of floats' (default: 0.005)"
     budget.add_argument("--max-drop", type=number, default=0.005, metavar="Q", help=about)
     about = "the best quality at a mean latency of at most this, as measured here"
     budget.add_argument("--max-ms", type=rate, metavar="MS", help=about)
     about = "the gate for this price of a layer, in quality"
     budget.add_argument("--beta", type=number, metavar="B", help=about)
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("precision", "--max-drop, --metric: as for exits")
+    group.add_argument(
+        "--precision", choices=("int8", "fp8"), help="quantize the program; fp8 is for TensorRT"
+    )
+    about = "least share of every decision that must stay as in floats (default: 0.99)"
+    group.add_argument("--agreement", type=number, default=0.99, metavar="SHARE", help=about)
+    about = "this layer, or all of this step, stays in floats; repeatable"
+    group.add_argument("--keep-float", action="append", default=[], metavar="NAME", help=about)
 
 
 def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
@@ -93,9 +108,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "calibrate",
             got="neither --data nor --stream" if args.data is None else "--data and --stream",
-            expected="images for masks and exits, or a video for streams",
+            expected="images for masks, exits and precision, or a video for streams",
             fix="Give one of the two.",
         )
+    if args.precision:
+        return _run_precision(args)
     if args.exits:
         return _run_exits(args)
     return _run_masks(args) if args.stream is None else _run_stream(args)
@@ -123,6 +140,31 @@ def _run_exits(args: argparse.Namespace) -> int:
     table = exits_table(dataclasses.asdict(found))
     end = found.words() + (f"\n{found.verdict()}" if found.chosen.point.wins else "")
     return _tell(args, progress, found, choices.notes, table, end)
+
+
+def _run_precision(args: argparse.Namespace) -> int:
+    from ...calibration.precision import PrecisionBudget, calibrate_precision
+
+    progress = progress_of(args)
+    with progress.stage("calibrate") as stage:
+        found, path = calibrate_precision(
+            args.source,
+            args.data,
+            kind=args.precision,
+            budget=PrecisionBudget(args.max_drop, args.agreement, tuple(args.keep_float)),
+            metric=args.metric,
+            preprocess=lambda default: preprocess_of(args, default),
+            limit=args.limit,
+            threads=args.threads,
+            out=args.out,
+            tick=stage.tick,
+        )
+        stage.note = str(path)
+    head = ("left in floats", "step", "work", "flips alone", "error alone", "why")
+    table = Table("", head, tuple(found.rows()))
+    return _tell(
+        args, progress, found, found.notes, table, "\n".join([found.line(), *found.held_out.lines()])
+    )
 
 
 def _run_stream(args: argparse.Namespace) -> int:
@@ -155,7 +197,7 @@ def _tell(
     table: Table,
     end: str,
 ) -> int:
-    """What was tried and chosen, as JSON or as a table."""
+    """What was tried and chosen, as JSON or as a table, if it has rows."""
     from ..report import plain_table
 
     for note in notes:
@@ -163,7 +205,8 @@ def _tell(
     if args.json:
         print_json(found)
         return 0
-    print("\n".join(plain_table(table)))
+    if table.rows:
+        print("\n".join(plain_table(table)))
     print(end)
     return 0
 

@@ -10,7 +10,7 @@ import onnx
 from ...export.ops.deformable_sample import with_gathers
 from ..lean import lean
 from ..weights import INLINE
-from .precision import KINDS, between, decision_tensors, lower_precision
+from .precision import KINDS, QUANTIZED, between, decision_tensors, lower_precision, sums_of_bytes
 
 _WEIGHTS = "weights.bin"
 
@@ -28,9 +28,11 @@ class EngineModels:
         with_gathers(model)  # TensorRT may sample wrongly by GridSample (NVIDIA/TensorRT issue 4813)
         model = lean(model, natives=())  # a body's types are seen below
         open_choices(model)
+        kept = between(model.graph, self._read, self._made)
         if self._precision in KINDS:
-            kept = between(model.graph, self._read, self._made)
             model = lower_precision(model, self._precision, kept)
+        elif self._precision in QUANTIZED:  # what calibration left in floats
+            model = lower_precision(model, "fp16", kept | sums_of_bytes(model.graph))
         return model
 
     def write(self, file: Path, folder: Path) -> tuple[Path, str]:
