@@ -34,6 +34,7 @@ _OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "QuantizeBias": False,
+    "QDQDisableWeightAdjustForInt32Bias": True,  # else weights' scales make room for biases of 32 bits
     "OpTypesToExcludeOutputQuantization": list(OPS),
 }
 
