@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from ..runtime import load
 from ..runtime.engine import NullConfig
@@ -30,8 +31,9 @@ from .weights import FILE, WeightFile
 if TYPE_CHECKING:
     from .analyze import Analysis
 
-SIZE_LIMIT = 1.1  # bundle ÷ program: weights stand once
-_GRAPHS = 1 << 20  # bytes that the graphs themselves may take on top, which matters for small programs
+SIZE_LIMIT = 1.1  # weights of the bundle ÷ of the program
+_BYTES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.FLOAT8E4M3FN)
+_GRAPHS = 1 << 20  # bytes that may come on top, which matters for small programs
 
 Sample = Sequence[int] | Mapping[str, Sequence[int]] | None
 
@@ -90,7 +92,7 @@ def build(
     with replacing_folder(out) as folder:
         manifest = _write(assembly, folder)
         check_chain(folder, manifest, planned.analysis)
-        _check_size(folder, manifest, planned.analysis)
+        _check_size(manifest, planned.analysis)
         choose_layout(manifest, layout, {})  # is there
         order = Order(folder, manifest, tuple(assembly.models), ranges or {}, tell or (lambda _: None))
         manifest = _with_engines(manifest, build_engines(order, config), folder)
@@ -116,7 +118,7 @@ def plan_model(
     from .analyze import analyze
 
     program = load_program(program_path)
-    _set_choices(program, choices or {})
+    set_choices(program, choices or {})
     analysis = analyze(program, sample_shapes(program, sample, preprocess, read_sample(program_path)))
     if model is None:
         model = CostModel() if active is None else CostModel(active=min(max(active, 0.01), 1.0))
@@ -164,7 +166,7 @@ def _default_shape(value: onnx.ValueInfoProto, preprocess: Preprocess | None) ->
     return tuple(n or w for n, w in zip(shape, wanted, strict=True))
 
 
-def _set_choices(program: onnx.ModelProto, choices: Mapping[str, float | Sequence[float]]) -> None:
+def set_choices(program: onnx.ModelProto, choices: Mapping[str, float | Sequence[float]]) -> None:
     tensors = {i.name: i for i in program.graph.initializer}
     known = {i.name for i in program.graph.input} & set(tensors)
     for name, value in choices.items():
@@ -202,11 +204,17 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
 
 
-def _check_size(folder: Path, manifest: Manifest, analysis: Analysis) -> None:
-    program = (folder / PROGRAM).stat().st_size + analysis.weight_bytes
-    total = sum(entry.bytes for entry in manifest.files.values())
-    if total > SIZE_LIMIT * program + _GRAPHS:
-        raise InternalError(f"the bundle takes {total} bytes, its program {program}: weights are not shared")
+def _check_size(manifest: Manifest, analysis: Analysis) -> None:
+    """Weights stand once, but for those of bytes that native kernels read as floats: in their file, and in no other."""
+    sizes = {name: entry.bytes for name, entry in manifest.files.items()}
+    weights, graph = sizes.pop(f"programs/{FILE}"), sizes[PROGRAM]
+    shapes = [i.dims for i in analysis.program.initializers.values() if i.data_type in _BYTES]
+    in_floats = sum(4 * math.prod(shape) for shape in shapes)
+    if weights > SIZE_LIMIT * (analysis.weight_bytes + in_floats) + _GRAPHS:
+        raise InternalError(f"the weights take {weights} bytes, the program's {analysis.weight_bytes}")
+    name, largest = max(sizes.items(), key=lambda item: item[1])
+    if largest > 2 * graph + _GRAPHS:
+        raise InternalError(f"{name} takes {largest} bytes, the program {graph}: weights are not shared")
 
 
 def _version() -> str:

@@ -15,6 +15,7 @@ from ..runtime.errors import InternalError, MissingExtraError
 from ..runtime.exits import RunStage, check_depths, run_exits, run_paths
 from ..runtime.manifest import CHAIN, ExitChain, ExitPaths, ExitStage, Manifest, Pair, Step, TensorSpec
 from .analyze import Analysis
+from .as_written import compute_as_written
 from .extract import extract
 from .plan import Plan, PlannedSegment
 
@@ -183,13 +184,14 @@ Run = Callable[[Sequence[str], Arrays], Arrays]
 
 
 def open_session(model: onnx.ModelProto | str) -> Run:
-    """Runs a model or a file in onnxruntime: names of outputs and the inputs -> the outputs by name."""
+    """Runs a model or a file, Q/DQ as written: names of outputs and the inputs -> the outputs by name."""
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "cpu", "checking a plan") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    compute_as_written(options)
     spin(options, 0)
     source = model if isinstance(model, str) else model.SerializeToString()
     session = cpu_session(source, options)

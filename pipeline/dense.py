@@ -25,6 +25,7 @@ class DenseSettings:
     spin_us: int | None = None  # as `OrtConfig.spin_us`; None is onnxruntime's own way
     static: bool = False  # the image's shape is fixed when the engine opens
     kernels: bool = False  # native kernels run what they know of the file
+    exact: bool = False  # Q/DQ nodes are computed as written, see `as_written`
 
     def words(self) -> str:
         spinning = "spinning" if self.spin_us is None else f"spinning {self.spin_us} µs"
@@ -51,9 +52,8 @@ class Dense:
         tensors: Sequence[str] = (),
         shape: tuple[int, ...] | None = None,
     ):
-        """`tensors`: inner tensors (float32) to return beside the outputs. `shape`: the image's, for `static`."""
-        self._session, kernels = _open(Path(path), threads, settings, tuple(tensors), shape)
-        self.settings = replace(settings, kernels=kernels)
+        """`tensors`: inner tensors to return beside the outputs. `shape`: the image's, for `static`."""
+        self._session, self.settings = _open(Path(path), threads, settings, tuple(tensors), shape)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise ProgramError(
@@ -103,8 +103,8 @@ def _open(
     settings: DenseSettings,
     tensors: tuple[str, ...],
     shape: tuple[int, ...] | None,
-) -> tuple[Any, bool]:
-    """The session, and whether native kernels run some of its nodes."""
+) -> tuple[Any, DenseSettings]:
+    """The session, and the settings without what the file has nothing for."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -119,6 +119,8 @@ def _open(
     spin(options, settings.spin_us)
     try:
         model = _without_weights(path)
+        if exact := settings.exact and _is_quantized(model):
+            model = _as_written(path, options)
         frozen = _freeze_weights(model)
         kernels = settings.kernels and library() is not None and _has_samples(model)
         if kernels:
@@ -127,13 +129,14 @@ def _open(
             for name, size in _free_dims(model, shape).items():
                 options.add_free_dimension_override_by_name(name, size)
         source: str | bytes = str(path)
-        if tensors or model.functions or frozen:
+        if tensors or model.functions or frozen or exact:
             from .lean import lean
 
             folder = str(path.parent.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
             source = lean(_with_outputs(model, tensors)).SerializeToString()
-        return cpu_session(source, options), kernels
+        session = cpu_session(source, options)
+        return session, replace(settings, kernels=kernels, exact=exact)
     except MissingExtraError:
         raise
     except Exception as error:  # onnx's and onnxruntime's exceptions have no common root of their own
@@ -151,6 +154,21 @@ def _without_weights(path: Path):
     except ImportError as error:
         raise MissingExtraError("onnx", "export", "reading a program") from error
     return onnx.load(path, load_external_data=False)
+
+
+def _is_quantized(model) -> bool:
+    from .as_written import is_quantized
+
+    return is_quantized(model)
+
+
+def _as_written(path: Path, options: Any):
+    import onnx
+
+    from .as_written import compute_as_written, with_float_weights
+
+    compute_as_written(options)
+    return with_float_weights(onnx.load(path))
 
 
 def _has_samples(model) -> bool:
@@ -182,5 +200,5 @@ def _with_outputs(model, tensors: tuple[str, ...]):
     present = {o.name for o in model.graph.output}
     for name in tensors:
         if name not in present:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return model

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..runtime.manifest import Manifest
 from .compare import Keep
-from .dense import Dense
+from .dense import Dense, DenseSettings
 from .masks import Mask, force, margins, masks_of
 
 
@@ -33,7 +33,8 @@ class Case:
 
 
 class Reference:
-    """`reference(image, choices)` -> Expected. `choices` are the bundle's own values by name."""
+    """`reference(image, choices)` -> Expected. `choices` are the bundle's own values by name; `quantized` says whether
+    the program is in Q/DQ, which is computed as written."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int):
         self.manifest = manifest
@@ -41,7 +42,8 @@ class Reference:
         program = bundle / manifest.program
         self.masks: tuple[Mask, ...] = masks_of(manifest, program)
         tensors = [t for d in manifest.decisions for t in (d.keep, d.logits) if t is not None]
-        self._dense = Dense(program, threads, tensors=tensors)
+        self._dense = Dense(program, threads, DenseSettings(exact=True), tensors)
+        self.quantized = self._dense.settings.exact
 
     def __call__(self, image: np.ndarray, choices: Mapping[str, Any] | None = None) -> Expected:
         used = {**self.choices, **(choices or {})}

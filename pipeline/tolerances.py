@@ -2,6 +2,9 @@
 
 TOLERANCE = 1e-5  # of backends that compute in float32 what the reference computes, in another order …
 EXACT = ("ort", "null")  # … which these are
+QUANTIZED = (
+    0.1  # of these, of programs in Q/DQ: a value on the edge of two bytes falls to either, and is carried on
+)
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 5e-2, "fp8": 1e-1}
 """By precision, of engines that TensorRT builds. Of float16 and bfloat16 they are forty and twenty-five roundings to

@@ -32,7 +32,7 @@ from .compare import NEAR, ImageCheck, compare
 from .data import Dataset, Sample
 from .metrics import open_metric
 from .reference import Case, Expected, Reference
-from .tolerances import EXACT, TOLERANCE, TOLERANCES
+from .tolerances import EXACT, QUANTIZED, TOLERANCE, TOLERANCES
 from .verify_report import EngineCheck, Quality, VerifyReport, summarize
 
 RANDOM_IMAGES = 8
@@ -61,7 +61,7 @@ def verify(
     bundle: str | Path,
     data: Dataset | None = None,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     metric: str | None = None,
     engine_tolerance: float | None = None,
     limit: int | None = None,
@@ -72,6 +72,7 @@ def verify(
 ) -> VerifyReport:
     """Compare selective and dense answers on `data` (its first `limit` images), or on 8 seeded random images.
 
+    tolerance: of relative errors; by default TOLERANCE, for a program in Q/DQ QUANTIZED.
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
     metric: a row of docs/data.md, taken of `data`, of the last strategy's answers; it is told, and decides nothing.
     strategies: of `foveate.load`; every one that this bundle and this machine have, if left out. backend: as there.
@@ -89,6 +90,9 @@ def verify(
         models = {s: stack.enter_context(load(bundle, strategy=s, **options)) for s in strategies}
         manifest = models[strategies[0]].manifest
         reference = Reference(Path(bundle), manifest, threads or 0)
+        if tolerance is None:
+            tolerance = QUANTIZED if reference.quantized else TOLERANCE
+        near = max(NEAR, tolerance) if reference.quantized else NEAR
         judge = _Judge(metric, reference) if metric is not None else None
         allowed = max((TOLERANCES[e.precision] for e in manifest.engines), default=tolerance)
         allowed = allowed if engine_tolerance is None else engine_tolerance
@@ -100,7 +104,7 @@ def verify(
                 result = model(sample.image)
                 keeps = [np.asarray(result.decisions[d.name].keep) for d in manifest.decisions]
                 outputs = {spec.name: np.asarray(result[spec.name]) for spec in manifest.outputs}
-                near_by = NEAR if model.backend in EXACT else allowed
+                near_by = near if model.backend in EXACT else allowed
                 checks[strategy].append(
                     compare(sample.name, outputs, keeps, expected.outputs, expected.keeps, near_by)
                 )

@@ -11,9 +11,11 @@ A budget searches mask thresholds and early exits together; half of the images c
     foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
     foveate calibrate build/x --stream video.avi --max-drift 1%     the cheapest policy within 1 % of the output's range
     foveate calibrate build/x --exits --data photos/ --beta 0.004   the gate for a price of a layer
+    foveate calibrate model.onnx --precision int8 --data photos/    all layers in int8 but those that cost too much
 
 Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change. What was tried
-is shown by tradeoff.json and .png; with --stream by stream_tradeoff.*, with --exits by exit_tradeoff.*.
+is shown by tradeoff.json and .png; with --stream by stream_tradeoff.*, with --exits by exit_tradeoff.*. --precision
+writes another program instead, NAME.int8.onnx, to be built, and NAME.int8.json: what stayed in floats, and why.
 """
 
 from __future__ import annotations
@@ -50,13 +52,15 @@ HELP = "choose thresholds and exits from data, by a budget"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="program (.onnx) or bundle")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="choices.json (default: in the bundle, beside the program)"
+    about = (
+        "choices.json (default: in the bundle, beside the program), or the program that --precision writes"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help=about)
     _add_budget(parser)
     add_choices(parser)
     _add_stream(parser)
     _add_exits(parser)
+    _add_precision(parser)
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -110,6 +114,17 @@ def _add_exits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--beta", type=number, metavar="B", help=about)
 
 
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("precision", "--max-drop (default: 0.5%%), --metric: as above")
+    group.add_argument(
+        "--precision", choices=("int8", "fp8"), help="quantize the program; fp8 is for TensorRT"
+    )
+    about = "least share of every decision that must stay as in floats (default: 0.99)"
+    group.add_argument("--agreement", type=number, default=0.99, metavar="SHARE", help=about)
+    about = "this layer, or all of this step, stays in floats; repeatable"
+    group.add_argument("--keep-float", action="append", default=[], metavar="NAME", help=about)
+
+
 def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
     return dict(given) if given else None
 
@@ -122,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "calibrate",
             got="neither --data nor --stream" if args.data is None else "--data and --stream",
-            expected="images for masks and exits, or a video for streams",
+            expected="images for masks, exits and precision, or a video for streams",
             fix="Give one of the two.",
         )
     budget = Budget(args.max_drop, args.min_metric, args.max_drift, args.latency_budget)
@@ -133,6 +148,10 @@ def run(args: argparse.Namespace) -> int:
         return _run_stream(args)
     _refuse(args.beta is not None and not args.exits, "--beta without --exits", "--exits --beta")
     _refuse(budget.given and args.beta is not None, "--beta with a budget", "one of them")
+    if args.precision:
+        _refuse(args.exits or thresholds, "--precision with --exits, --threshold or --active", "one of them")
+        _refuse(budget != Budget(budget.max_drop), "--precision with this budget", "--max-drop, --agreement")
+        return _run_precision(args)
     _refuse(
         budget.given and thresholds,
         "--threshold or --active with a budget",
@@ -196,6 +215,33 @@ def _run_exits(args: argparse.Namespace, budget: Budget | None) -> int:
     return _tell(args, progress, found, choices.notes, table, end)
 
 
+def _run_precision(args: argparse.Namespace) -> int:
+    from ...calibration.precision import MAX_DROP, PrecisionBudget, calibrate_precision
+
+    progress = progress_of(args)
+    with progress.stage("calibrate") as stage:
+        found, path = calibrate_precision(
+            args.source,
+            args.data,
+            kind=args.precision,
+            budget=PrecisionBudget(
+                MAX_DROP if args.max_drop is None else args.max_drop, args.agreement, tuple(args.keep_float)
+            ),
+            metric=args.metric,
+            preprocess=lambda default: preprocess_of(args, default),
+            limit=args.limit,
+            threads=args.threads,
+            out=args.out,
+            tick=stage.tick,
+        )
+        stage.note = str(path)
+    head = ("left in floats", "step", "work", "flips alone", "error alone", "why")
+    table = Table("", head, tuple(found.rows()))
+    return _tell(
+        args, progress, found, found.notes, table, "\n".join([found.line(), *found.held_out.lines()])
+    )
+
+
 def _run_stream(args: argparse.Namespace) -> int:
     from ...calibration.streams import MAX_DRIFT, calibrate_stream, rows, words
 
@@ -226,7 +272,7 @@ def _tell(
     table: Table,
     end: str,
 ) -> int:
-    """What was tried and chosen, as JSON or as a table."""
+    """What was tried and chosen, as JSON or as a table, if it has rows."""
     from ..report import plain_table
 
     for note in notes:
@@ -234,7 +280,8 @@ def _tell(
     if args.json:
         print_json(found)
         return 0
-    print("\n".join(plain_table(table)))
+    if table.rows:
+        print("\n".join(plain_table(table)))
     print(end)
     return 0
 

@@ -7,11 +7,20 @@ With --metric also what the answers are worth:
 
 Of a bundle with engines for NVIDIA GPUs each is compared with its program in onnxruntime, too. Where TensorRT cannot
 run one, its model is, in onnxruntime, and the engine is told as not run, which --require-engines makes a failure (3).
+
+With --against also how far they lie from another program's, such as the one in floats of a bundle in int8:
+
+    foveate verify build/x-int8 --data photos/ --against x.onnx
+
+With --robustness also how long its answers last when tokens are removed, or the image is covered; written to --out:
+
+    foveate verify build/x --data labelled.npz --robustness --baseline unmasked.onnx
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,13 +31,22 @@ HELP = "compare a bundle with its dense reference"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
-    about = "largest relative error allowed (default: 1e-5)"
+    about = "largest relative error allowed (default: 1e-5, of programs in Q/DQ 0.1)"
     parser.add_argument("--tolerance", type=float, metavar="E", help=about)
     about = "the same of engines for NVIDIA GPUs (default: by precision, 1e-3 for fp32 to 0.1 for bf16)"
     parser.add_argument("--engine-tolerance", type=float, metavar="E", help=about)
     about = "fail where TensorRT cannot run an engine on this machine"
     parser.add_argument("--require-engines", action="store_true", help=about)
     parser.add_argument("--metric", metavar="NAME", help="also tell this metric of docs/data.md, on --data")
+    about = "also tell how decisions, values and --metric differ from this program's, run densely, on --data"
+    parser.add_argument("--against", type=Path, metavar="PROGRAM", help=about)
+    group = parser.add_argument_group("robustness")
+    about = "deletion of tokens and occlusion of pixels, on --data by --metric"
+    group.add_argument("--robustness", action="store_true", help=about)
+    about = "the same network without masks (default: this one with all tokens kept)"
+    group.add_argument("--baseline", type=Path, metavar="PROGRAM", help=about)
+    about = "folder of its report (default: report/robustness in the bundle)"
+    group.add_argument("--out", type=Path, metavar="FOLDER", help=about)
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -36,25 +54,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..tolerances import TOLERANCE
+    from ..against import against
     from ..verify import verify
 
-    tolerance = TOLERANCE if args.tolerance is None else args.tolerance
-    with progress_of(args).stage("verify") as stage:
+    data, progress = data_of(args), progress_of(args)
+    with progress.stage("verify") as stage:
         report = verify(
             args.bundle,
-            data_of(args),
-            tolerance=tolerance,
+            data,
+            tolerance=args.tolerance,
             engine_tolerance=args.engine_tolerance,
             metric=args.metric,
             limit=args.limit,
             threads=args.threads,
             tick=stage.tick,
         )
+    lines, facts = report.lines(), report.to_dict()
+    if args.against is not None:
+        with progress.stage("against") as stage:
+            found = against(
+                args.bundle, args.against, data, args.metric, args.limit, args.threads, stage.tick
+            )
+        lines += [f"against {args.against}:", *found.lines()]
+        facts["against"] = dataclasses.asdict(found)
+    if args.robustness:
+        from ..robustness import robustness
+        from ..robustness_report import write_robustness
+
+        with progress.stage("robustness") as stage:
+            shared = {"metric": args.metric, "limit": args.limit, "threads": args.threads, "tick": stage.tick}
+            tried = robustness(args.bundle, data, baseline=args.baseline, **shared)
+            page = write_robustness(tried, args.out or args.bundle / "report" / "robustness")
+            stage.note = str(page)
+        lines += tried.lines()
+        facts["robustness"] = tried.to_dict()
     if args.json:
-        print_json(report.to_dict())
+        print_json(facts)
     else:
-        print("\n".join(report.lines()), file=sys.stdout if report.passed else sys.stderr)
+        print("\n".join(lines), file=sys.stdout if report.passed else sys.stderr)
     if report.passed:
         report.require(engines=args.require_engines)
     return 0 if report.passed else 1

@@ -14,7 +14,7 @@ from ..graph import SAMPLE
 from ..lean import lean
 from ..weights import INLINE
 from .plugin_nodes import keys, leave_to_plugins, restore
-from .precision import KINDS, between, decision_tensors, lower_precision
+from .precision import KINDS, QUANTIZED, between, decision_tensors, lower_precision, sums_of_bytes
 
 _WEIGHTS = "weights.bin"
 
@@ -43,9 +43,11 @@ class EngineModels:
         model = lean(model, natives={SAMPLE} & keys(self.plugins))  # the types in other bodies are seen below
         restore(model, self._program, self.plugins)
         open_choices(model)
+        kept = between(model.graph, self._read, self._made)
         if self._precision in KINDS:
-            kept = between(model.graph, self._read, self._made)
             model = lower_precision(model, self._precision, kept)
+        elif self._precision in QUANTIZED:  # what calibration left in floats
+            model = lower_precision(model, "fp16", kept | sums_of_bytes(model.graph))
         return model
 
     def write(self, file: Path, folder: Path) -> EngineModel:

@@ -74,7 +74,7 @@ def check_quantized(program: onnx.ModelProto, precision: str) -> None:
             f"target tensorrt:{precision}",
             got=f"a program without QuantizeLinear and DequantizeLinear nodes of {precision}",
             expected="a program that is quantized in the ONNX file, symmetrically",
-            fix="Quantize it first, with onnxruntime.quantization or NVIDIA ModelOpt, or take tensorrt:fp16.",
+            fix=f"Quantize it first: foveate calibrate PROGRAM --precision {precision}; or take tensorrt:fp16.",
         )
 
 
@@ -87,6 +87,13 @@ def _why_not_symmetric(node: onnx.NodeProto, tensors: Mapping[str, TensorProto])
     if zero is None or zero.data_location == TensorProto.EXTERNAL or not numpy_helper.to_array(zero).any():
         return ""
     return "a zero point other than 0"
+
+
+def sums_of_bytes(graph: onnx.GraphProto) -> set[str]:
+    """What layers make that are quantized: their operands are dequantized."""
+    dequantized = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    layers = (n for n in graph.node if n.op_type in _PRODUCTS and not dequantized.isdisjoint(n.input))
+    return {name for node in layers for name in node.output}
 
 
 def decision_tensors(program: onnx.ModelProto) -> tuple[set[str], set[str]]:
