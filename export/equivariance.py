@@ -80,9 +80,7 @@ def bound(weights: np.ndarray, group: Group, inputs: Space, outputs: Space) -> f
         gain = 2**0.5 * max(float(np.linalg.norm(p, 2)) for ps in powers.values() for p in ps)
         for element in group.elements():
             turn, count = _as_turns(element, group)
-            residue = max(
-                residue, _share(blocks @ (inputs.action(element) - powers[turn][count]), blocks)
-            )
+            residue = max(residue, _share(blocks @ (inputs.action(element) - powers[turn][count]), blocks))
     return gain * level * group.generators**0.5 * pi + residue
 
 

@@ -1,7 +1,7 @@
 """Softly equivariant networks: `soften` before training, `fold` after it (arXiv 2603.26657; formulas: equivariance.py).
 
-What is softened are kernels of more than one position (patch projections are such), position embeddings on a square grid
-of tokens, and for vector fields every linear layer and conv, and its bias. Each becomes a torch parametrization: the
+What is softened are kernels of more than one position (patch projections are such, and energy masks' weights), position
+embeddings on a square grid of tokens, and for vector fields every linear layer and conv, and its bias. Each becomes a torch parametrization: the
 parameter that is trained stays, and the layer sees its projection.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from math import isqrt
 from typing import Any
 
@@ -21,51 +20,12 @@ from torch.nn.utils import parametrize
 
 from ..runtime.errors import InputError
 from . import equivariance
-from .groups import FIELDS, Element, Group, Space
+from .energy_mask_layer import EnergyMaskLayer
+from .groups import FIELDS, Group
+from .softness import SoftTensor, Softness
 
 EMBEDDINGS = ("pos_embed", "pos_embedding", "position_embedding", "position_embeddings")
 _NOTES = "_foveate_soft"  # a module's attribute: its tensors' Softness by name, also after folding
-
-
-@dataclass(frozen=True)
-class Softness:
-    """What a tensor was softened to. `kind`: "kernel" [out, in, k, k] or [out, in], "bias" [out], "embedding"
-    [1, prefix + grid², D]. `inputs` and `outputs` are fields of the layer's channels."""
-
-    kind: str
-    group: str
-    softness: float
-    cut: bool = False
-    inputs: str = "scalar"
-    outputs: str = "scalar"
-    grid: int = 1
-
-    @property
-    def spaces(self) -> tuple[Space, Space]:
-        """What the tensor's blocks map from and to. A bias, and an embedding, is a constant map."""
-        return Space(self.inputs, self.grid), Space(self.outputs)
-
-    def matrix(self) -> Tensor:
-        """float32 [n, n], that every block is multiplied by."""
-        group = Group(self.group)
-        return torch.tensor(
-            equivariance.damping(group, *self.spaces, self.softness, self.cut), dtype=torch.float32
-        )
-
-    def blocks(self, tensor: Tensor) -> Tensor:
-        """The tensor as [..., outputs · inputs]: a row is one map from input to output fields."""
-        if self.kind == "embedding":
-            return tensor[0, tensor.shape[1] - self.grid**2 :].T
-        y, x = FIELDS[self.outputs], FIELDS[self.inputs]
-        parts = tensor.reshape(tensor.shape[0] // y, y, -1, x * self.grid**2)
-        return parts.transpose(1, 2).flatten(2)
-
-    def tensor(self, blocks: Tensor, like: Tensor) -> Tensor:
-        """The reverse of `blocks`; what is no block (class tokens) comes from `like`."""
-        if self.kind == "embedding":
-            return torch.cat([like[:, : like.shape[1] - self.grid**2], blocks.T[None]], 1)
-        y, x = FIELDS[self.outputs], FIELDS[self.inputs]
-        return blocks.unflatten(2, (y, x * self.grid**2)).transpose(1, 2).reshape(like.shape)
 
 
 class SoftProjection(nn.Module):
@@ -76,35 +36,19 @@ class SoftProjection(nn.Module):
     def __init__(self, softness: Softness, tensor: Tensor):
         super().__init__()
         self.softness = softness
-        self.register_buffer("matrix", softness.matrix().to(tensor), persistent=False)
+        self.register_buffer("matrix", torch.as_tensor(softness.matrix()).to(tensor), persistent=False)
 
     def forward(self, tensor: Tensor) -> Tensor:
         with torch.autocast(tensor.device.type, enabled=False):
-            return self.softness.tensor(self.softness.blocks(tensor) @ self.matrix, tensor)
+            return _with_blocks(tensor, self.softness, self.softness.blocks(tensor) @ self.matrix)
 
 
-@dataclass(frozen=True)
-class SoftTensor:
-    """A softened tensor of a network as it is now: its name as in the plain network's state dict, and its values."""
-
-    name: str
-    softness: Softness
-    value: Tensor
-
-    def _numbers(self) -> np.ndarray:
-        return self.softness.blocks(self.value.detach().cpu().double()).numpy()
-
-    def error(self, element: Element) -> float:
-        """`equivariance.error` of these weights."""
-        return equivariance.error(self._numbers(), element, *self.softness.spaces)
-
-    def bound(self) -> float:
-        """`equivariance.bound` of these weights."""
-        return equivariance.bound(self._numbers(), Group(self.softness.group), *self.softness.spaces)
-
-    def facts(self) -> dict[str, Any]:
-        """As the program's metadata holds it."""
-        return {"tensor": self.name, **asdict(self.softness), "bound": self.bound()}
+def _with_blocks(tensor: Tensor, how: Softness, blocks: Tensor) -> Tensor:
+    """The tensor that has these blocks; what is no block (class tokens) is the tensor's."""
+    if how.kind == "embedding":
+        return torch.cat([tensor[:, : tensor.shape[1] - how.grid**2], blocks.T[None]], 1)
+    y, x = FIELDS[how.outputs], FIELDS[how.inputs]
+    return blocks.unflatten(2, (y, x * how.grid**2)).transpose(1, 2).reshape(tensor.shape)
 
 
 def soften(
@@ -191,7 +135,9 @@ def _candidates(model: nn.Module, base: Softness) -> Iterator[_Candidate]:
             continue
         for tensor, value in list(module.named_parameters(recurse=False)):
             how = None
-            if isinstance(module, nn.Conv2d) and tensor == "weight":
+            if isinstance(module, EnergyMaskLayer) and tensor == "weight":
+                how = _with(base, "kernel", module.patch) if module.patch > 1 and not vectors else None
+            elif isinstance(module, nn.Conv2d) and tensor == "weight":
                 rows, columns = module.kernel_size
                 how = _with(base, "kernel", rows) if rows == columns and (rows > 1 or vectors) else None
             elif isinstance(module, nn.Linear) and tensor == "weight":
@@ -207,9 +153,7 @@ def _candidates(model: nn.Module, base: Softness) -> Iterator[_Candidate]:
 
 
 def _with(base: Softness, kind: str, grid: int, inputs: str | None = None) -> Softness:
-    return Softness(
-        kind, base.group, base.softness, base.cut, inputs or base.inputs, base.outputs, grid
-    )
+    return Softness(kind, base.group, base.softness, base.cut, inputs or base.inputs, base.outputs, grid)
 
 
 def _grid(module: nn.Module, embedding: Tensor) -> int:
@@ -254,14 +198,13 @@ def _notes(model: nn.Module) -> Iterator[tuple[str, str, Softness]]:
 def soft_tensors(model: nn.Module) -> tuple[SoftTensor, ...]:
     """What of the network is softened, folded or not, with the weights that it computes with now."""
     return tuple(
-        SoftTensor(f"{name}.{tensor}".lstrip("."), how, getattr(model.get_submodule(name), tensor))
+        SoftTensor(f"{name}.{tensor}".lstrip("."), how, _numbers(getattr(model.get_submodule(name), tensor)))
         for name, tensor, how in _notes(model)
     )
 
 
-def is_folded(model: nn.Module) -> bool:
-    """Whether no tensor is computed by a SoftProjection."""
-    return not any(isinstance(m, SoftProjection) for m in model.modules())
+def _numbers(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
 
 
 def fold(model: nn.Module) -> nn.Module:
