@@ -47,6 +47,8 @@ def _with_blocks(tensor: Tensor, how: Softness, blocks: Tensor) -> Tensor:
     """The tensor that has these blocks; what is no block (class tokens) is the tensor's."""
     if how.kind == "embedding":
         return torch.cat([tensor[:, : tensor.shape[1] - how.grid**2], blocks.T[None]], 1)
+    if how.kind == "mask":
+        return blocks.T.reshape(tensor.shape)
     y, x = FIELDS[how.outputs], FIELDS[how.inputs]
     return blocks.unflatten(2, (y, x * how.grid**2)).transpose(1, 2).reshape(tensor.shape)
 
@@ -136,7 +138,7 @@ def _candidates(model: nn.Module, base: Softness) -> Iterator[_Candidate]:
         for tensor, value in list(module.named_parameters(recurse=False)):
             how = None
             if isinstance(module, EnergyMaskLayer) and tensor == "weight":
-                how = _with(base, "kernel", module.patch) if module.patch > 1 and not vectors else None
+                how = _with(base, "mask", module.patch) if module.patch > 1 and not vectors else None
             elif isinstance(module, nn.Conv2d) and tensor == "weight":
                 rows, columns = module.kernel_size
                 how = _with(base, "kernel", rows) if rows == columns and (rows > 1 or vectors) else None
@@ -168,7 +170,7 @@ def _grid(module: nn.Module, embedding: Tensor) -> int:
 def _check(how: Softness, module: nn.Module, tensor: str) -> None:
     shape = list(getattr(module, tensor).shape)
     counts = [shape[0] // (getattr(module, "groups", 1)), shape[1] if len(shape) > 1 else 1]
-    if how.kind != "embedding" and (counts[0] % FIELDS[how.outputs] or counts[1] % FIELDS[how.inputs]):
+    if how.kind in ("kernel", "bias") and (counts[0] % FIELDS[how.outputs] or counts[1] % FIELDS[how.inputs]):
         raise InputError(
             f"{type(module).__name__} {tensor} {shape}",
             got=f"{how.outputs} outputs of {how.inputs} inputs",

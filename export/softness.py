@@ -13,8 +13,8 @@ from .groups import FIELDS, Element, Group, Space
 
 @dataclass(frozen=True)
 class Softness:
-    """What a tensor was softened to. `kind`: "kernel" [out, in, k, k], [1, in · k², 1, 1] or [out, in], "bias" [out],
-    "embedding" [1, prefix + grid², D]. `inputs` and `outputs` are fields of the layer's channels."""
+    """What a tensor was softened to. `kind`: "kernel" [out, in, grid, grid] or [out, in], "bias" [out], "embedding"
+    [1, prefix + grid², D], "mask" [1, grid² · C, 1, 1], an energy mask's weight for patches. `inputs` and `outputs` are fields of the layer's channels."""
 
     kind: str
     group: str
@@ -37,6 +37,8 @@ class Softness:
         """An array's or torch tensor's blocks [..., outputs · inputs]: a row is one map from input to output fields."""
         if self.kind == "embedding":
             return tensor[0, tensor.shape[1] - self.grid**2 :].T
+        if self.kind == "mask":
+            return tensor.reshape(self.grid**2, -1).T
         y, x = FIELDS[self.outputs], FIELDS[self.inputs]
         parts = tensor.reshape(tensor.shape[0] // y, y, -1, x * self.grid**2).swapaxes(1, 2)
         return parts.reshape(*parts.shape[:2], -1)

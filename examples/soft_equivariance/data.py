@@ -28,20 +28,24 @@ def to_input(images: Tensor, size: int) -> Tensor:
     return (F.pad(images[:, None].float() / 255, around * 2) - MEAN) / STD
 
 
-def augmented(x: Tensor, random: torch.Generator) -> Tensor:
-    """Each image turned by a multiple of 90° and mirrored or not, at random; the batch moved by up to two pixels."""
-    turns = torch.randint(4, (len(x),), generator=random)
-    mirrored = torch.rand(len(x), generator=random) < 0.5
+def augmented(x: Tensor, random: np.random.Generator) -> Tensor:
+    """Each image mirrored or not, and turned by a multiple of 90°; every other one, on the mean, tilted besides. The batch
+    is moved by up to two pixels."""
+    mirrored = torch.from_numpy(random.random(len(x)) < 0.5)
     x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-    x = torch.stack([image.rot90(int(k), (1, 2)) for image, k in zip(x, turns, strict=True)])
-    dy, dx = torch.randint(-2, 3, (2,), generator=random).tolist()
-    return x.roll((dy, dx), (2, 3))
+    tilts = random.uniform(-TILT, TILT, len(x)) * (random.random(len(x)) < 0.5)
+    x = turned(x, 90 * random.integers(4, size=len(x)) + tilts)
+    return x.roll(tuple(random.integers(-2, 3, size=2).tolist()), (2, 3))
 
 
-def tilted(x: Tensor, seed: int, most: float = TILT) -> Tensor:
-    """Each image turned by an angle of its own within ±`most` degrees, bilinearly; black beyond the canvas."""
-    angles = np.radians(np.random.default_rng(seed).uniform(-most, most, len(x)))
-    c, s, o = np.cos(angles), np.sin(angles), np.zeros(len(x))
+def tilted(x: Tensor, seed: int) -> Tensor:
+    """Each image turned by an angle of its own within ±30°."""
+    return turned(x, np.random.default_rng(seed).uniform(-TILT, TILT, len(x)))
+
+
+def turned(x: Tensor, degrees: np.ndarray) -> Tensor:
+    """Each image by its angle, bilinearly; black beyond the canvas."""
+    c, s, o = np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), np.zeros(len(x))
     turns = torch.tensor(np.stack([np.stack([c, -s, o], 1), np.stack([s, c, o], 1)], 1), dtype=x.dtype)
     grid = F.affine_grid(turns, list(x.shape), align_corners=False)
     return F.grid_sample(x * STD + MEAN, grid, align_corners=False).sub(MEAN).div(STD)
