@@ -1,14 +1,14 @@
 """Softly equivariant linear maps: subspaces of weights by how much a group changes them (arXiv 2603.26657).
 
-A linear map W: X → Y is equivariant where W ρ_X(g) = ρ_Y(g) W. A layer's kernel is such a map from patches to values, with
-ρ_X = what g does to a patch; a filter of a scalar map has ρ_Y = 1, and the condition says that g leaves it as it is.
-To first order this is L vec(W) = 0 with
+A linear map W: X → Y is equivariant where W ρ_X(g) = ρ_Y(g) W. A layer's kernel is such a map from patches to values,
+with ρ_X = what g does to a patch; a filter of a scalar map has ρ_Y = 1, and the condition says that g leaves it as it
+is. To first order this is L vec(W) = 0 with
 
     L = dρ_Xᵀ ⊗ I − I ⊗ dρ_Y,      dρ = (ρ(g) − 1) / step,  stacked over generators g,
 
-whose singular values, the *levels*, say by how much of itself a direction of weights changes a radian. Softness s keeps
-level 0, and damps a direction of level σ by s^σ: 0 leaves what is equivariant, 1 everything. All that is done depends on
-levels, never on the singular vectors chosen within one.
+whose singular values, the *levels*, say by how much of itself a direction of weights changes a radian. Softness s
+keeps level 0, and damps a direction of level σ by s^σ: 0 leaves what is equivariant, 1 everything. All that is done
+depends on levels, never on the singular vectors chosen within one.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ def export_program(
     … or after the keys of a dict. Heights and widths must be multiples of `multiple` and at least `least`; None
     asks the module's attributes of these names, else any will do. `preprocess` and `labels`, the names of the classes,
     are written into the program for the commands that read it, as are the bounds of what is softly equivariant
-    (`soften`): such weights are folded, in a copy of the module. `sampling`: what stock runtimes run deformable attention
-    by, "grid" (GridSample) or "gather", for those that get GridSample wrong. Before the file is written, stock
-    onnxruntime's answers are compared with torch's at the sample's size and, if axes are free, at another one.
+    (`soften`): such weights are folded, in a copy of the module. `sampling`: what stock runtimes run deformable
+    attention by, "grid" (GridSample) or "gather", for those that get GridSample wrong. Before the file is written,
+    stock onnxruntime's answers are compared with torch's at the sample's size and, if axes are free, at another one.
 
     Raises ProgramError if torch cannot export the module, if an axis that should be free came out fixed, or if the
     answers differ.

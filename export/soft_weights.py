@@ -1,8 +1,8 @@
 """Softly equivariant networks: `soften` before training, `fold` after it (arXiv 2603.26657; formulas: equivariance.py).
 
-What is softened are kernels of more than one position (patch projections are such, and energy masks' weights), position
-embeddings on a square grid of tokens, and for vector fields every linear layer and conv, and its bias. Each becomes a torch parametrization: the
-parameter that is trained stays, and the layer sees its projection.
+What is softened are kernels of more than one position (patch projections are such, and energy masks' weights),
+position embeddings on a square grid of tokens, and for vector fields every linear layer and conv, and its bias. Each
+becomes a torch parametrization: the parameter that is trained stays, and the layer sees its projection.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..runtime.errors import InputError
 from . import equivariance
 from .energy_mask_layer import EnergyMaskLayer
 from .groups import FIELDS, Group
-from .softness import SoftTensor, Softness
+from .softness import Softness, SoftTensor
 
 EMBEDDINGS = ("pos_embed", "pos_embedding", "position_embedding", "position_embeddings")
 _NOTES = "_foveate_soft"  # a module's attribute: its tensors' Softness by name, also after folding
 
 
 class SoftProjection(nn.Module):
-    """The parametrization: a tensor -> the same shape, its directions damped by level. Linear, and without parameters."""
+    """The parametrization: a tensor -> the same shape, its directions damped by level. It has no parameters."""
 
     matrix: Tensor
 
@@ -65,14 +65,15 @@ def soften(
 ) -> nn.Module:
     """`model` itself, with softly equivariant weights; it trains on as it did, and `fold` makes plain weights of it.
 
-    group: "C4", "D4" or "C<n>". softness: 0 (strictly equivariant layers) to 1 (left as they are); directions of level σ
-    are damped by softness^σ, or with `cut` kept up to the level softness · (the highest). layers: names of modules, or of
-    position embeddings, or patterns such as "layer1.*"; None takes all that apply. inputs, outputs: "scalar" or "vector",
-    what the channels of these layers are; vectors stand in adjacent channels, x (to the right) before y (downwards).
+    group: "C4", "D4" or "C<n>". softness: 0 (strictly equivariant layers) to 1 (left as they are); directions of level
+    σ are damped by softness^σ, or with `cut` kept up to the level softness · (the highest). layers: names of modules,
+    or of position embeddings, or patterns such as "layer1.*"; None takes all that apply. inputs, outputs: "scalar" or
+    "vector", what the channels of these layers are; vectors stand in adjacent channels, x (to the right) before y
+    (downwards).
 
-    1 × 1 kernels and linear layers of scalars have nothing to soften; kernels that are not square are left. A layer that
-    is strict is so where its stride leaves the positions centred: `foveate verify --equivariance` names those that do not.
-    Raises InputError.
+    1 × 1 kernels and linear layers of scalars have nothing to soften; kernels that are not square are left. A strict
+    layer is so where its stride leaves its positions centered: `foveate verify --equivariance` names those where it
+    does not. Raises InputError.
     """
     if not 0 <= softness <= 1:
         raise InputError(
@@ -228,4 +229,4 @@ def _own_class(module: nn.Module) -> None:
     """torch puts a parametrized tensor's property into a class that copies of the module share: without this, removing
     it from the copy would remove it from `model`, too."""
     shared = type(module)
-    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+    setattr(module, "__class__", type(shared.__name__, shared.__bases__, dict(vars(shared))))  # noqa: B010

@@ -1,4 +1,4 @@
-"""A softened tensor: what it was softened to, how it falls into linear maps, its error and its bound. Needs numpy alone."""
+"""A softened tensor: what it was softened to, how it falls into linear maps, its error, its bound. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from .groups import FIELDS, Element, Group, Space
 
 @dataclass(frozen=True)
 class Softness:
-    """What a tensor was softened to. `kind`: "kernel" [out, in, grid, grid] or [out, in], "bias" [out], "embedding"
-    [1, prefix + grid², D], "mask" [1, grid² · C, 1, 1], an energy mask's weight for patches. `inputs` and `outputs` are fields of the layer's channels."""
+    """What a tensor was softened to. `inputs` and `outputs` are fields of the layer's channels. `kind`: "kernel"
+    [out, in, grid, grid] or [out, in], "bias" [out], "embedding" [1, prefix + grid², D], or "mask"
+    [1, grid² · C, 1, 1], an energy mask's weight for patches."""
 
     kind: str
     group: str

@@ -2,8 +2,8 @@
 
 Every engine that runs here, selective and dense, gets each image and what each element g of the group makes of it. Its
 error is compared with that of what it was made of: the bundle's program in stock onnxruntime, or a torch checkpoint or
-program that is given, such as the one before quantization. Each softened layer's weights are compared with the bound that the
-export wrote of them.
+program that is given, such as the one before quantization. Each softened layer's weights are compared with the bound
+that the export wrote of them.
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ def _aligned(element: Element, upright: np.ndarray, moved: np.ndarray) -> tuple[
         return flat if flat[0].shape == flat[1].shape else (flat[0], np.full_like(flat[0], np.inf))
     moved = turned_back(moved, element)
     if moved.shape != upright.shape:
-        return upright.reshape(*upright.shape[:2], -1), np.full_like(upright, np.inf).reshape(*upright.shape[:2], -1)
+        return upright.reshape(*upright.shape[:2], -1), np.full_like(upright, np.inf).reshape(
+            *upright.shape[:2], -1
+        )
     inside = np.ones(upright.shape[2:], bool) if is_exact(element) else disc(*upright.shape[2:])
     return upright[:, :, inside], moved[:, :, inside]
 

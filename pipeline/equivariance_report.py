@@ -73,10 +73,14 @@ class EquivarianceReport:
             pairs = zip(engine.elements, self.baseline.elements, strict=True)
             excess, element = max((mine.error - theirs.error, mine.element) for mine, theirs in pairs)
             if not excess <= self.tolerance:
-                found.append(f"{engine.name} exceeds the error of {self.baseline.name} by {excess:.2g} at {element}")
+                found.append(
+                    f"{engine.name} exceeds the error of {self.baseline.name} by {excess:.2g} at {element}"
+                )
         for layer in self.layers:
             if not layer.error <= layer.bound + self.tolerance:
-                found.append(f"weights {layer.tensor} have error {layer.error:.2g} beyond their bound {layer.bound:.2g}")
+                found.append(
+                    f"weights {layer.tensor} have error {layer.error:.2g} beyond their bound {layer.bound:.2g}"
+                )
         return tuple(found)
 
     @property
@@ -94,7 +98,11 @@ class EquivarianceReport:
             )
         if self.off_center:
             lines.append(f"not equivariant, off the center: {'; '.join(o.line() for o in self.off_center)}")
-        return [*lines, *(f"note: {note}" for note in self.notes), *(f"broken: {what}" for what in self.broken)]
+        return [
+            *lines,
+            *(f"note: {note}" for note in self.notes),
+            *(f"broken: {what}" for what in self.broken),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "broken": list(self.broken), "passed": self.passed}

@@ -29,8 +29,8 @@ def to_input(images: Tensor, size: int) -> Tensor:
 
 
 def augmented(x: Tensor, random: np.random.Generator) -> Tensor:
-    """Each image mirrored or not, and turned by a multiple of 90°; every other one, on the mean, tilted besides. The batch
-    is moved by up to two pixels."""
+    """Each image mirrored or not, and turned by a multiple of 90°; every other one, on the mean, tilted besides. The
+    batch is moved by up to two pixels."""
     mirrored = torch.from_numpy(random.random(len(x)) < 0.5)
     x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     tilts = random.uniform(-TILT, TILT, len(x)) * (random.random(len(x)) < 0.5)

@@ -1,11 +1,11 @@
-"""Does an equivariant backbone keep energy masks equivariant? Two small ERSM networks, trained alike: one as it is, one whose
-convs are strictly C4-equivariant.
+"""Does an equivariant backbone keep energy masks equivariant? Two small ERSM networks, trained alike: one as it is, one
+whose convs are strictly C4-equivariant.
 
     python -m examples.soft_equivariance.masks --out build/soft          # trains both, some minutes, and measures them
 
 The mask stands behind the stem and persists; scenes are those of examples/ersm at 129 × 129, a size that every stride
-leaves centered. Agreement is the share of positions that the mask of a turned scene, turned back, decides as the scene's
-own; overlap that of the kept positions (intersection ÷ union).
+leaves centered. Agreement is the share of positions that the mask of a turned scene, turned back, decides as the
+scene's own; overlap that of the kept positions (intersection ÷ union).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from foveate.export import (
+    EnergyMaskLayer,
     energy_regularizer,
     fold,
     insert_energy_mask,
@@ -26,6 +27,7 @@ from foveate.export import (
     small_resnet,
     soften,
 )
+from foveate.export.mask_losses import wanted_tokens
 from foveate.pipeline.files import write_text
 from torch import Tensor, nn
 
@@ -76,8 +78,11 @@ def measure(net: nn.Module, count: int, path: str | None) -> dict[str, float]:
     """Means over test scenes and the three turns."""
     x, silhouettes, labels = scenes("test", 0, count, path)
     keep, scores = decide(net, x)
-    wanted = F.adaptive_avg_pool2d(silhouettes[:, None], keep.shape[2:]) > 0.1
-    facts = {"active": keep.float().mean().item(), "found": (keep & wanted).sum().item() / wanted.sum().item()}
+    wanted = wanted_tokens(silhouettes, (keep.shape[2], keep.shape[3]), 0.1) > 0
+    facts = {
+        "active": keep.float().mean().item(),
+        "found": (keep & wanted).sum().item() / wanted.sum().item(),
+    }
     facts["accuracy"] = (scores.argmax(1) == labels).float().mean().item()
     agreement, overlap, errors = [], [], []
     for turns in (1, 2, 3):
@@ -93,7 +98,7 @@ def measure(net: nn.Module, count: int, path: str | None) -> dict[str, float]:
 def decide(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Keep masks bool [N, 1, h, w] and scores."""
     masks = []
-    (mask,) = net.masks
+    (mask,) = (m for m in net.modules() if isinstance(m, EnergyMaskLayer))
     hook = mask.register_forward_hook(lambda module, inputs, keep: masks.append(keep != 0))
     scores = torch.cat([net(part) for part in x.split(50)])
     hook.remove()

@@ -3,7 +3,8 @@
     python -m examples.soft_equivariance.train --out build/soft          # about half an hour on one core
     python -m examples.soft_equivariance.train --only resnet --short
 
-All see the garments turned by 0°, 90°, 180° and 270° equally often, half of them tilted by up to 30° besides. Every file is written whole, and with it what it was made by.
+All see the garments turned by 0°, 90°, 180° and 270° equally often, half of them tilted by up to 30° besides. Every
+file is written whole, and with it what it was made by.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ def fit(net: nn.Module, run: Run, size: int, seed: int, path: str | None) -> lis
     per_epoch, log, started = len(images) // run.batch, [], time.monotonic()
     steps = int(run.epochs * per_epoch)
     net.train()
+    order = torch.empty(0)
     for step in range(steps):
         if step % per_epoch == 0:
             order = torch.from_numpy(random.permutation(len(images)))
@@ -122,10 +124,8 @@ def train(name: str, role: str, recipe: Recipe, out: Path, path: str | None) -> 
     """Writes out/<name>_<role>.safetensors and its log."""
     torch.manual_seed(recipe.seed)
     size, run = NETWORKS[name][2], recipe.base if role == "base" else recipe.tuned
-    if role == "base":
-        net = build_module(config(name, recipe))
-    else:
-        net = load_checkpoint(out / f"{name}_base.safetensors")
+    parent = out / f"{name}_base.safetensors"
+    net = build_module(config(name, recipe)) if role == "base" else load_checkpoint(parent)
     if role == "soft":
         soften(net, GROUP, recipe.softness)
     log = fit(net, run, size, recipe.seed + (role != "base"), path)

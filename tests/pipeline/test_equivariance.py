@@ -29,12 +29,13 @@ def network(softness: float | None = 0.0) -> nn.Module:
     torch.manual_seed(0)
     net = small_resnet([6, 8], [1, 1], 4, 6, 1)
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
     if softness is not None:
         soften(net, "C4", softness)
     net = insert_energy_mask(net, "stem", sample=torch.zeros(1, 1, SIZE, SIZE), start=0.0, persist=None)
+    nn.init.zeros_(net.get_parameter("fc.bias"))
     (mask,) = net.eval().masks
     nn.init.normal_(mask.weight)
     net(images_of(1, SIZE))
@@ -179,7 +180,9 @@ def test_turning_back_undoes_turning(group):
         assert np.allclose(back[..., inside], ramp[..., inside])
     quarter = Element(np.pi / 2)
     assert np.array_equal(turned(ramp, quarter), np.rot90(ramp, axes=(2, 3)))
-    eighth = turned(ramp, Element(np.pi / 4))  # by 45°: the gradient, 2 to the right and 1 down, turns with it
+    eighth = turned(
+        ramp, Element(np.pi / 4)
+    )  # by 45°: the gradient, 2 to the right and 1 down, turns with it
     assert np.isclose(eighth[0, 0, 8, 9] - eighth[0, 0, 8, 8], (2 + 1) / 2**0.5, atol=1e-6)
 
 
