@@ -166,7 +166,9 @@ def _engines(
     selective = any(isinstance(step, Region) for step in manifest.steps)
     strategies = ("dense", *strategies_of(bundle)) if selective else ("auto",)
     found, notes = {}, []
-    for backend in dict.fromkeys((manifest.backend, "ort")):
+    backends = dict.fromkeys((manifest.backend, "ort"))
+    backends.pop("null", None)  # computes nothing
+    for backend in backends:
         for strategy in strategies:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", BackendWarning)  # told as a note

@@ -59,7 +59,7 @@ def _kl(upright: Tensor, other: Tensor) -> float:
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     lines = [
-        "| network | accuracy | rotated ±30° | combined | of all turns by 90° | error | KL | KL ±30° |",
+        "| network | accuracy | rotated ±30° | combined | turned | error | KL | KL ±30° |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():

@@ -123,7 +123,8 @@ def test_what_is_softened():
     }
     before = timm_net("vit").get_parameter("pos_embed")
     after = fold(soften(timm_net("vit"), softness=0.0)).get_parameter("pos_embed")
-    assert torch.equal(after[:, :1], before[:, :1]) and not torch.allclose(after, before)  # the class token's stays
+    assert torch.equal(after[:, :1], before[:, :1])  # the class token's
+    assert not torch.allclose(after, before)
 
 
 @torch.no_grad()
@@ -184,10 +185,9 @@ def test_checkpoints_say_what_is_soft(tmp_path):
         load_checkpoint(save_checkpoint(net, tmp_path / "a.safetensors"), timm_net("resnet"))
 
 
-@KINDS
-def test_the_program_has_no_trace_but_the_bounds(kind, tmp_path):
-    net, x = soften(timm_net(kind), "C4", 0.3), images(kind, 1)
-    plain = timm_net(kind)
+def test_the_program_has_no_trace_but_the_bounds(tmp_path):
+    net, x = soften(timm_net("vit"), "C4", 0.3), images("vit", 1)
+    plain = timm_net("vit")
     plain.load_state_dict(fold(net).state_dict())
     soft, hard = (
         onnx.load(export_program(n, x, tmp_path / f"{i}.onnx", dynamic=("batch",)))

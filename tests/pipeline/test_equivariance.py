@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from foveate.export import export_program, fold, insert_energy_mask, small_resnet, soften
+from foveate.export import export_program, insert_energy_mask, small_resnet, soften
 from foveate.export.groups import Element, Group
 from foveate.export.program import save_program
 from foveate.pipeline.build import build
@@ -101,13 +101,14 @@ def test_a_broken_engine_fails(strict, tmp_path, capsys):
     values[:, :, 0] *= 3
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     broken = build(save_program(model, tmp_path / "broken.onnx"), tmp_path / "bundle")
-    report = verify_equivariance(broken, images(), against=strict)
+    report = verify_equivariance(broken, images(), against=strict, tolerance=1e-3)
     assert not report.passed
     assert any("layer2.0.conv1.weight" in what for what in report.broken)
     assert any(what.startswith("ort, fp32, auto exceeds") for what in report.broken)
     with pytest.raises(CheckFailed, match="exceeds the error"):
         report.require()
-    assert main(["verify", str(broken), "--equivariance", "--against", str(strict), "--limit", "1"]) == 1
+    command = ["verify", str(broken), "--equivariance", "--against", str(strict), "--limit", "1"]
+    assert main(command) == 1
     assert "broken: " in capsys.readouterr().err
 
 
@@ -184,9 +185,3 @@ def test_turning_back_undoes_turning(group):
         ramp, Element(np.pi / 4)
     )  # by 45°: the gradient, 2 to the right and 1 down, turns with it
     assert np.isclose(eighth[0, 0, 8, 9] - eighth[0, 0, 8, 8], (2 + 1) / 2**0.5, atol=1e-6)
-
-
-def test_folding_before_export_changes_nothing(strict, tmp_path):
-    again = export_program(fold(network()), torch.randn(1, 1, SIZE, SIZE), tmp_path / "again.onnx")
-    errors = [{e.tensor: e.bound for e in layer_errors(path)} for path in (strict, again)]
-    assert errors[0].keys() == errors[1].keys() and len(errors[0]) == 6
