@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .models import small_resnet as small_resnet
     from .program import export_program as export_program
     from .program import load_program as load_program
+    from .soft_weights import fold as fold
+    from .soft_weights import soft_tensors as soft_tensors
+    from .soft_weights import soften as soften
     from .torchvision_import import import_timm as import_timm
     from .torchvision_import import import_transformers as import_transformers
 
@@ -32,6 +35,7 @@ _PUBLIC = {
     "EnergyMaskLayer": "energy_mask_layer",
     "energy_regularizer": "mask_losses",
     "export_program": "program",
+    "fold": "soft_weights",
     "import_timm": "torchvision_import",
     "import_transformers": "torchvision_import",
     "insert_energy_mask": "insert",
@@ -42,6 +46,8 @@ _PUBLIC = {
     "resnet34_body": "models",
     "save_checkpoint": "checkpoint",
     "small_resnet": "models",
+    "soft_tensors": "soft_weights",
+    "soften": "soft_weights",
     "with_exits": "huggingface",
 }
 __all__ = [
@@ -49,6 +55,7 @@ __all__ = [
     "EnergyMaskLayer",
     "energy_regularizer",
     "export_program",
+    "fold",
     "import_timm",
     "import_transformers",
     "insert_energy_mask",
@@ -59,6 +66,8 @@ __all__ = [
     "resnet34_body",
     "save_checkpoint",
     "small_resnet",
+    "soft_tensors",
+    "soften",
     "with_exits",
 ]
 

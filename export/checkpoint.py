@@ -4,6 +4,7 @@ The file's metadata holds one JSON object under the key "foveate", the *config*:
 
     model   a name of `build.MODELS`, or "timm:NAME"
     args    the arguments that it is built with
+    soft    the arguments of each soften call; the tensors are the trained ones, or folded
     masks   the arguments of each insert_energy_mask call, in order
     sample  the usual input's shape [B, C, H, W]
     …       whatever else the maker adds (labels, preprocess, figures)
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from ..runtime.errors import InputError, told
 from .build import TIMM, build_module, insert_masks
 from .extras import needs
+from .soft_weights import mark_softened, soft_tensors, soften, softened
 from .trace import MaskedModule
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -55,7 +57,7 @@ def load_checkpoint(path: str | Path, model: Model | None = None, *, after: str 
             expected="what its tensors are loaded into",
             fix="pass model=…: a module, a function that returns one, or 'timm:NAME'",
         )
-    module = _module(model, config)
+    module = _softened(_module(model, config), tensors, config)
     masks = [] if config is None or isinstance(module, MaskedModule) else list(config.get("masks", []))
     module = insert_masks(module, masks + ([{"after": after}] if after else []), config)
     optional = _new_mask(module, tensors) if after else ""
@@ -65,11 +67,14 @@ def load_checkpoint(path: str | Path, model: Model | None = None, *, after: str 
 
 
 def save_checkpoint(module: nn.Module, path: str | Path, config: dict[str, Any] | None = None) -> Path:
-    """Write the module's tensors and the config; the masks of a MaskedModule are added to it. Whole or not at all."""
+    """Write the module's tensors and the config; the masks of a MaskedModule are added to it, and what is softened.
+    Whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if config is not None and isinstance(module, MaskedModule):
         config = {"masks": module.insertions, **config}
+    if config is not None and (calls := softened(module)):
+        config = {**config, "soft": calls}
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     with needs("export", "writing a checkpoint"):
         from safetensors.torch import save_file
@@ -108,6 +113,17 @@ def _module(model: Model | None, config: dict[str, Any] | None) -> nn.Module:
     return build_module(config)
 
 
+def _softened(module: nn.Module, tensors: dict[str, Tensor], config: dict[str, Any] | None) -> nn.Module:
+    """The module, softened as the config says, if it is not yet; by name only where the file has plain weights."""
+    calls = [] if config is None or soft_tensors(module) else config.get("soft", [])
+    if any(".parametrizations." in f".{name}" for name in tensors):
+        for arguments in calls:
+            soften(module, **arguments)
+    else:
+        mark_softened(module, calls)
+    return module
+
+
 def _new_mask(module: nn.Module, tensors: dict[str, Tensor]) -> str:
     """The prefix of the last inserted mask, if the file has nothing of it."""
     prefix = f"{module.insertions[-1]['name']}." if isinstance(module, MaskedModule) else ""
@@ -125,7 +141,8 @@ def _check_fit(path: Path, tensors: dict[str, Tensor], module: nn.Module, option
             f"checkpoint {path}: {len(wrong)} of {len(wanted)} tensors do not fit, {name!r} first",
             got=f"{given[name]}" if name in given else "no such tensor",
             expected=f"{wanted[name]}" if name in wanted else "none of that name",
-            fix="Build the module as it was trained, its energy mask included (insert_energy_mask), then load.",
+            fix="Build the module as it was trained, with its energy mask (insert_energy_mask) and what is soft in it "
+            "(soften), then load.",
         )
 
 

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..runtime.errors import InputError, ProgramError
 from ..runtime.manifest import Preprocess
@@ -22,6 +22,8 @@ from .ops.deformable_sample import with_gathers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from .softness import SoftTensor
 
 AXES = ("batch", "height", "width")
 SAMPLINGS = ("grid", "gather")
@@ -48,9 +50,10 @@ def export_program(
     `dynamic` stay free. Inputs are called "images" (one) or after forward's arguments, outputs "output", "output1",
     … or after the keys of a dict. Heights and widths must be multiples of `multiple` and at least `least`; None
     asks the module's attributes of these names, else any will do. `preprocess` and `labels`, the names of the classes,
-    are written into the program for the commands that read it. `sampling`: what stock runtimes run deformable attention
-    by, "grid" (GridSample) or "gather", for those that get GridSample wrong. Before the file is written, stock
-    onnxruntime's answers are compared with torch's at the sample's size and, if axes are free, at another one.
+    are written into the program for the commands that read it, as are the bounds of what is softly equivariant
+    (`soften`): such weights are folded, in a copy of the module. `sampling`: what stock runtimes run deformable
+    attention by, "grid" (GridSample) or "gather", for those that get GridSample wrong. Before the file is written,
+    stock onnxruntime's answers are compared with torch's at the sample's size and, if axes are free, at another one.
 
     Raises ProgramError if torch cannot export the module, if an axis that should be free came out fixed, or if the
     answers differ.
@@ -58,6 +61,7 @@ def export_program(
     with needs("export", "exporting a torch module"):
         from .torch_export import to_onnx
     from .numeric_check import check_against_torch
+    from .soft_weights import fold, soft_tensors
 
     samples: tuple[Tensor, ...] = (
         tuple(sample) if isinstance(sample, list | tuple) else (cast("Tensor", sample),)
@@ -69,6 +73,7 @@ def export_program(
         raise InputError(
             "sampling", got=repr(sampling), expected=f"of {', '.join(SAMPLINGS)}", fix="name one"
         )
+    module = fold(module) if soft_tensors(module) else module
     multiple = multiple or int(getattr(module, "multiple", 1))
     least = least or int(getattr(module, "least", multiple))
     _check_sizes(samples, multiple, least)
@@ -80,7 +85,8 @@ def export_program(
         normalize(model)
         if sampling == "gather":
             with_gathers(model)
-        _describe(model, samples, preprocess, labels, {"multiple": multiple, "least": least})
+        facts = _equivariance(model, soft_tensors(module))
+        _describe(model, samples, preprocess, labels, {"multiple": multiple, "least": least}, facts)
         check_model(model, str(path))
         check_against_torch(model, module, samples, tuple(dynamic), multiple)
     finally:
@@ -151,6 +157,7 @@ def _describe(
     preprocess: Preprocess | None,
     labels: Sequence[str],
     sizes: dict[str, int],
+    equivariance: list[dict[str, Any]],
 ) -> None:
     """Who made it, for what: metadata that `inspect` and the pipeline read."""
     from foveate import __version__
@@ -169,7 +176,19 @@ def _describe(
         facts["foveate.preprocess"] = dataclasses.asdict(preprocess)
     if labels:
         facts["foveate.labels"] = list(labels)
+    if equivariance:
+        facts["foveate.equivariance"] = equivariance
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
+
+
+def _equivariance(model: onnx.ModelProto, tensors: Sequence[SoftTensor]) -> list[dict[str, Any]]:
+    """What each was softened to, with the bound of the weights as the program holds them: the exporter multiplies each
+    output channel by its BatchNorm's factor."""
+    held = {i.name: i for i in model.graph.initializer}
+    return [
+        (t if t.name not in held else t.with_values(onnx.numpy_helper.to_array(held[t.name]))).facts()
+        for t in tensors
+    ]
 
 
 def _unreadable(

@@ -13,6 +13,7 @@ from ..runtime.manifest import Preprocess
 PREPROCESS = "foveate.preprocess"  # metadata keys of the ONNX file
 SAMPLE = "foveate.sample"
 LABELS = "foveate.labels"
+EQUIVARIANCE = "foveate.equivariance"
 
 
 def read_preprocess(program: str | Path) -> Preprocess | None:
@@ -31,6 +32,11 @@ def read_labels(program: str | Path) -> tuple[str, ...]:
     """The names of the classes; empty where the program does not say."""
     found = _entry(program, LABELS)
     return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+def read_equivariance(program: str | Path) -> list[dict[str, Any]]:
+    """What the program says of its softly equivariant tensors (`export.softness.SoftTensor.facts`); empty for none."""
+    return [dict(entry) for entry in _entry(program, EQUIVARIANCE) or []]
 
 
 def preprocess_of(facts: Mapping[str, Any], what: str) -> Preprocess:

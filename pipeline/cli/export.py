@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...export.program import export_program
+    from ...export.soft_weights import soft_tensors
     from ..network import open_network
     from ..progress import size_of
     from ..sample import example_of, shape_of
@@ -49,5 +50,6 @@ def run(args: argparse.Namespace) -> int:
             labels=network.labels,
             sampling=args.sampling,
         )
-        stage.note = f"{size_of(path)}  {path}"
+        folded = len(soft_tensors(network.module))
+        stage.note = f"{size_of(path)}  {path}" + (f"  {folded} soft tensors folded" if folded else "")
     return 0

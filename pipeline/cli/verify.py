@@ -15,6 +15,9 @@ With --against also how far they lie from another program's, such as the one in 
 With --robustness also how long its answers last when tokens are removed, or the image is covered; written to --out:
 
     foveate verify build/x --data labelled.npz --robustness --baseline unmasked.onnx
+--equivariance asks another question instead: how far the answers to turned images are from what they should be, by
+every engine that runs here, beside the program in stock ONNX Runtime or what --against names, and beside the bounds of
+softly equivariant layers (docs/soft-equivariance.md).
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .arguments import add_data, add_json, add_preprocess, add_threads, data_of, print_json, progress_of
 
@@ -38,8 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "fail where TensorRT cannot run an engine on this machine"
     parser.add_argument("--require-engines", action="store_true", help=about)
     parser.add_argument("--metric", metavar="NAME", help="also tell this metric of docs/data.md, on --data")
-    about = "also tell how decisions, values and --metric differ from this program's, run densely, on --data"
-    parser.add_argument("--against", type=Path, metavar="PROGRAM", help=about)
+    about = "also tell how decisions, values and --metric differ from this program's, run densely, on --data; with "
+    about += (
+        "--equivariance what engines are compared with, also a checkpoint (default: the bundle's program)"
+    )
+    parser.add_argument("--against", type=Path, metavar="FILE", help=about)
     group = parser.add_argument_group("robustness")
     about = "deletion of tokens and occlusion of pixels, on --data by --metric"
     group.add_argument("--robustness", action="store_true", help=about)
@@ -47,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--baseline", type=Path, metavar="PROGRAM", help=about)
     about = "folder of its report (default: report/robustness in the bundle)"
     group.add_argument("--out", type=Path, metavar="FOLDER", help=about)
+    turns = parser.add_argument_group("equivariance")
+    about = "measure the equivariance error of the built engines (--tolerance: 0.01 by default)"
+    turns.add_argument("--equivariance", action="store_true", help=about)
+    about = "C4, D4 or C<n> (default: as the network was softened, else C4)"
+    turns.add_argument("--group", metavar="G", help=about)
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -54,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.equivariance:
+        return _equivariance(args)
     from ..against import against
     from ..verify import verify
 
@@ -88,10 +103,32 @@ def run(args: argparse.Namespace) -> int:
             stage.note = str(page)
         lines += tried.lines()
         facts["robustness"] = tried.to_dict()
+    code = _told(lines, facts, report.passed, args)
+    if report.passed:
+        report.require(engines=args.require_engines)
+    return code
+
+
+def _equivariance(args: argparse.Namespace) -> int:
+    from ..equivariance import TOLERANCE, verify_equivariance
+
+    with progress_of(args).stage("verify") as stage:
+        report = verify_equivariance(
+            args.bundle,
+            data_of(args),
+            group=args.group,
+            tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
+            against=args.against,
+            limit=args.limit,
+            threads=args.threads,
+            tick=stage.tick,
+        )
+    return _told(report.lines(), report.to_dict(), report.passed, args)
+
+
+def _told(lines: Sequence[str], facts: Mapping[str, Any], passed: bool, args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
     else:
-        print("\n".join(lines), file=sys.stdout if report.passed else sys.stderr)
-    if report.passed:
-        report.require(engines=args.require_engines)
-    return 0 if report.passed else 1
+        print("\n".join(lines), file=sys.stdout if passed else sys.stderr)
+    return 0 if passed else 1

@@ -1,0 +1,161 @@
+"""Trains the example's networks: `base`, and from it for as long `control` (softness 1) and `soft`.
+
+    python -m examples.soft_equivariance.train --out build/soft          # about half an hour on one core
+    python -m examples.soft_equivariance.train --only resnet --short
+
+All see the garments turned by 0°, 90°, 180° and 270° equally often, half of them tilted by up to 30° besides. Every
+file is written whole, and with it what it was made by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from math import cos, pi
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from foveate.export import load_checkpoint, save_checkpoint, soften
+from foveate.export.build import build_module
+from foveate.pipeline.files import write_text
+from torch import nn
+
+from .data import CLASSES, MEAN, STD, augmented, load, to_input
+
+RESNET = {
+    "layers": [1, 1, 1, 1],
+    "channels": [16, 24, 32, 48],
+    "stem_type": "deep",
+    "stem_width": 8,
+    "in_chans": 1,
+    "num_classes": len(CLASSES),
+}
+VIT = {
+    "img_size": 32,
+    "patch_size": 8,
+    "in_chans": 1,
+    "embed_dim": 48,
+    "depth": 3,
+    "num_heads": 3,
+    "mlp_ratio": 2,
+    "num_classes": len(CLASSES),
+}
+NETWORKS = {  # an architecture of timm with its arguments, and the canvas; 33 is odd after each of the strides
+    "resnet": ("timm:resnet18", RESNET, 33),
+    "vit": ("timm:vit_tiny_patch16_224", VIT, 32),
+}
+GROUP = "C4"
+
+
+@dataclass(frozen=True)
+class Run:
+    """AdamW with a linear warm-up and a cosine to 0."""
+
+    epochs: float
+    rate: float
+    batch: int = 128
+    decay: float = 0.05
+    warmup: int = 50  # steps
+    smoothing: float = 0.0  # of labels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    base: Run
+    tuned: Run  # from the base; of `control` and `soft` alike
+    softness: float
+    seed: int = 0
+
+
+RECIPES = {
+    "resnet": Recipe(Run(2, 3e-3), Run(2, 2e-3), softness=0.05),
+    "vit": Recipe(Run(3, 2e-3), Run(3, 2e-3), softness=0.05),
+}
+
+
+def config(name: str, recipe: Recipe) -> dict:
+    model, args, size = NETWORKS[name]
+    return {
+        "model": model,
+        "args": args,
+        "sample": [1, 1, size, size],
+        "labels": list(CLASSES),
+        "preprocess": {"color": "gray", "mean": [MEAN], "std": [STD]},
+        "recipe": dataclasses.asdict(recipe),
+    }
+
+
+def fit(net: nn.Module, run: Run, size: int, seed: int, path: str | None) -> list[dict]:
+    images, labels = load("train", path)
+    random = np.random.default_rng(seed)
+    heavy = [p for p in net.parameters() if p.ndim > 1]
+    light = [p for p in net.parameters() if p.ndim == 1]
+    groups = [{"params": heavy, "weight_decay": run.decay}, {"params": light, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=run.rate)
+    per_epoch, log, started = len(images) // run.batch, [], time.monotonic()
+    steps = int(run.epochs * per_epoch)
+    net.train()
+    order = torch.empty(0)
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = torch.from_numpy(random.permutation(len(images)))
+        chosen = order[step % per_epoch * run.batch :][: run.batch]
+        for group in optimizer.param_groups:
+            group["lr"] = run.rate * min(1, (step + 1) / run.warmup) * (0.5 + 0.5 * cos(pi * step / steps))
+        scores = net(augmented(to_input(images[chosen], size), random))
+        loss = F.cross_entropy(scores, labels[chosen], label_smoothing=run.smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 100 == 0 or step == steps - 1:
+            accuracy = (scores.argmax(1) == labels[chosen]).float().mean().item()
+            seconds = time.monotonic() - started
+            log.append({"step": step, "loss": loss.item(), "accuracy": accuracy, "seconds": seconds})
+            print(json.dumps({k: round(v, 4) for k, v in log[-1].items()}), flush=True)
+    return log
+
+
+def train(name: str, role: str, recipe: Recipe, out: Path, path: str | None) -> None:
+    """Writes out/<name>_<role>.safetensors and its log."""
+    torch.manual_seed(recipe.seed)
+    size, run = NETWORKS[name][2], recipe.base if role == "base" else recipe.tuned
+    parent = out / f"{name}_base.safetensors"
+    net = build_module(config(name, recipe)) if role == "base" else load_checkpoint(parent)
+    if role == "soft":
+        soften(net, GROUP, recipe.softness)
+    log = fit(net, run, size, recipe.seed + (role != "base"), path)
+    save_checkpoint(net, out / f"{name}_{role}.safetensors", config(name, recipe))
+    facts = {"recipe": dataclasses.asdict(recipe), "log": log}
+    write_text(out / f"{name}_{role}.json", json.dumps(facts, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the example's networks.")
+    parser.add_argument("--out", default=Path("build/soft"), type=Path, help="folder of checkpoints and logs")
+    parser.add_argument("--only", choices=NETWORKS, help="default: all")
+    parser.add_argument("--roles", default="base,control,soft", help="default: base,control,soft")
+    parser.add_argument("--softness", type=float, help="another than the recipe's")
+    parser.add_argument("--short", action="store_true", help="a tenth of the steps")
+    parser.add_argument("--threads", default=1, type=int)
+    parser.add_argument("--fashion-mnist", help="folder of the .gz files; default: Debian's package")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in [args.only] if args.only else NETWORKS:
+        recipe = RECIPES[name]
+        if args.softness is not None:
+            recipe = dataclasses.replace(recipe, softness=args.softness)
+        if args.short:
+            base, tuned = (dataclasses.replace(r, epochs=r.epochs / 10) for r in (recipe.base, recipe.tuned))
+            recipe = dataclasses.replace(recipe, base=base, tuned=tuned)
+        for role in args.roles.split(","):
+            train(name, role, recipe, args.out, args.fashion_mnist)
+
+
+if __name__ == "__main__":
+    main()
