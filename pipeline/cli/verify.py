@@ -15,6 +15,7 @@ With --against also how far they lie from another program's, such as the one in 
 With --robustness also how long its answers last when tokens are removed, or the image is covered; written to --out:
 
     foveate verify build/x --data labelled.npz --robustness --baseline unmasked.onnx
+
 --equivariance asks another question instead: how far the answers to turned images are from what they should be, by
 every engine that runs here, beside the program in stock ONNX Runtime or what --against names, and beside the bounds of
 softly equivariant layers (docs/soft-equivariance.md).
