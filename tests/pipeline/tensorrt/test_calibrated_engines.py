@@ -55,8 +55,8 @@ def test_layers_in_floats_run_in_float16_and_quantized_ones_as_they_are(tmp_path
     path = made(exit_program(tmp_path / "exits.onnx"), "int8", 2, tmp_path)
     folder = tmp_path / "model"
     folder.mkdir()
-    file, _ = EngineModels(load_program(path), "int8").write(path, folder)
-    graph = onnx.load(file).graph
+    model = EngineModels(load_program(path), "int8").write(path, folder)
+    graph = onnx.load(model.path).graph
     kinds = {i.name: i.data_type for i in graph.initializer}
     products = [n for n in graph.node if n.op_type in ("Conv", "MatMul")]
     low = [n for n in products if kinds.get(n.input[1]) == TensorProto.FLOAT16]
