@@ -19,10 +19,6 @@ Fields = Mapping[str, tuple[str, str]]  # path -> type and meaning
 LATENCY = {
     "mean_ms": ("number", "mean over images of the median over rounds"),
     "cpu_ms": ("number", "the same of the process's CPU time, all threads"),
-    "enqueue_ms": (
-        "number",
-        "the same of the host until the call returns, without its waiting for a GPU; on a CPU all of it",
-    ),
     "p50_ms": ("number|text", "median of the timed calls, or 'n too small'"),
     "p90_ms": ("number|text", "needs 64 calls"),
     "p99_ms": ("number|text", "needs 662 calls"),
@@ -65,6 +61,10 @@ FIELDS: Fields = {
     "latency": ("object", "by contender: dense, masked_dense, adaptive"),
     "latency.*": ("object", "one contender"),
     **{f"latency.*.{key}": value for key, value in LATENCY.items()},
+    "latency.*.enqueue_ms": (
+        "number",
+        "mean_ms of the host until the call returns, without its waiting for a GPU; on a CPU all of it",
+    ),
     "work": ("object", "of one image, mean over the timed images; active is each layer's minimal exact set"),
     "work.dense_macs": ("number", "multiply-accumulates, everything computed"),
     "work.active_macs": ("number", "multiply-accumulates, active positions only"),

@@ -106,7 +106,7 @@ def test_layers_and_steps_may_be_kept(make_program, images):
 
 def test_where_nothing_fits_nothing_is_quantized(tmp_path, images, monkeypatch):
     """A metric that only floats satisfy to the bit."""
-    (tmp_path / "own_metric.py").write_text(
+    (tmp_path / "strict_metric.py").write_text(
         "seen = []\n"
         "def same(outputs, label):\n"
         "    value = float(outputs['output'].sum())\n"
@@ -115,7 +115,7 @@ def test_where_nothing_fits_nothing_is_quantized(tmp_path, images, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     program = sensitive_program(tmp_path / "program.onnx")
-    found, path = calibrate_precision(program, images, metric="own_metric:same")
+    found, path = calibrate_precision(program, images, metric="strict_metric:same")
     assert {layer.precision for layer in found.layers} == {"float"} and found.work == 0
     assert not any(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
 

@@ -28,7 +28,7 @@ def test_other_targets_are_names():
     [
         ("tensorr", "Did you mean 'tensorrt'"),
         ("tensorr:fp16@sm89", "Did you mean 'tensorrt'"),
-        ("", "one of cpu, cuda, tensorrt, torch, null"),
+        ("", "one of cpu, cuda, tensorrt, torch_tensorrt, torch, null"),
         ("cpu:fp16", "precisions and GPUs are tensorrt's"),
         ("null@sm89", "precisions and GPUs are tensorrt's"),
         ("tensorrt:", "one of fp32"),
