@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-build/gpu}
 WORK=${WORK:-build/gpu-work}
-LIMIT=${LIMIT:-600} # seconds of a part
+LIMIT=${LIMIT:-270} # seconds of a part
 
 dry=()
 parts=()

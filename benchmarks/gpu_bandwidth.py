@@ -83,6 +83,7 @@ def main() -> None:
     args = arguments((__doc__ or "").splitlines()[0], "bandwidth.json").parse_args()
     lab = Lab(args.dry)
     lab.write(args.out / "bandwidth.json", {"kernels": measure(lab, args.rounds)}, [])
+    lab.tell([])
 
 
 if __name__ == "__main__":

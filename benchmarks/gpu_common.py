@@ -74,7 +74,7 @@ class Lab:
             model.close()
 
     def write(self, path: Path, facts: dict[str, Any], missed: list[str]) -> None:
-        """The result with the machine; says which targets were missed."""
+        """The result with the machine, and what targets it missed."""
         gpu = self.models[0].device.fingerprint if self.models and self.models[0].device else {}
         facts = {
             **facts,
@@ -84,6 +84,9 @@ class Lab:
             "dry": self.dry,
         }
         write_text(path, json.dumps(facts, indent=1) + "\n")
+
+    def tell(self, missed: list[str]) -> None:
+        """What targets were missed."""
         print("\n".join(f"✗ {miss}" for miss in missed) or "✓ all targets reached")
 
 

@@ -62,6 +62,7 @@ def main() -> None:
         print(f"{key:16} {value}")
     missed = [] if facts["of_ideal"] >= OF_IDEAL else [f"{facts['of_ideal']:.2f} of ideal < {OF_IDEAL}"]
     lab.write(args.out / "depth.json", facts, missed)
+    lab.tell(missed)
     lab.close()
 
 

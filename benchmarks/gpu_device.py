@@ -39,7 +39,7 @@ def try_plan(work: Path) -> str:
         with foveate.load(bundle) as model:
             model(torch.randn(1, 3, 64, 64).numpy())
             return f"built, and runs on {model.backend}"
-    except foveate.errors.FoveateError as error:
+    except foveate.FoveateError as error:
         return str(error)
 
 

@@ -97,8 +97,9 @@ class CudaEngine:
                 name, _DEVICE, self._device.queue.ordinal, made.dtype, made.shape, made.pointer
             )
         launch = partial(self._launch, binding, _run_options(str(self._graphs)), inputs)
-        for _ in range(_WARM):
-            launch()
+        with self._device.queue.deferring():  # onnxruntime captures by itself
+            for _ in range(_WARM):
+                launch()
         return Prepared(inputs, outputs, launch)
 
     def _bind(self, feeds: Feeds) -> Any:

@@ -64,7 +64,8 @@ class TensorRTEngine:
             return self._replays.run(tuple(feeds[name].shape for name in self._plan.inputs), feeds)
 
     def close(self) -> None:
-        self._jit.keep(self._contexts.jit())
+        with self._device.queue.current():
+            self._jit.keep(self._contexts.jit())
         if self._replays is not None:
             self._replays.clear()
 
@@ -83,8 +84,9 @@ class TensorRTEngine:
         context.lend(memory)
         inputs = {name: self._device.copy(feeds[name]) for name in self._plan.inputs}
         made = context.bind(inputs)
-        for _ in range(_WARM):
-            context.execute()
+        with self._device.queue.deferring():  # TensorRT-RTX captures by itself
+            for _ in range(_WARM):
+                context.execute()
         launch = context.execute
         if self._contexts.captures:
             self._device.queue.wait()

@@ -63,6 +63,9 @@ class TorchEngine:
     def close(self) -> None:
         if self._replays is not None:
             self._replays.clear()
+        if self._stream is not None:
+            with contextlib.suppress(RuntimeError):  # of torch 2.11, behind a capture that failed
+                torch.cuda.empty_cache()  # what it keeps for this stream alone
 
     def _plain(self, feeds: Feeds) -> list[DeviceArray]:
         return [self._taken(made) for made in self._made(self._tensors(feeds))]
@@ -78,18 +81,31 @@ class TorchEngine:
             self._made(tensors)
         queue.wait()
         with queue.deferring():
-            graph.capture_begin(_pool(queue.ordinal), capture_error_mode="thread_local")
-            try:
-                made = self._made(tensors)
-            finally:
-                graph.capture_end()
+            made = self._captured(graph, _pool(queue.ordinal), tensors)
 
         def launch() -> None:
             with self._current():
                 graph.replay()
 
         outputs = [self._taken(value) for value in made]
-        return Prepared(inputs, outputs, launch, (graph, tensors, made))
+        return Prepared(inputs, outputs, launch, (graph, tensors, made, self._program.last))
+
+    def _captured(
+        self, graph: torch.cuda.CUDAGraph, pool: Any, tensors: dict[str, torch.Tensor]
+    ) -> list[torch.Tensor]:
+        try:
+            graph.capture_begin(pool, capture_error_mode="thread_local")
+            try:
+                return self._made(tensors)
+            finally:
+                graph.capture_end()
+        except RuntimeError as error:
+            raise EngineError(
+                f"a CUDA graph of {self.name}",
+                got=told(error),
+                expected="ops that can be captured",
+                fix="None is needed: it runs without.",
+            ) from error
 
     def _made(self, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """C-contiguous, each in memory of its own."""
@@ -131,14 +147,18 @@ def open_torch(path: Path, config: TorchConfig, ports: Ports, device: Device) ->
     return TorchEngine(path, config, ports, device)
 
 
-_pools: dict[int, Any] = {}
+_first: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
 
 
 def _pool(ordinal: int) -> Any:
-    """Of all graphs on a GPU."""
-    if ordinal not in _pools:
-        _pools[ordinal] = torch.cuda.graph_pool_handle()
-    return _pools[ordinal]
+    """Of all graphs on a GPU. The first one stays: torch takes no more into a pool that has lost its last."""
+    if ordinal not in _first:
+        graph, held = torch.cuda.CUDAGraph(), torch.empty(1, device=torch.device("cuda", ordinal))
+        graph.capture_begin(torch.cuda.graph_pool_handle(), capture_error_mode="thread_local")
+        held.zero_()
+        graph.capture_end()
+        _first[ordinal] = graph, held
+    return _first[ordinal][0].pool()
 
 
 def _tensor(array: DeviceArray) -> torch.Tensor:

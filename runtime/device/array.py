@@ -25,6 +25,10 @@ class Memory(Held):
         self.pointer, self._release = pointer, release
         self.readers: tuple[int, ...] = ()  # streams of other libraries, which may read it when it goes back
 
+    def add_reader(self, stream: int) -> None:
+        if stream not in self.readers:
+            self.readers += (stream,)
+
     def _give_back(self) -> None:
         if self._release is None and not self.readers:
             self.queue.free(self.pointer)
@@ -63,9 +67,9 @@ class CudaArray:
         """`stream`: of who takes it, which then waits for the work that is queued here; −1: it needs no wait. It
         has to exist for as long as the taker holds the array."""
         stream = _LEGACY_STREAM if stream is None else stream
-        if stream >= 0:
+        if stream >= 0 and stream != self.memory.queue.stream:
             self.memory.queue.lead(stream)
-            self.memory.readers += (stream,)
+            self.memory.add_reader(stream)
         kept = [self]
         return dlpack.export(self.pointer, self.shape, self.dtype, self.__dlpack_device__(), kept.clear)
 
@@ -73,7 +77,7 @@ class CudaArray:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3. Whoever reads it makes its stream wait for ours."""
         queue = self.memory.queue
-        self.memory.readers += (_LEGACY_STREAM,)
+        self.memory.add_reader(_LEGACY_STREAM)
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,

@@ -42,7 +42,11 @@ class CudaDevice:
         return self.queue.waited_ms
 
     def adopt(self, value: Any) -> CudaArray | None:
-        return value if isinstance(value, CudaArray) else adopt(self.queue, value)
+        if not isinstance(value, CudaArray):
+            return adopt(self.queue, value)
+        if value.memory.queue is not self.queue:
+            self.queue.follow(value.memory.queue.stream)
+        return value
 
     def empty(self, shape: Shape, dtype: np.dtype | type) -> CudaArray:
         shape, dtype = tuple(int(n) for n in shape), np.dtype(dtype)

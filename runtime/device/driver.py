@@ -37,7 +37,6 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetAttribute": (c_void_p, c_int, c_int),
     "cuDeviceTotalMem_v2": (c_void_p, c_int),
     "cuDevicePrimaryCtxRetain": (c_void_p, c_int),
-    "cuDevicePrimaryCtxRelease_v2": (c_int,),
     "cuCtxGetCurrent": (c_void_p,),
     "cuCtxSetCurrent": (c_void_p,),
     "cuCtxPushCurrent_v2": (c_void_p,),

@@ -42,6 +42,7 @@ class Queue:
         self._ended = False
         self.entered: int | None = None  # the thread that has just made the context current
         self.device: int = _asked(c_int(), driver.cuDeviceGet, ordinal)
+        # Kept until the process ends: whatever shares it, such as a library's modules, stays as it is.
         self.context: int = _asked(c_void_p(), driver.cuDevicePrimaryCtxRetain, self.device)
         self._retired: deque[tuple[Event, Callable[[], None]]] = deque()
         self._later: list[Callable[[], None]] | None = None  # while work is captured: what waits for its end
@@ -209,7 +210,6 @@ class Queue:
                 if self._pool is not None:
                     self.driver.cuMemPoolDestroy(self._pool)
                 self.driver.cuStreamDestroy_v2(self.stream)
-            self.driver.cuDevicePrimaryCtxRelease_v2(self.device)
 
 
 class Held:
@@ -270,7 +270,8 @@ class Event(Held):
 
     def done(self) -> bool:
         """Raises EngineError for what failed before it."""
-        return self.queue.driver.done(self.handle)
+        with self.queue.current():
+            return self.queue.driver.done(self.handle)
 
     def wait(self) -> None:
         """Raises EngineError for what failed before it."""
@@ -286,7 +287,8 @@ class Event(Held):
         return ms.value
 
     def _give_back(self) -> None:
-        self.queue.driver.cuEventDestroy_v2(self.handle)
+        with self.queue.current():
+            self.queue.driver.cuEventDestroy_v2(self.handle)
 
 
 class Graph(Held):
@@ -301,7 +303,8 @@ class Graph(Held):
             self.queue.driver.cuGraphLaunch(self._handle, self.queue.stream)
 
     def _give_back(self) -> None:
-        self.queue.driver.cuGraphExecDestroy(self._handle)
+        with self.queue.current():
+            self.queue.driver.cuGraphExecDestroy(self._handle)
 
 
 def _asked(out: Any, function: Callable[..., None], *arguments: Any) -> Any:

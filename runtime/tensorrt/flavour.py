@@ -117,7 +117,8 @@ class RtxContexts(Contexts):
         return self._engine.create_execution_context(config)
 
     def jit(self) -> bytes:
-        return bytes(self._cache.serialize())
+        made = self._cache.serialize()
+        return b"" if made is None else bytes(made)
 
 
 _LOGGING = threading.Lock()

@@ -36,7 +36,7 @@ class FakeLibrary:
         self.events: dict[int, tuple[int, list[bool]]] = {}  # the stream; not empty once it is reached
         self.captured: list[Work] | None = None
         self.graphs: dict[int, list[Work]] = {}
-        self.released = 0
+        self.ended = 0  # streams
         self._handles = iter(range(0x1000, 1 << 30))
         for name, arguments in module._ARGUMENTS.items():
             function = CFUNCTYPE(c_int, *arguments)(self._counted(name, getattr(self, f"_{name}")))
@@ -85,9 +85,6 @@ class FakeLibrary:
     def _cuDevicePrimaryCtxRetain(self, out, device):
         _write(out, CONTEXT)
 
-    def _cuDevicePrimaryCtxRelease_v2(self, device):
-        self.released += 1
-
     # --- contexts
 
     def _cuCtxGetCurrent(self, out):
@@ -114,6 +111,7 @@ class FakeLibrary:
     def _cuStreamDestroy_v2(self, stream):
         self.run(stream)
         del self.streams[stream]
+        self.ended += 1
 
     def _cuStreamSynchronize(self, stream):
         self.run(stream)

@@ -100,4 +100,4 @@ def test_it_takes_and_gives_nothing_back_late(emulated, gpu: FakeLibrary, handma
         assert sum(map(len, gpu.live.values())) == held
     del opened
     gc.collect()
-    assert not gpu.live and not gpu.events and gpu.released == 1
+    assert not gpu.live and not gpu.events and gpu.ended == 1

@@ -134,10 +134,10 @@ def test_it_ends_with_the_last_that_was_made_of_it(library):
     memory = Memory(queue, queue.allocate(4))
     del queue
     gc.collect()
-    assert not library.released
+    assert not library.ended
     del memory
     gc.collect()
-    assert library.released == 1 and not library.live
+    assert library.ended == 1 and not library.live
 
 
 def test_marks_give_the_time_between_them(queue):
@@ -161,5 +161,5 @@ def test_garbage_may_be_collected_in_any_order(library):
     cycle.append(cycle)
     del queue, cycle
     gc.collect()
-    assert library.released == 1 and not library.live and not library.events
+    assert library.ended == 1 and not library.live and not library.events
     assert library.calls.index("cuStreamDestroy_v2") > library.calls.index("cuMemFreeAsync")
