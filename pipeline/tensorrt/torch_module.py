@@ -15,9 +15,8 @@ from ...runtime.onnx_torch.operators import OPERATORS
 from ...runtime.onnx_torch.registry import Attributes
 from ...runtime.onnx_torch.sizes import SIZES, shape
 
-Value = (
-    torch.Tensor | np.ndarray
-)  # an array where it follows from constants and sizes alone: of numbers and symbols
+# An array, of numbers and symbols, where it follows from constants and sizes alone.
+Value = torch.Tensor | np.ndarray
 _OF_SIZES = ("Shape", "Size")
 _FEW = 8  # floats that operators may read as numbers
 

@@ -32,7 +32,9 @@ def conv_transpose(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tens
     if before == after:
         return torch.convolution(x, weight, bias, stride, before, dilation, True, more, groups)
     whole = torch.convolution(x, weight, bias, stride, [0] * len(kernel), dilation, True, more, groups)
-    return F.pad(whole, [-n for n in _flat(before, after)])
+    for axis, (low, high) in enumerate(zip(before, after, strict=True), 2):
+        whole = whole.narrow(axis, low, whole.shape[axis] - low - high)
+    return whole
 
 
 @operator("MaxPool")
@@ -78,11 +80,10 @@ def resize(
     scales: list[float] | None = None,
     sizes: list[int] | None = None,
 ) -> Tensor:
-    """As torch's interpolate does it, which is what exporters of torch write down."""
-    mode, place = (
-        attributes.get("mode", "nearest"),
-        attributes.get("coordinate_transformation_mode", "half_pixel"),
-    )
+    """As torch's interpolate does it, which is what exporters of torch write down: with antialias it leaves out what is
+    outside, and has another cubic."""
+    mode = attributes.get("mode", "nearest")
+    place = attributes.get("coordinate_transformation_mode", "half_pixel")
     known = {
         ("nearest", "asymmetric"): ("nearest", None),
         ("linear", "half_pixel"): ("linear", False),
@@ -92,12 +93,19 @@ def resize(
         ("cubic", "align_corners"): ("bicubic", True),
     }
     nearest = attributes.get("nearest_mode", "round_prefer_floor")
+    smooth, inside = bool(attributes.get("antialias", 0)), bool(attributes.get("exclude_outside", 0))
+    bend = attributes.get("cubic_coeff_a", -0.75)
     if (
         (mode, place) not in known
-        or (mode == "nearest" and nearest != "floor")
-        or (mode == "cubic" and attributes.get("cubic_coeff_a", -0.75) != -0.75)
+        or (mode == "nearest" and (nearest != "floor" or smooth))
+        or (mode == "cubic" and (bend, inside) != ((-0.5, True) if smooth else (-0.75, False)))
+        or (smooth and not (inside and place == "half_pixel"))
     ):
-        raise refused("Resize", f"mode {mode}, {place}, {nearest}", "what exporters write")
+        raise refused(
+            "Resize",
+            f"mode {mode}, {place}, {nearest}, antialias {smooth}, exclude_outside {inside}, cubic_coeff_a {bend}",
+            "what torch's interpolate does",
+        )
     kind, corners = known[mode, place]
     rank = x.ndim - 2
     kind = {1: "linear", 2: "bilinear", 3: "trilinear"}[rank] if kind == "linear" else kind
@@ -109,7 +117,6 @@ def resize(
     else:
         by_scale = dict(zip(axes, scales or [], strict=True))
         factors = [float(by_scale.get(axis, 1.0)) for axis in range(2, x.ndim)]
-    smooth = bool(attributes.get("antialias", 0))
     return F.interpolate(x, size, factors, kind, align_corners=corners, antialias=smooth)
 
 
@@ -140,7 +147,7 @@ def _pads(
         pads = attributes.get("pads", [0] * 2 * len(kernel)) if auto == "NOTSET" else [0] * 2 * len(kernel)
         return list(pads[: len(kernel)]), list(pads[len(kernel) :])
     if not all(isinstance(n, int) for n in size):
-        raise refused(f"auto_pad {auto}", "a size that is free", "pads")
+        raise refused("a window", f"auto_pad {auto} of a size that is free", "pads")
     before, after = [], []
     for n, side, step, spread in zip(size, kernel, stride, dilation, strict=True):
         total = max(0, (-(-n // step) - 1) * step + spread * (side - 1) + 1 - n)

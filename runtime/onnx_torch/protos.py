@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
-TYPES = {
+TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16,

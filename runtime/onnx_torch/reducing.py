@@ -107,7 +107,10 @@ def instance_norm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tenso
 
 @operator("GroupNormalization")
 def group_norm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.group_norm(x, attributes["num_groups"], weight, bias, attributes.get("epsilon", 1e-5))
+    groups = attributes["num_groups"]
+    if len(weight) == groups:  # before opset 21 there is one a group
+        weight, bias = (v.repeat_interleave(x.shape[1] // groups) for v in (weight, bias))
+    return F.group_norm(x, groups, weight, bias, attributes.get("epsilon", 1e-5))
 
 
 @operator("BatchNormalization")

@@ -29,6 +29,12 @@ def _cast(attributes: Attributes, x: Array) -> Array | None:
     return x.astype(np.float32) if x.dtype.kind in "if" and attributes["to"] == TensorProto.FLOAT else None
 
 
+def _expand(attributes: Attributes, x: Array, sizes: Array) -> Array | None:
+    if not all(isinstance(n, int | np.integer) for n in sizes):
+        return None
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(sizes)))
+
+
 def _slice(
     attributes: Attributes,
     x: Array,
@@ -68,6 +74,7 @@ SIZES: dict[str, Callable[..., Any]] = {
     "Mod": lambda _, x, y: x % y,
     "Cast": _cast,
     "Concat": lambda attributes, *parts: np.concatenate(parts, attributes["axis"]),
+    "Expand": _expand,
     "Gather": lambda attributes, x, at: np.take(x, at.astype(np.int64), attributes.get("axis", 0)),
     "Identity": lambda _, x: x,
     "ReduceProd": _reduce_prod,
