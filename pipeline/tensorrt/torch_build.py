@@ -61,9 +61,9 @@ def build_by_torch(
 
 
 def _dtype(value: onnx.ValueInfoProto) -> Any:
-    from .torch_ops import DTYPES
+    from ...runtime.onnx_torch.protos import TYPES
 
-    return DTYPES[int(value.type.tensor_type.elem_type)]
+    return TYPES[int(value.type.tensor_type.elem_type)]
 
 
 def _fixed(value: onnx.ValueInfoProto) -> Shape:

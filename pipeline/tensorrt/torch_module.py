@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
 
-from ...runtime.errors import ProgramError
-from .torch_ops import Value
-from .torch_products import OPS
+from ...runtime.errors import EngineError, ProgramError
+from ...runtime.onnx_torch import protos
+from ...runtime.onnx_torch.operators import OPERATORS
+from ...runtime.onnx_torch.registry import Attributes
+from ...runtime.onnx_torch.sizes import SIZES, shape
 
-_READ = {"Resize": (2,), "Pad": (2,)}  # inputs of floats that must be known as numbers …
-_FEW = 8  # … of so many
+# An array, of numbers and symbols, where it follows from constants and sizes alone.
+Value = torch.Tensor | np.ndarray
+_OF_SIZES = ("Shape", "Size")
+_FEW = 8  # floats that operators may read as numbers
 
 
 class OnnxModule(torch.nn.Module):
@@ -27,42 +30,57 @@ class OnnxModule(torch.nn.Module):
         graph = model.graph
         self.inputs = [i.name for i in graph.input]
         self.outputs = [o.name for o in graph.output]
-        self._nodes = list(graph.node)
-        self._known: dict[str, Value] = {}
+        self._numbers: dict[str, np.ndarray] = {}
         self._buffer_of: dict[str, str] = {}
-        self._floats: dict[str, np.ndarray] = {}
-        for number, tensor in enumerate(graph.initializer):
-            value = _value(tensor)
-            if isinstance(value, np.ndarray):
-                self._known[tensor.name] = value
+        self._nodes: list[tuple[onnx.NodeProto, Attributes]] = []
+        for tensor in graph.initializer:
+            self._add(tensor.name, protos.to_tensor(tensor))
+        for node in graph.node:
+            if node.op_type not in (*OPERATORS, *_OF_SIZES, "Constant") or node.domain not in ("", "ai.onnx"):
+                raise _refused(node, "no such operation of torch", f"one of {len(OPERATORS)} stock operators")
+            attributes = {a.name: protos.attribute(a) for a in node.attribute}
+            if node.op_type == "Constant":
+                self._add(node.output[0], protos.constant(attributes))
             else:
-                if value.numel() <= _FEW and value.dtype == torch.float32:
-                    self._floats[tensor.name] = value.numpy()
-                self._buffer_of[tensor.name] = f"weight{number}"
-                self.register_buffer(f"weight{number}", value)
-        for node in self._nodes:
-            if node.domain not in ("", "ai.onnx") or node.op_type not in OPS:
-                raise ProgramError(
-                    f"node {node.name or node.output[0]} ({node.op_type})",
-                    got="no such operation of torch",
-                    expected=f"one of {len(OPS)} stock operators",
-                    fix="Build for tensorrt, which reads ONNX itself, or for cpu.",
-                )
-        self._attributes = [{a.name: _attribute(a) for a in node.attribute} for node in self._nodes]
+                self._nodes.append((node, attributes))
+
+    def _add(self, name: str, value: torch.Tensor) -> None:
+        floats = value.is_floating_point() or value.dtype == torch.bool
+        if not floats or (value.numel() <= _FEW and value.dtype == torch.float32):
+            self._numbers[name] = value.numpy()
+        if floats:
+            self._buffer_of[name] = f"weight{len(self._buffer_of)}"
+            self.register_buffer(self._buffer_of[name], value)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        values: dict[str, Value] = dict(zip(self.inputs, inputs, strict=True))
-        values |= self._known
+        values: dict[str, Value] = {**self._numbers, **dict(zip(self.inputs, inputs, strict=True))}
         values |= {name: getattr(self, buffer) for name, buffer in self._buffer_of.items()}
-        for node, attributes in zip(self._nodes, self._attributes, strict=True):
-            given = [values[name] if name else None for name in node.input]
-            for place in _READ.get(node.op_type, ()):
-                if place < len(given) and node.input[place] in self._floats:
-                    given[place] = self._floats[node.input[place]]
-            made = OPS[node.op_type](*given, **attributes)
-            several = made if isinstance(made, tuple | list) else (made,)
-            values |= zip(node.output, several, strict=False)
-        return tuple(values[name] for name in self.outputs)
+        for node, attributes in self._nodes:
+            made = self._run(node, attributes, values)
+            values |= zip(node.output, made if isinstance(made, tuple) else (made,), strict=False)
+        return tuple(_tensor(values[name]) for name in self.outputs)
+
+    def _run(
+        self, node: onnx.NodeProto, attributes: Attributes, values: Mapping[str, Value]
+    ) -> Value | tuple[Value, ...]:
+        known = [self._numbers.get(name, values[name]) if name else None for name in node.input]
+        if node.op_type in _OF_SIZES:
+            return np.array(shape(node.op_type, attributes, known[0]), object)
+        if node.op_type in SIZES and not any(isinstance(value, torch.Tensor) for value in known):
+            made = SIZES[node.op_type](attributes, *known)
+            if made is not None:
+                return made if isinstance(made, np.ndarray | tuple) else np.array(made, object)
+        found = OPERATORS[node.op_type]
+        arguments = [
+            None if value is None
+            else value.tolist() if place in found.host
+            else _tensor(values[name])
+            for place, (name, value) in enumerate(zip(node.input, known, strict=True))
+        ]  # fmt: skip
+        try:
+            return found.run(attributes, *arguments)
+        except EngineError as error:
+            raise _refused(node, error.got, error.expected) from error
 
 
 def export(
@@ -80,16 +98,20 @@ def export(
     return torch.export.export(module.eval(), tuple(examples), dynamic_shapes=(tuple(free),), strict=False)
 
 
-def _value(tensor: onnx.TensorProto) -> Value:
-    if tensor.data_type == onnx.TensorProto.BFLOAT16:
-        return torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32)).to(torch.bfloat16)
-    array = numpy_helper.to_array(tensor)
-    return array if array.dtype.kind in "iu" else torch.from_numpy(array.copy())
+def _tensor(value: Value) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    if value.dtype != object:
+        return torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape))
+    if not value.size:
+        return torch.zeros(value.shape, dtype=torch.int64)
+    return torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in value.flat]).reshape(value.shape)
 
 
-def _attribute(attribute: onnx.AttributeProto) -> Any:
-    value = helper.get_attribute_value(attribute)
-    if isinstance(value, onnx.TensorProto):
-        array = numpy_helper.to_array(value)
-        return array if array.dtype == np.float32 else _value(value)
-    return value.decode() if isinstance(value, bytes) else list(value) if attribute.type > 5 else value
+def _refused(node: onnx.NodeProto, got: str, expected: str) -> ProgramError:
+    return ProgramError(
+        f"node {node.name or node.output[0]} ({node.op_type})",
+        got=got,
+        expected=expected,
+        fix="Build for tensorrt, which reads ONNX itself, or for cpu.",
+    )

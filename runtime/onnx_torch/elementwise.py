@@ -6,25 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .protos import TYPES
 from .registry import Attributes, operator
-
-TYPES = {
-    onnx.TensorProto.FLOAT: torch.float32,
-    onnx.TensorProto.FLOAT16: torch.float16,
-    onnx.TensorProto.BFLOAT16: torch.bfloat16,
-    onnx.TensorProto.DOUBLE: torch.float64,
-    onnx.TensorProto.BOOL: torch.bool,
-    onnx.TensorProto.UINT8: torch.uint8,
-    onnx.TensorProto.INT8: torch.int8,
-    onnx.TensorProto.INT16: torch.int16,
-    onnx.TensorProto.INT32: torch.int32,
-    onnx.TensorProto.INT64: torch.int64,
-}
 
 _PLAIN: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
@@ -123,6 +110,17 @@ def gelu(attributes: Attributes, x: Tensor) -> Tensor:
 @operator("LeakyRelu")
 def leaky_relu(attributes: Attributes, x: Tensor) -> Tensor:
     return F.leaky_relu(x, attributes.get("alpha", 0.01))
+
+
+@operator("Celu")
+def celu(attributes: Attributes, x: Tensor) -> Tensor:
+    return F.celu(x, attributes.get("alpha", 1.0))
+
+
+@operator("Selu")
+def selu(attributes: Attributes, x: Tensor) -> Tensor:
+    alpha, gamma = attributes.get("alpha", 1.6732632423543772), attributes.get("gamma", 1.0507009873554805)
+    return gamma * F.elu(x, alpha)
 
 
 @operator("Elu")

@@ -9,7 +9,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from .tape import Known, Recorder, Tape, to_tensor
+from .protos import to_tensor
+from .tape import Known, Recorder, Tape
 
 _TAPES = 64  # shapes that are remembered
 

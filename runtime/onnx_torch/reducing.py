@@ -58,7 +58,11 @@ def top_k(attributes: Attributes, x: Tensor, k: list[int]) -> tuple[Tensor, Tens
 
 @operator("CumSum", host=[1])
 def cum_sum(attributes: Attributes, x: Tensor, axis: Any) -> Tensor:
-    return x.cumsum(axis[0] if isinstance(axis, list) else axis)
+    (where,) = axis if isinstance(axis, list) else (axis,)
+    backwards = bool(attributes.get("reverse", 0))
+    found = (x.flip(where) if backwards else x).cumsum(where, dtype=x.dtype)
+    found = found.flip(where) if backwards else found
+    return found - x if attributes.get("exclusive", 0) else found
 
 
 @operator("Softmax")
@@ -93,8 +97,7 @@ def einsum(attributes: Attributes, *inputs: Tensor) -> Tensor:
 
 @operator("LayerNormalization")
 def layer_norm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    shape = x.shape[attributes.get("axis", -1) % x.ndim :]
-    return F.layer_norm(x, shape, weight, bias, attributes.get("epsilon", 1e-5))
+    return F.layer_norm(x, list(weight.shape), weight, bias, attributes.get("epsilon", 1e-5))
 
 
 @operator("InstanceNormalization")
@@ -104,7 +107,10 @@ def instance_norm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tenso
 
 @operator("GroupNormalization")
 def group_norm(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.group_norm(x, attributes["num_groups"], weight, bias, attributes.get("epsilon", 1e-5))
+    groups = attributes["num_groups"]
+    if len(weight) == groups:  # before opset 21 there is one a group
+        weight, bias = (v.repeat_interleave(x.shape[1] // groups) for v in (weight, bias))
+    return F.group_norm(x, groups, weight, bias, attributes.get("epsilon", 1e-5))
 
 
 @operator("BatchNormalization")

@@ -1,4 +1,7 @@
-"""The ONNX operators that are known here, by name: how each is computed by torch."""
+"""The ONNX operators that are known here, by name: how each is computed by torch.
+
+Sizes may be symbols of torch.export, so what an operator does follows from ranks, attributes and known numbers alone.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InternalError
+from ..errors import EngineError, InternalError
 
 Attributes = dict[str, Any]
-Run = Callable[
-    ..., Any
-]  # (attributes, *inputs) -> a tensor, or a tuple of them; an input that is left out is None
+# (attributes, *inputs) -> a tensor, or a tuple of them; an input that is left out is None
+Run = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,9 @@ def operator(*names: str, host: Sequence[int] = ()) -> Callable[[Run], Run]:
         return run
 
     return add
+
+
+def refused(what: str, got: str, expected: str) -> EngineError:
+    return EngineError(
+        f"{what} in torch", got=got, expected=expected, fix="Load the bundle with backend='ort'."
+    )

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import EngineError
-from .registry import Attributes, operator
+from .registry import Attributes, operator, refused
 
 
 @operator("Reshape", host=[1])
 def reshape(attributes: Attributes, x: Tensor, shape: list[int]) -> Tensor:
     keeps = not attributes.get("allowzero", 0)
-    return x.reshape([x.shape[i] if n == 0 and keeps else n for i, n in enumerate(shape)])
+    # A symbol is no zero, and is not asked.
+    return x.reshape(
+        [x.shape[i] if keeps and isinstance(n, int) and n == 0 else n for i, n in enumerate(shape)]
+    )
 
 
 @operator("Flatten")
 def flatten(attributes: Attributes, x: Tensor) -> Tensor:
-    axis = attributes.get("axis", 1)
-    rows = x.shape[:axis].numel() if axis else 1
-    return x.reshape(rows, -1)
+    return x.reshape(math.prod(x.shape[: attributes.get("axis", 1)]), -1)
 
 
 @operator("Transpose")
@@ -47,7 +48,7 @@ def unsqueeze(attributes: Attributes, x: Tensor, axes: list[int] | None = None) 
 
 @operator("Expand", host=[1])
 def expand(attributes: Attributes, x: Tensor, shape: list[int]) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, shape))
+    return x.expand(torch.broadcast_shapes(tuple(x.shape), tuple(shape)))
 
 
 @operator("Tile", host=[1])
@@ -80,14 +81,12 @@ def slice_(
 ) -> Tensor:
     axes = list(range(len(starts))) if axes is None else axes
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
-        n = x.shape[axis]
-        if step > 0:  # exporters write the largest number there is for "to the end"
-            places: Any = [slice(None)] * x.ndim
-            places[axis] = slice(max(start, -n), min(end, n), step)
-            x = x[tuple(places)]
-        else:
-            kept = list(range(n))[slice(start, None if end < -n else end, step)]
-            x = x.index_select(axis, torch.tensor(kept, device=x.device))
+        if step < 0:  # forwards through the flipped, where place i is -1 - i
+            x, start, end, step = x.flip(axis), -1 - start, -1 - end, -step
+        places: list[Any] = [slice(None)] * x.ndim
+        # Exporters write the largest number there is for "to the end".
+        places[axis] = slice(start, None if isinstance(end, int) and end >= 2**31 - 1 else end, step)
+        x = x[tuple(places)]
     return x
 
 
@@ -108,7 +107,7 @@ def gather_elements(attributes: Attributes, x: Tensor, indices: Tensor) -> Tenso
 @operator("GatherND")
 def gather_nd(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     if attributes.get("batch_dims", 0):
-        raise EngineError("GatherND", got="batch_dims", expected="none", fix="Load with backend='ort'.")
+        raise refused("GatherND", "batch_dims", "none")
     return x[indices.unbind(-1)]
 
 
@@ -127,7 +126,7 @@ def scatter_elements(attributes: Attributes, x: Tensor, indices: Tensor, updates
 
 def _no_reduction(name: str, attributes: Attributes) -> None:
     if (found := attributes.get("reduction", "none")) != "none":
-        raise EngineError(name, got=f"reduction {found}", expected="none", fix="Load with backend='ort'.")
+        raise refused(name, f"reduction {found}", "none")
 
 
 @operator("Pad", host=[1, 2, 3])
@@ -143,11 +142,8 @@ def pad(
     by_axis = dict(zip(axes, zip(before, after, strict=True), strict=True))
     mode = {"constant": "constant", "edge": "replicate", "reflect": "reflect", "wrap": "circular"}
     kind = mode[attributes.get("mode", "constant")]
-    padded = [axis for axis in axes if any(by_axis[axis])]
     first = 0 if kind == "constant" else 2  # torch pads the inner axes alone, but by constants
     flat = [n for axis in range(x.ndim - 1, first - 1, -1) for n in by_axis.get(axis, (0, 0))]
-    if not padded:
-        return x
     filled = {} if kind != "constant" else {"value": 0 if value is None else _scalar(value)}
     return F.pad(x, flat, kind, **filled)
 
@@ -164,7 +160,7 @@ def constant_of_shape(attributes: Attributes, shape: list[int]) -> Tensor:
 
 @operator("Range", host=[0, 1, 2])
 def range_(attributes: Attributes, start: Any, limit: Any, delta: Any) -> Tensor:
-    return torch.arange(start, limit, delta)
+    return torch.arange(_scalar(start), _scalar(limit), _scalar(delta))
 
 
 @operator("DepthToSpace")
@@ -175,6 +171,14 @@ def depth_to_space(attributes: Attributes, x: Tensor) -> Tensor:
         return F.pixel_shuffle(x, side)
     blocks = x.reshape(n, side, side, c // side**2, h, w).permute(0, 3, 4, 1, 5, 2)
     return blocks.reshape(n, c // side**2, h * side, w * side)
+
+
+@operator("SpaceToDepth")
+def space_to_depth(attributes: Attributes, x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    side = attributes["blocksize"]
+    blocks = x.reshape(n, c, h // side, side, w // side, side).permute(0, 3, 5, 1, 2, 4)
+    return blocks.reshape(n, c * side**2, h // side, w // side)
 
 
 @operator("Trilu", host=[1])

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 
 from ..errors import EngineError
-from . import elementwise, images, reducing, shaping  # noqa: F401  they register their operators
-from .registry import OPERATORS, Attributes
+from .operators import OPERATORS
+from .protos import attribute, constant, to_tensor
+from .registry import Attributes, refused
+from .sizes import shape
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Recorder:
             elif node.op_type == "If":
                 made = self._branch(node, inputs, attributes, scope, given)
             else:
-                made = self._run(node, inputs, {name: _value(a) for name, a in attributes.items()})
+                made = self._run(node, inputs, {name: attribute(a) for name, a in attributes.items()})
             scope.update((name, value) for name, value in zip(node.output, made, strict=False) if name)
 
     def _function(
@@ -135,9 +135,9 @@ class Recorder:
 
     def _run(self, node: onnx.NodeProto, inputs: list[_Value | None], attributes: Attributes) -> list[_Value]:
         if node.op_type == "Constant":
-            return [Known(_constant(attributes))]
+            return [Known(constant(attributes))]
         if node.op_type in ("Shape", "Size"):
-            return [Known(_shape(node.op_type, inputs[0], attributes))]
+            return [Known(_sizes(node.op_type, inputs[0], attributes))]
         found = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if found is None:
             raise _refused(
@@ -189,23 +189,10 @@ class _Slot:
 _Value = Known | _Slot
 
 
-def to_tensor(proto: onnx.TensorProto) -> Tensor:
-    if proto.data_type == onnx.TensorProto.BFLOAT16:  # numpy has no such type
-        bits = np.frombuffer(proto.raw_data, np.int16).copy()
-        return torch.from_numpy(bits).view(torch.bfloat16).reshape(tuple(proto.dims))
-    return torch.from_numpy(np.array(numpy_helper.to_array(proto)))
-
-
-def _constant(attributes: Attributes) -> Tensor:
-    (value,) = attributes.values()
-    return value if isinstance(value, Tensor) else torch.tensor(value)
-
-
-def _shape(op: str, value: _Value | None, attributes: Attributes) -> Tensor:
+def _sizes(op: str, value: _Value | None, attributes: Attributes) -> Tensor:
     assert value is not None
     tensor = value.value if isinstance(value, Known) else value.tensor
-    shape = list(tensor.shape)[attributes.get("start", 0) : attributes.get("end", None)]
-    return torch.tensor(shape if op == "Shape" else tensor.numel(), dtype=torch.int64)
+    return torch.tensor(shape(op, attributes, tensor), dtype=torch.int64)
 
 
 def _resolved(
@@ -216,19 +203,5 @@ def _resolved(
     return {name: attribute for name, attribute in found.items() if attribute is not None}
 
 
-def _value(attribute: onnx.AttributeProto) -> Any:
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, onnx.TensorProto):
-        return to_tensor(value)
-    return value if isinstance(value, int | float) else list(value)
-
-
 def _refused(node: onnx.NodeProto, got: str, expected: str) -> EngineError:
-    return EngineError(
-        f"node {node.name or node.output[0]} ({node.op_type}) in torch",
-        got=got,
-        expected=expected,
-        fix="Load the bundle with backend='ort'.",
-    )
+    return refused(f"node {node.name or node.output[0]} ({node.op_type})", got, expected)
