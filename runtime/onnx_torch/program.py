@@ -31,6 +31,9 @@ class TorchProgram:
         self._weights = {name: (Known(value), _laid_out(value.to(device))) for name, value in initial.items()}
         self._device, self._search = device, search
         self._tapes: dict[tuple[object, ...], Tape] = {}
+        self.last: Tape | None = (
+            None  # that ran: it holds constants, which a graph of the run goes on reading
+        )
         del self._graph.initializer[:]  # they are tensors by now
 
     def __call__(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> list[Tensor]:
@@ -44,7 +47,8 @@ class TorchProgram:
                     self._tapes.pop(next(iter(self._tapes)))
                 recorder = Recorder(self._functions, self._weights, self._device)
                 self._tapes[key] = recorder.record(self._graph, ordered, outputs)
-            return self._tapes[key](list(ordered.values()))
+            self.last = self._tapes[key] = self._tapes.pop(key)  # that of the longest ago goes first
+            return self.last(list(ordered.values()))
 
 
 def _laid_out(weight: Tensor) -> Tensor:
