@@ -202,14 +202,16 @@ class Queue:
             self._close()
 
     def _close(self) -> None:
-        with contextlib.suppress(Exception):  # after the driver's own end nothing is left to free
-            with self.current():
-                self.driver.cuStreamSynchronize(self.stream)
-                while self._retired:
-                    self._retired.popleft()[1]()
-                if self._pool is not None:
-                    self.driver.cuMemPoolDestroy(self._pool)
-                self.driver.cuStreamDestroy_v2(self.stream)
+        with (
+            contextlib.suppress(Exception),
+            self.current(),
+        ):  # after the driver's own end nothing is left to free
+            self.driver.cuStreamSynchronize(self.stream)
+            while self._retired:
+                self._retired.popleft()[1]()
+            if self._pool is not None:
+                self.driver.cuMemPoolDestroy(self._pool)
+            self.driver.cuStreamDestroy_v2(self.stream)
 
 
 class Held:
