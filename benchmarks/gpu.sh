@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs everything that wants a GPU, on this machine's, and leaves JSON in $OUT (build/gpu).
 #
-#   benchmarks/gpu.sh                       all parts, at most 10 minutes each
+#   benchmarks/gpu.sh                       all parts, each at most LIMIT seconds
 #   benchmarks/gpu.sh bandwidth selective   some of them
 #   benchmarks/gpu.sh --dry                 in little, on a CPU: whether it runs at all
 #
