@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..pipeline.files import write_text
 from ..pipeline.report_exits import CURVE, draw_exits
-from ..pipeline.report_plots import PAPER, save_png
-from ..runtime.errors import InputError, MissingExtraError
+from ..pipeline.report_plots import PAPER
+from ..runtime.errors import InputError
 from .budget import Budget
+from .curve import write_curve
 from .exit_data import ExitData
 from .exit_times import GateTime
 from .gate import Gate, one_depth, train_gates
@@ -116,10 +114,7 @@ class ExitTradeoff:
 
     def write(self, folder: Path) -> None:
         """exit_tradeoff.json and, with matplotlib, .png."""
-        facts = dataclasses.asdict(self)
-        write_text(folder / f"{CURVE}.json", json.dumps(facts, indent=1) + "\n")
-        with contextlib.suppress(MissingExtraError):
-            save_png(partial(draw_exits, colours=PAPER), facts, folder / f"{CURVE}.png")
+        write_curve(folder, CURVE, dataclasses.asdict(self), partial(draw_exits, colours=PAPER))
 
 
 def choose(

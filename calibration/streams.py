@@ -6,9 +6,7 @@ program's. Cost is the share of the multiply-adds, not time: the same clip gives
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +17,15 @@ import numpy as np
 from ..pipeline.data import Dataset
 from ..pipeline.dense import Dense
 from ..pipeline.environment import usable_cores
-from ..pipeline.files import write_text
 from ..pipeline.metrics import open_metric
 from ..pipeline.streams.errors import Comparison
 from ..pipeline.streams.prepare import fit_clip, open_model
 from ..runtime import Model, load
-from ..runtime.errors import InputError, MissingExtraError
+from ..runtime.errors import InputError
 from ..runtime.manifest import Preprocess
 from ..runtime.policy import StreamPolicy
 from .choices import Choices
+from .curve import write_curve
 from .source import of_bundle, open_source, store
 
 FRAMES = 48
@@ -81,12 +79,7 @@ class Tradeoff:
 
     def write(self, folder: Path) -> None:
         """stream_tradeoff.json and, with matplotlib, .png."""
-        from ..pipeline.report_plots import save_png
-
-        json_file, picture = folder / f"{CURVE}.json", folder / f"{CURVE}.png"
-        write_text(json_file, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
-        with contextlib.suppress(MissingExtraError):
-            save_png(draw, dataclasses.asdict(self), picture)
+        write_curve(folder, CURVE, dataclasses.asdict(self), draw)
 
 
 def grid(settings: Preprocess) -> list[dict[str, Any]]:

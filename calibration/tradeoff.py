@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..pipeline.files import write_text
 from ..pipeline.metrics import value_of
 from ..pipeline.report_budget import CURVE, draw_tradeoff
-from ..pipeline.report_plots import PAPER, save_png
+from ..pipeline.report_plots import PAPER
 from ..pipeline.statistics import bootstrap
-from ..runtime.errors import MissingExtraError
 from .budget import Budget
+from .curve import write_curve
 from .knobs import Point
 
 HOLDS, BROKEN = "holds", "does not hold"
@@ -111,10 +108,7 @@ class Tradeoff:
 
     def write(self, folder: Path) -> None:
         """tradeoff.json and, with matplotlib, .png."""
-        facts = dataclasses.asdict(self)
-        write_text(folder / f"{CURVE}.json", json.dumps(facts, indent=1) + "\n")
-        with contextlib.suppress(MissingExtraError):
-            save_png(partial(draw_tradeoff, colours=PAPER), facts, folder / f"{CURVE}.png")
+        write_curve(folder, CURVE, dataclasses.asdict(self), partial(draw_tradeoff, colours=PAPER))
 
 
 def confirm(budget: Budget, reference: np.ndarray, chosen: np.ndarray) -> HeldOut:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..runtime.errors import InputError, ProgramError
+from ..runtime.errors import InputError, ProgramError, first_line
 from ..runtime.manifest import Preprocess
 from .domain import onnx
 from .extras import needs
@@ -117,7 +117,7 @@ def load_program(path: str | Path) -> onnx.ModelProto:
     except FileNotFoundError as error:
         raise _unreadable(path, f"no file {error.filename or path}", "check the path") from error
     except Exception as error:  # protobuf's DecodeError, and what onnx raises about external data
-        raise _unreadable(path, f"{type(error).__name__}: {_first_line(error)}") from error
+        raise _unreadable(path, f"{type(error).__name__}: {first_line(error)}") from error
     if not model.ir_version or not model.opset_import or not model.HasField("graph"):
         raise _unreadable(path, f"{path.stat().st_size} bytes without an ONNX graph")
     normalize(model)
@@ -145,7 +145,7 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
     except onnx.checker.ValidationError as error:
         raise ProgramError(
             what,
-            got=_first_line(error),
+            got=first_line(error),
             expected="a valid ONNX model",
             fix="mend the file, or export it again",
         ) from error
@@ -195,7 +195,3 @@ def _unreadable(
     path: Path, got: str, fix: str = "export it again; copies are compared by sha256"
 ) -> ProgramError:
     return ProgramError(f"program {path}", got=got, expected="an ONNX model", fix=fix)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

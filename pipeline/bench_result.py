@@ -13,13 +13,12 @@ import numpy as np
 
 from ..runtime.bundle import hash_file
 from ..runtime.errors import InputError, MissingExtraError
-from ..runtime.manifest import ExitStep
 from .accuracy import Accuracy, active_fraction
 from .contenders import Choices, Contenders
 from .data import Dataset, Sample
 from .ideal import ImageWork
 from .interleave import Times
-from .mixed import exits_of, time_mixed
+from .mixed import time_mixed
 from .overlays import overlay
 from .report_exits import read_curve
 from .report_schema import SCHEMA_VERSION
@@ -88,9 +87,9 @@ def _kind(contenders: Contenders) -> str:
 
 def exits_facts(contenders: Contenders, headline: Headline) -> dict[str, Any] | None:
     """What depths the timed images took, and the curve of the bundle's calibration; None without exits."""
-    if not headline.depths:
+    step = contenders.manifest.exit_step
+    if step is None or not headline.depths:
         return None
-    step = next(step for step in contenders.manifest.steps if isinstance(step, ExitStep))
     exits, counts = np.unique(headline.depths, return_counts=True)
     return {
         "layout": contenders.auto.layout,
@@ -110,7 +109,7 @@ def mixed_facts(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """A batch whose images take all depths in turn, and a note where no gate can mix these images; None without exits,
     and where batches are not measured."""
-    step, testbed = exits_of(contenders.auto), contenders.testbed
+    step, testbed = contenders.auto.manifest.exit_step, contenders.testbed
     if step is None or not step.gate or not testbed.batches or contenders.shape is None:
         return None, []
     batch = np.concatenate(images[:MIXED])

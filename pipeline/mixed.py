@@ -12,7 +12,6 @@ import numpy as np
 from ..runtime import Model
 from ..runtime.errors import InputError
 from ..runtime.layouts import forced_depth
-from ..runtime.manifest import ExitStep
 from .interleave import Contender, Times, interleave
 from .timers import WALL, Timer
 
@@ -33,14 +32,10 @@ class Mixed:
         return float(np.mean([self.ms[depth] for depth in self.depths]))
 
 
-def exits_of(model: Model) -> ExitStep | None:
-    return next((step for step in model.manifest.steps if isinstance(step, ExitStep)), None)
-
-
 def mixing_gate(model: Model, images: np.ndarray) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Choices that send image i of a batch to exit i mod K, and the depths: the gate's weights by least squares from
     what it reads of these images. Raises InputError where they cannot be told apart so."""
-    step = exits_of(model)
+    step = model.manifest.exit_step
     assert step is not None and step.gate
     own = model.choices
     weight, bias, offset = (f"{step.gate}.{name}" for name in ("weight", "bias", "offset"))
@@ -76,7 +71,7 @@ def time_mixed(
 ) -> tuple[Mixed, Times]:
     """The batch, mixed and at each exit, interleaved with `others`; times of those are in the second. `placed`: the
     images where the contenders read them."""
-    step = exits_of(model)
+    step = model.manifest.exit_step
     assert step is not None
     own = model.choices
     gate, depths = mixing_gate(model, images)

@@ -191,6 +191,12 @@ def config_for(backend: str, threads: int | None) -> Config:
     return CONFIGS[backend](threads=threads or 0)
 
 
+def fed(feeds: Mapping[str, Any]) -> str:
+    """What a run was given, for an error."""
+    shapes = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in feeds.items())
+    return f"(fed {shapes})"
+
+
 def open_engine(path: Path, config: Config, ports: Ports) -> Engine:
     """Opens the engine of one ONNX file. Raises MissingExtraError, EngineError."""
     kind = type(config)

@@ -78,6 +78,11 @@ class InternalError(Exception):
     """A defect in Foveate itself; please report it with the message."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of what another library's error says, or else its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def told(error: BaseException) -> str:
     """Another library's error in a line: "ValueError: first line of what it says"."""
     return f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"

@@ -60,7 +60,7 @@ def choose_layout(
 def shallow_and_deep(manifest: Manifest) -> list[dict[str, list[float]]]:
     """Choices that send every image to the first exit, and to the last one, in any layout; of a program without a gate,
     none."""
-    step = next((step for step in manifest.steps if isinstance(step, ExitStep)), None)
+    step = manifest.exit_step
     if step is None or not step.gate:
         return [{}]
     return [forced_depth(step, depth) for depth in (step.exits[0], step.exits[-1])]

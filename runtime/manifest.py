@@ -359,6 +359,11 @@ class Manifest:
         """The file to open for the program as one engine."""
         return self.whole or self.program
 
+    @property
+    def exit_step(self) -> ExitStep | None:
+        """The encoder with exits."""
+        return next((step for step in self.steps if isinstance(step, ExitStep)), None)
+
     def in_layout(self, name: str) -> Manifest:
         """With that layout's steps. Raises KeyError where it has none of that name."""
         return self if name == CHAIN else dataclasses.replace(self, steps=self.layouts[name])

@@ -26,7 +26,7 @@ from ..device.cuda import CudaDevice
 from ..device.device import DeviceArray
 from ..device.engine import register_on_device
 from ..device.replay import Feeds, Prepared, Replays
-from ..engine import CudaConfig, Ports
+from ..engine import CudaConfig, Ports, fed
 from ..errors import EngineError, InputError, MissingExtraError, did_you_mean, told
 from ..files import cache_folder
 from .ort import check_border
@@ -121,10 +121,9 @@ class CudaEngine:
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:  # onnxruntime's exceptions have no common root of their own
-            shapes = ", ".join(f"{name} {feed.dtype} {list(feed.shape)}" for name, feed in feeds.items())
             raise EngineError(
                 f"onnxruntime failed in {self.name}, on the GPU",
-                got=f"{told(error)} (fed {shapes})",
+                got=f"{told(error)} {fed(feeds)}",
                 expected="a run without error",
                 fix="Check the image's size against `foveate inspect`; backend='ort' runs the bundle on the CPU.",
             ) from error

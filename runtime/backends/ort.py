@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Config, OrtConfig, Ports, register
-from ..errors import EngineError, InputError, MissingExtraError
+from ..engine import Config, OrtConfig, Ports, fed, register
+from ..errors import EngineError, InputError, MissingExtraError, first_line
 from ..native.library import ISAS, library
 from ..native.library import path as library_path
 
@@ -49,10 +49,9 @@ class OrtEngine:
         try:
             return self._session.run(self.outputs, feeds)
         except Exception as error:
-            shapes = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in feeds.items())
             raise EngineError(
                 f"onnxruntime failed in {self.name}",
-                got=f"{_first_line(error)} (fed {shapes})",
+                got=f"{first_line(error)} {fed(feeds)}",
                 expected="a run without error",
                 fix="Check the image's size against `foveate inspect`; model.dense(images) runs the uncut program.",
             ) from error
@@ -88,7 +87,7 @@ def _open_session(path: Path, config: OrtConfig, sizes: Mapping[str, int]) -> An
     except Exception as error:
         raise EngineError(
             f"onnxruntime cannot open {path}",
-            got=_first_line(error),
+            got=first_line(error),
             expected=f"a program that onnxruntime {ort.__version__} runs",
             fix="Build the bundle again with `foveate build`, or upgrade onnxruntime.",
         ) from error
@@ -166,7 +165,3 @@ def check_border(path: Path, ports: Ports, inputs: Sequence[str], outputs: Seque
             expected=f"inputs among {sorted(given)}, outputs {sorted(wanted)}",
             fix="Build the bundle again with `foveate build`.",
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

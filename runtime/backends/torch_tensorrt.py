@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..cuda_device import compute_capability
-from ..engine import Config, Ports, TorchTensorRTConfig, register
+from ..engine import Config, Ports, TorchTensorRTConfig, fed, register
 from ..errors import EngineError, MissingExtraError, told
 
 
@@ -53,10 +53,9 @@ class TorchTensorRTEngine:
             by_name = dict(zip(self._given, several, strict=True))
             return [by_name[name].cpu().numpy() for name in self.outputs]
         except Exception as error:  # torch's and TensorRT's have no common root of their own
-            shapes = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in feeds.items())
             raise EngineError(
                 f"Torch-TensorRT failed in {self.name}",
-                got=f"{told(error)} (fed {shapes})",
+                got=f"{told(error)} {fed(feeds)}",
                 expected="a run without error",
                 fix="Check the shapes against the profile that `foveate inspect` shows.",
             ) from error
