@@ -41,6 +41,7 @@ from .waterfall import Waterfall
 
 TIMED_IMAGES, ROUNDS = 32, 4
 SWEEP_IMAGES = 4
+WORST_IMAGES = 16
 TRADEOFF_ROUNDS = 2
 PARITY_IMAGES = 64
 
@@ -98,7 +99,7 @@ def bench(
             **headline_facts(contenders, headline),
             "sweep": points,
             "break_even": sweep_break_even(points),
-            "worst_case": worst_case(contenders, timed[:SWEEP_IMAGES], rounds, points, tick),
+            "worst_case": worst_case(contenders, timed[:WORST_IMAGES], rounds, tick),
             "tradeoff": tradeoff_facts(contenders, chosen, accuracy, spent),
             "accuracy": accuracy_facts(accuracy),
             "exits": exits_facts(contenders, headline),
@@ -113,6 +114,7 @@ def bench(
                 "images": len(timed),
                 "rounds": rounds,
                 "sweep_images": min(SWEEP_IMAGES, len(timed)),
+                "worst_images": min(WORST_IMAGES, len(timed)),
                 "threads": threads,
                 "shape": list(timed[0].shape),
             },

@@ -22,11 +22,12 @@ def notes_of(result: dict[str, Any]) -> list[str]:
         notes.append("More than 95 % of the work is active: there is no saving to realize.")
     if result["accuracy"]["metric"] == "agreement":
         notes.append("The data has no labels: the metric is agreement with the program run densely.")
-    if result["worst_case"]["ratio"] > NEVER_SLOWER:
+    low, high = result["worst_case"]["ratio_interval"]
+    if low > NEVER_SLOWER:
         worst = "every position active" if result["sweep"] else "all layers computed"
         notes.append(
-            f"With {worst} the bundle took {result['worst_case']['ratio']:.2f} times as long as its "
-            f"program run densely, which should be at most {NEVER_SLOWER}."
+            f"With {worst} the bundle took {result['worst_case']['ratio']:.2f} times as long as its program run "
+            f"densely (95 % interval {low:.2f} to {high:.2f}), which should be at most {NEVER_SLOWER}."
         )
     if result["gpu"]:
         return [*notes, *_bound_by_host(result), *_gpu_notes(result["gpu"])]

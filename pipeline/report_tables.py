@@ -269,8 +269,10 @@ def _tradeoff(result: dict[str, Any]) -> Table:
 
 def _worst_case(result: dict[str, Any]) -> Table:
     worst = result["worst_case"]
+    low, high = worst["ratio_interval"]
+    ratio = f"{worst['ratio']:.2f} ({low:.2f} to {high:.2f})"
     rows = (
-        (f"to {contenders(result)['masked_dense']}", ms(worst["masked_dense_ms"]), f"{worst['ratio']:.2f}"),
+        (f"to {contenders(result)['masked_dense']}", ms(worst["masked_dense_ms"]), ratio),
         ("to the baseline", ms(worst["dense_ms"]), f"{worst['ratio_to_dense']:.2f}"),
     )
     which = "Every position active" if result["sweep"] else "All layers computed"

@@ -21,7 +21,7 @@ _CLIP = 4.0  # one measurement cannot say more than this factor: a preempted cal
 _FORGET = 0.98  # per request that ran dense for experience alone, so that the selective path is tried again
 _LOSSES = 4  # in a row, until demotion
 _FIRST_PAUSE, _LONGEST_PAUSE = 32, 1024  # requests
-_NEAR = 0.6  # selective above this share of dense: the dense time itself is worth checking …
+_NEAR = 0.6  # selective above this share of dense, or nothing known of it: its time is worth checking …
 _FIRST_PROBE, _RAREST_PROBE = 8, 64  # … after so many requests; each time after twice as many
 _STREAK = 8  # requests in a row whose regions all fell back, until the model rests …
 _REST = 16  # … for so many
@@ -36,6 +36,7 @@ class _Experience:
     remaining: int = 0
     close_calls: int = 0
     probe_after: int = _FIRST_PROBE
+    checked: bool = False  # dense has been seen: what was measured once may have been measured in a busy moment
     demotions: int = 0
 
 
@@ -99,7 +100,7 @@ class Guard:
             e = self._regions[region]
             e.selective = _follow(e.selective, measured_ms, predicted_ms, _WEIGHT)
             expected = dense_ms * e.dense
-            e.close_calls += measured_ms > _NEAR * expected
+            e.close_calls += not e.checked or measured_ms > _NEAR * expected
             if measured_ms <= expected:
                 e.losses, e.pause = 0, _FIRST_PAUSE
                 return
@@ -121,6 +122,7 @@ class Guard:
     def saw_dense(self, region: str, predicted_ms: float, measured_ms: float) -> None:
         with self._lock:
             e = self._regions[region]
+            e.checked = True
             e.dense = _follow(e.dense, measured_ms, predicted_ms, _DENSE_WEIGHT)
             e.selective = 1.0 + (e.selective - 1.0) * _FORGET
 

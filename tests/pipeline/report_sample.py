@@ -80,6 +80,7 @@ def sample_report() -> dict[str, Any]:
             "dense_ms": 20.0,
             "masked_dense_ms": 23.0,
             "ratio": 23.4 / 23,
+            "ratio_interval": [1.0, 1.04],
             "ratio_to_dense": 1.17,
         },
         "accuracy": {
@@ -112,6 +113,7 @@ def sample_report() -> dict[str, Any]:
             "images": 32,
             "rounds": 4,
             "sweep_images": 4,
+            "worst_images": 16,
             "threads": 2,
             "shape": [1, 3, 192, 192],
         },

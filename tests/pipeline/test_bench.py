@@ -106,7 +106,13 @@ def test_the_sweep_reaches_the_fractions_and_its_ideal_falls(result):
     assert ideal == sorted(ideal, reverse=True) and ideal[-1] == pytest.approx(1)
     assert points[-1]["realization"] is None
     assert 0 <= result["break_even"] <= 1
-    assert result["worst_case"]["adaptive_ms"] == points[-1]["adaptive_ms"]
+
+
+def test_the_worst_case_is_measured_by_itself_with_an_interval(result):
+    worst = result["worst_case"]
+    low, high = worst["ratio_interval"]
+    assert low <= worst["ratio"] <= high
+    assert worst["ratio"] == pytest.approx(worst["adaptive_ms"] / worst["masked_dense_ms"])
 
 
 def test_accuracy_and_parity_are_those_of_the_program(result, data, baseline, tiny_program):

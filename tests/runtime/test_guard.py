@@ -58,6 +58,7 @@ def test_a_winning_probe_ends_it():
 
 def test_predictions_are_corrected_by_experience():
     guard = Guard(REGIONS)
+    guard.saw_dense("one", predicted_ms=10.0, measured_ms=10.0)
     assert guard.budget("one", 10.0) == 10.0
     for _ in range(40):
         guard.saw_selective("one", predicted_ms=2.0, measured_ms=4.0, dense_ms=10.0)
@@ -95,11 +96,26 @@ def test_close_calls_ask_for_a_dense_probe_now_and_then():
     assert probes == 5  # after 8, 16, 32, 64, 64
 
 
-def test_clear_wins_need_no_probe():
+def run_where_dense_takes(dense_ms: float, measured_ms: float, guard: Guard, requests: int = 200) -> int:
+    """Requests of a region whose dense ms are believed to be 10. Gives how many ran dense."""
+    probes = 0
+    for _ in range(requests):
+        if guard.budget("one", 10.0) == 0.0:
+            probes += 1
+            guard.saw_dense("one", 10.0, dense_ms)
+        else:
+            guard.saw_selective("one", predicted_ms=2.0, measured_ms=measured_ms, dense_ms=10.0)
+    return probes
+
+
+def test_of_clear_wins_dense_is_checked_once():
+    assert run_where_dense_takes(10.0, measured_ms=2.0, guard=Guard(REGIONS)) == 1
+
+
+def test_a_dense_time_that_was_measured_in_a_busy_moment_is_found_out():
     guard = Guard(REGIONS)
-    for _ in range(200):
-        assert guard.budget("one", 10.0) > 0
-        guard.saw_selective("one", predicted_ms=2.0, measured_ms=2.0, dense_ms=10.0)
+    run_where_dense_takes(5.0, measured_ms=5.5, guard=guard)
+    assert guard.demotions, "5.5 ms look like a clear win over 10 ms, and lose against the 5 that dense takes"
 
 
 def fall_back(guard: Guard, times: int) -> None:
