@@ -36,7 +36,9 @@ class _Experience:
     remaining: int = 0
     close_calls: int = 0
     probe_after: int = _FIRST_PROBE
-    checked: bool = False  # dense has been seen: what was measured once may have been measured in a busy moment
+    checked: bool = (
+        False  # dense has been seen: what was measured once may have been measured in a busy moment
+    )
     demotions: int = 0
 
 

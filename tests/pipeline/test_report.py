@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import re
@@ -17,20 +16,9 @@ from foveate.pipeline.report_schema import FIELDS, check_report
 from foveate.pipeline.report_tables import main_table, tables
 from foveate.runtime.errors import InputError
 
+from .report_sample import sample_report
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _load_sample():
-    spec = importlib.util.spec_from_file_location(
-        "report_sample", Path(__file__).with_name("report_sample.py")
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.sample_report
-
-
-sample_report = _load_sample()
 EXTERNAL = re.compile(
     r"""(?:src|href|data|action|poster|srcset)\s*=\s*["'](?!data:|\#)|url\((?!#)|@import""", re.I
 )
