@@ -63,8 +63,9 @@ export: $(INSTALLED)  ## CKPT=… OUT=….onnx: checkpoint -> program
 	@$(FOVEATE) export $(call need,CKPT) $(ARGS) \
 	  --out $(if $(filter file,$(origin OUT)),build/$(basename $(notdir $(CKPT))).onnx,$(OUT))
 
-calibrate: $(INSTALLED)  ## BUNDLE=… DATA=… MAX_DROP=0.5: the cheapest choices that lose at most .5 percent points
-	@$(FOVEATE) calibrate $(or $(BUNDLE),$(OUT)) --data $(DATA) $(if $(MAX_DROP),--max-drop $(MAX_DROP)%) $(ARGS)
+calibrate: $(INSTALLED)  ## BUNDLE=… DATA=… MAX_DROP=0.5 PRECISION=int8: the cheapest choices that lose at most .5 percent points
+	@$(FOVEATE) calibrate $(or $(BUNDLE),$(OUT)) --data $(DATA) $(if $(MAX_DROP),--max-drop $(MAX_DROP)%) \
+	  $(if $(PRECISION),--precision $(PRECISION)) $(ARGS)
 
 build: $(INSTALLED)  ## PROGRAM=… TARGET=cpu OUT=…: program -> bundle; without PROGRAM: the bundle OUT anew
 	@$(FOVEATE) build $(or $(PROGRAM),$(OUT)) --target $(TARGET) --out $(OUT) $(ARGS)

@@ -36,14 +36,25 @@ class Answer:
 
 
 class Answers:
-    """Of `model`, in `metric`, against those under the choices `reference` (which "agreement" compares with). Kept in
-    the file `kept` for this `program`, a hash. A context manager: what is new is kept when it ends, however it ends."""
+    """Of `model`, in `metric`, against those under the choices `reference` (which "agreement" compares with), of the
+    same model, or of that of the answers `against`. Kept in the file `kept` for this `program`, a hash. A context
+    manager: what is new is kept when it ends, however it ends."""
 
-    def __init__(self, model: Model, metric: str, reference: Choices, kept: Path, program: str):
+    def __init__(
+        self,
+        model: Model,
+        metric: str,
+        reference: Choices,
+        kept: Path,
+        program: str,
+        against: Answers | None = None,
+    ):
         self.metric, self.runs = metric, 0
         self._model, self._count, self._reference = model, count_of(metric), dict(reference)
         self._path, self._saved, self._new = kept, monotonic(), False
-        self._key = key_of({"program": program, "metric": metric, "reference": key_of(reference)})
+        self._against, self._program = against or self, program
+        said = {"program": program, "against": self._against._program, "metric": metric}
+        self._key = key_of({**said, "reference": key_of(reference)})
         self._rows = _read(kept, self._key)
 
     def __enter__(self) -> Answers:
@@ -58,9 +69,10 @@ class Answers:
         keys = [hashlib.sha256(content + key_of(choices).encode()).digest() for choices in tried]
         missing = {key: choices for key, choices in zip(keys, tried, strict=True) if key not in self._rows}
         if missing:
-            reference = self._run(image, self._reference)
+            reference = self._against._run(image, self._reference)
             for key, choices in missing.items():
-                result = reference if dict(choices) == self._reference else self._run(image, choices)
+                known = self._against is self and dict(choices) == self._reference
+                result = reference if known else self._run(image, choices)
                 features = np.empty(0, np.float32) if result.features is None else result.features[0]
                 self._rows[key] = Answer(self._count(_plain(result), label, _plain(reference)), features)
             self._new = True

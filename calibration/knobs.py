@@ -19,13 +19,13 @@ from ..pipeline.masks import Mask
 from ..pipeline.metrics import padded, value_of
 from ..pipeline.progress import ticking
 from ..runtime.manifest import ExitChain
-from .answers import Answers, Choices
+from .answers import Choices
 from .exit_answers import collect, forced
 from .exit_tradeoff import BETAS, LEAST
 from .gate import Gate, one_depth, train_gates
 from .judged import judge_trainings
-from .source import Source
 from .thresholds import active_fractions, logits_of, threshold_at
+from .variants import LowPrecision, Variant
 
 FRACTIONS = (1.0, 0.8, 0.6, 0.45, 0.35, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)  # active tokens
 LOGITS_IMAGES = 64  # at most, from which thresholds are taken
@@ -35,11 +35,12 @@ Samples = Callable[[], Iterable[Sample]]  # the same images, each time it is cal
 
 @dataclass(frozen=True)
 class Point:
-    """settings: of each knob, in words. choices: all of the bundle's, by name. counts [N, K, 2]: what the search images
-    add to the metric. shares: of the images that run as with these choices, by their place in `runs` (exits take
-    different times; all else runs as `choices` say). ms: their mean, NaN until it is measured."""
+    """settings: of each knob, in words. variant: the program that runs. choices: all of its own, by name. counts [N, K,
+    2]: what the search images add to the metric. shares: of the images that run as with these choices, by their place
+    in `runs` (exits take different times; all else runs as `choices` say). ms: their mean, NaN until it is measured."""
 
     settings: Mapping[str, str]
+    variant: Variant
     choices: Choices
     counts: np.ndarray
     runs: Sequence[Choices]
@@ -60,16 +61,44 @@ class Knob(Protocol):
     @property
     def name(self) -> str: ...
 
-    def points(self, at: Point, samples: Samples, answers: Answers, tick: Callable[[], None]) -> list[Point]:
+    def points(self, at: Point, samples: Samples, tick: Callable[[], None]) -> list[Point]:
         """`at` with each of the knob's settings."""
         ...
+
+
+def counts_of(
+    variant: Variant, tried: Sequence[Choices], samples: Samples, tick: Callable[[], None]
+) -> np.ndarray:
+    """[tried, N, K, 2]: what the images add to the metric under each of these choices."""
+    rows = [variant.answers.of(s.image, s.label, tried) for s in ticking(samples(), tick)]
+    counts = padded([answer.counts for row in rows for answer in row])
+    return counts.reshape(len(rows), len(tried), *counts.shape[1:]).swapaxes(0, 1)
+
+
+@dataclass(frozen=True)
+class PrecisionKnob:
+    """The program in low precision: all of its segments, or all but those that suffer most from it."""
+
+    low: LowPrecision
+    name = "precision"
+
+    def points(self, at: Point, samples: Samples, tick: Callable[[], None]) -> list[Point]:
+        return [
+            Point(
+                {**at.settings, self.name: variant.words},
+                variant,
+                at.choices,
+                counts_of(variant, [at.choices], samples, tick)[0],
+                [at.choices],
+            )
+            for variant in self.low.variants(tick)
+        ]
 
 
 @dataclass(frozen=True)
 class MaskKnob:
     """The threshold of an energy mask: those that leave `FRACTIONS` of the tokens active, in the mean over images."""
 
-    source: Source
     mask: Mask
     threads: int
 
@@ -77,25 +106,21 @@ class MaskKnob:
     def name(self) -> str:
         return self.mask.decision.name
 
-    def points(self, at: Point, samples: Samples, answers: Answers, tick: Callable[[], None]) -> list[Point]:
+    def points(self, at: Point, samples: Samples, tick: Callable[[], None]) -> list[Point]:
         settings = self._settings(at, samples, tick)
         tried = [{**at.choices, self.mask.threshold: threshold} for threshold in settings]
-        found = [
-            [answer.counts for answer in answers.of(sample.image, sample.label, tried)]
-            for sample in ticking(samples(), tick)
-        ]
-        counts = padded([each for row in found for each in row])
-        counts = counts.reshape(len(found), len(tried), *counts.shape[1:])
+        counts = counts_of(at.variant, tried, samples, tick)
         return [
-            Point({**at.settings, self.name: words}, choices, counts[:, number], [choices])
-            for number, (choices, words) in enumerate(zip(tried, settings.values(), strict=True))
+            Point({**at.settings, self.name: words}, at.variant, choices, each, [choices])
+            for choices, words, each in zip(tried, settings.values(), counts, strict=True)
         ]
 
     def _settings(self, at: Point, samples: Samples, tick: Callable[[], None]) -> dict[float, str]:
         """In words by threshold."""
         first = itertools.islice(samples(), LOGITS_IMAGES)
         temperature = float(at.choices[self.mask.temperature])
-        logits, reachable = logits_of(self.source, self.mask, first, at.choices, self.threads, tick)
+        source = at.variant.source
+        logits, reachable = logits_of(source, self.mask, first, at.choices, self.threads, tick)
         settings = {}
         for fraction in FRACTIONS:
             threshold = threshold_at(logits, reachable, temperature, fraction)
@@ -115,8 +140,9 @@ class ExitsKnob:
     def name(self) -> str:
         return self.chain.gate
 
-    def points(self, at: Point, samples: Samples, answers: Answers, tick: Callable[[], None]) -> list[Point]:
-        data, counts, judged = collect(self.chain, at.choices, ticking(samples(), tick), answers)
+    def points(self, at: Point, samples: Samples, tick: Callable[[], None]) -> list[Point]:
+        images = ticking(samples(), tick)
+        data, counts, judged = collect(self.chain, at.choices, images, at.variant.answers)
         exits, features = self.chain.exits, data.features.shape[1]
         tried = [(one_depth(exits, exit, features), np.full(len(data.features), exit)) for exit in exits]
         if len(data.features) >= LEAST:
@@ -137,6 +163,7 @@ class ExitsKnob:
         choices = {**at.choices, **gate.choices(self.name), f"{self.name}.offset": [0.0] * len(exits)}
         return Point(
             {**at.settings, self.name: words},
+            at.variant,
             choices,
             counts[np.arange(len(counts)), place],
             forced(self.chain, at.choices),
@@ -145,10 +172,13 @@ class ExitsKnob:
         )
 
 
-def knobs_of(source: Source, chain: ExitChain | None, threads: int) -> list[Knob]:
+def knobs_of(
+    masks: Sequence[Mask], chain: ExitChain | None, threads: int, low: LowPrecision | None = None
+) -> list[Knob]:
     """Of a bundle, in the order in which its images meet them."""
-    masks: list[Knob] = [MaskKnob(source, mask, threads) for mask in source.masks]
-    return [*masks, *([ExitsKnob(chain)] if chain is not None and chain.gate else [])]
+    found: list[Knob] = [] if low is None else [PrecisionKnob(low)]
+    found += [MaskKnob(mask, threads) for mask in masks]
+    return [*found, *([ExitsKnob(chain)] if chain is not None and chain.gate else [])]
 
 
 def with_ms(point: Point, ms: Sequence[float]) -> Point:

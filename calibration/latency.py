@@ -1,5 +1,5 @@
-"""What an image takes under each of several choices: on this device, one image at a time, in turns with each other and
-with the dense engine."""
+"""What an image takes under each of several choices, of a bundle's program in one precision or another: on this device,
+one image at a time, in turns with each other and with the dense engine."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..pipeline.interleave import Contender, interleave
 from ..runtime import Model, Result, load
 from ..runtime.costs import fingerprint
 from .answers import Choices, digest, key_of
+from .source import Source
 
 KEPT = "latency.json"
 IMAGES = 8  # at most
@@ -37,25 +38,26 @@ class Latency:
     def __init__(self, bundle: Path, images: Sequence[np.ndarray], threads: int | None):
         self._bundle, self.images = bundle, list(images[:IMAGES])
         self._threads = threads or usable_cores()
-        self._model: Model = load(bundle, threads=self._threads)
         self._shapes = list(dict.fromkeys(image.shape for image in self.images))
-        for shape in self._shapes:
-            self._model.warmup(shape)
+        self._models: dict[Path, Model] = {}
+        self._model = self._open(bundle)
         self.layout = self._model.layout
 
     def __enter__(self: T) -> T:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._model.close()
+        for model in self._models.values():
+            model.close()
 
-    def run(self, choices: Choices) -> Contender:
-        """The bundle with these choices, set before each call, which takes some 20 µs."""
-        changes = dict(choices)
+    def run(self, choices: Choices, bundle: Path | None = None) -> Contender:
+        """The bundle, or another one of the same program, with these choices, set before each call, which takes some
+        20 µs."""
+        model, changes = self._open(bundle or self._bundle), dict(choices)
 
         def call(image: np.ndarray) -> Result:
-            self._model.set_choices(changes)
-            return self._model(image)
+            model.set_choices(changes)
+            return model(image)
 
         return call
 
@@ -75,22 +77,31 @@ class Latency:
         times = interleave({name: contenders[name] for name in names}, images, rounds, tick)
         return {name: float(times.wall[name].min(axis=1).mean()) for name in contenders}
 
-    def of(self, tried: Sequence[Choices], tick: Callable[[], None]) -> dict[str, float]:
-        """ms by `key_of` the choices, and of the tuned dense engine as `DENSE`. Measured once on this device and kept
-        in the bundle: what is measured later becomes ms by its ratio to the dense engine, from its own run."""
+    def of(self, tried: Sequence[tuple[Source, Choices]], tick: Callable[[], None]) -> list[float]:
+        """ms of each: a bundle with choices. Measured once on this device and kept in the bundle, as is the tuned dense
+        engine: what is measured later becomes ms by its ratio to that, from its own run."""
         known = self._kept
-        missing = {key: self.run(c) for c in tried if (key := key_of(c)) not in known}
+        keys = [key_of({"program": source.sha256, "choices": key_of(choices)}) for source, choices in tried]
+        new = {key: run for key, run in zip(keys, tried, strict=True) if key not in known}
+        missing = {key: self.run(choices, source.path) for key, (source, choices) in new.items()}
         if missing or DENSE not in known:
             found = self.ms({**missing, DENSE: self._dense}, tick)
             scale = known.get(DENSE, found[DENSE]) / found[DENSE]
             known.update({key: ms * scale for key, ms in found.items() if key not in known})
             write_text(self._bundle / KEPT, json.dumps({"of": self._of, "ms": known}, indent=1) + "\n")
-        return {key: known[key] for key in (DENSE, *map(key_of, tried))}
+        return [known[key] for key in keys]
 
     @property
     def dense_ms(self) -> float:
         """As `of` gave it."""
         return self._kept[DENSE]
+
+    def _open(self, bundle: Path) -> Model:
+        if bundle not in self._models:
+            self._models[bundle] = model = load(bundle, threads=self._threads)
+            for shape in self._shapes:
+                model.warmup(shape)
+        return self._models[bundle]
 
     @cached_property
     def _dense(self) -> Dense:
@@ -100,8 +111,13 @@ class Latency:
     @cached_property
     def _of(self) -> dict[str, Any]:
         """What the times hold for."""
-        device = fingerprint(self._threads, self._model.backend)
-        return {"device": device, "layout": self.layout, "images": digest(self.images).hex()}
+        manifest = self._model.manifest
+        return {
+            "device": fingerprint(self._threads, self._model.backend),
+            "program": manifest.files[manifest.program].sha256,
+            "layout": self.layout,
+            "images": digest(self.images).hex(),
+        }
 
     @cached_property
     def _kept(self) -> dict[str, float]:

@@ -11,7 +11,6 @@ same: a run that was cut off goes on where it was, another budget only tries wha
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,21 +18,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import onnx
-
 from ..export.program import save_program
 from ..pipeline.data import Dataset, open_data
 from ..pipeline.deviation import Deviation
 from ..pipeline.files import write_text
 from ..runtime.errors import InputError, did_you_mean
 from ..runtime.manifest import Preprocess
+from .halves import halves
 from .layers import Layer
-from .quantized import KINDS
+from .quantized import check_kind
 from .source import open_source
 from .trials import Trials
 
-PRECISION = "foveate.precision"  # metadata key of the ONNX file
-MAX_DROP = 0.005
+MAX_DROP, AGREEMENT = 0.005, 0.99
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class PrecisionBudget:
     decision at most 1 − `agreement`. `keep`: layers, or steps of the plan, that stay in floats whatever they cost."""
 
     max_drop: float = MAX_DROP
-    agreement: float = 0.99
+    agreement: float = AGREEMENT
     keep: tuple[str, ...] = ()
 
     def broken(self, found: Deviation) -> str | None:
@@ -124,31 +121,27 @@ def calibrate_precision(
 
     Raises InputError for fewer than two images and numbers that are not finite, ProgramError for a program that is
     quantized already."""
-    if kind not in KINDS:
-        raise InputError("precision", got=repr(kind), expected=" or ".join(KINDS), fix="Name one of them.")
+    check_kind(kind)
     opened = open_source(Path(source))
     opened = dataclasses.replace(opened, preprocess=preprocess(opened.preprocess))
     if not isinstance(data, Dataset):
         data = open_data(data, opened.preprocess, limit, opened.labels)
-    _check_images(data, limit)
+    images = halves(data, limit, seed=0, least=2)
     path = out or _beside(opened.path, kind)
     if path.resolve() == opened.path.resolve():
         raise InputError("--out", got="the program itself", expected="another file", fix="Leave it out.")
     trials = Trials(
         opened,
-        data,
+        images,
         kind,
         path.with_suffix(".trials.json"),
         metric=metric,
-        limit=limit,
         threads=threads or 0,
         tick=tick,
     )
     found = choose(trials, budget, opened.sha256, data.spec)
     floats = [layer.name for layer in found.layers if layer.precision == "float"]
-    model = trials.program(floats)
-    _describe(model, found)
-    save_program(model, path)
+    save_program(trials.program(floats), path)
     write_text(path.with_suffix(".json"), json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     return found, path
 
@@ -159,7 +152,9 @@ def choose(trials: Trials, budget: PrecisionBudget, program: str = "", data: str
     found = trials.try_(why)
     sensitivity: dict[str, Deviation] = {}
     while (broken := budget.broken(found)) and len(why) < len(trials.layers):
-        sensitivity = {layer.name: trials.alone(layer) for layer in trials.layers if layer.name not in why}
+        sensitivity = {
+            layer.name: trials.alone([layer.name]) for layer in trials.layers if layer.name not in why
+        }
         rank = _flips if broken == "decisions" else _error
         ranked = sorted(sensitivity, key=lambda name: -rank(sensitivity[name]))
         mended = partial(_mends, trials, budget, broken, tuple(why))
@@ -193,7 +188,7 @@ def _mends(
 def _costs(trials: Trials, layer: Layer, measured: bool) -> tuple[float | None, float | None]:
     if not measured:
         return None, None
-    alone = trials.alone(layer)
+    alone = trials.alone([layer.name])
     return _flips(alone), _error(alone)
 
 
@@ -245,24 +240,7 @@ def _notes(search: Deviation, held_out: Deviation, budget: PrecisionBudget) -> l
     return notes
 
 
-def _check_images(data: Dataset, limit: int | None) -> None:
-    if len(list(itertools.islice(data.samples(limit), 2))) < 2:
-        raise InputError(
-            f"data {data.spec}",
-            got="one image",
-            expected="at least two: one half of them chooses, the other confirms",
-            fix="Give more; a hundred or more say something.",
-        )
-
-
 def _beside(source: Path, kind: str) -> Path:
     if source.is_dir():
         return source.with_name(f"{source.name}.{kind}.onnx")
     return source.with_suffix(f".{kind}.onnx")
-
-
-def _describe(model: onnx.ModelProto, found: Precisions) -> None:
-    """What the program says of itself: the precision of each layer."""
-    facts = {layer.name: layer.precision for layer in found.layers}
-    entry = next((p for p in model.metadata_props if p.key == PRECISION), None) or model.metadata_props.add()
-    entry.key, entry.value = PRECISION, json.dumps(facts)

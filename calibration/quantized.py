@@ -39,6 +39,11 @@ _OPTIONS = {
 }
 
 
+def check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise InputError("precision", got=repr(kind), expected=" or ".join(KINDS), fix="Name one of them.")
+
+
 def measure_ranges(
     program: onnx.ModelProto,
     layers: Sequence[Layer],

@@ -1,4 +1,5 @@
-"""The free choices of a bundle, searched together: the cheapest of their settings that a budget allows.
+"""The free choices of a bundle, and the precision of its program, searched together: the cheapest of their settings
+that a budget allows.
 
 Half of the images choose. Knob after knob (`knobs`), in the order in which images meet them, each is tried at a few
 points of the front so far; what an answer is worth comes from running it, what it costs from timing it here. The other
@@ -8,33 +9,38 @@ budget repeats nothing, and the same one chooses the same again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..pipeline.data import Dataset, Sample, open_data
-from ..pipeline.metrics import metric_for, padded
-from ..pipeline.progress import Progress, ticking
+from ..pipeline.bundle_folder import check_place
+from ..pipeline.data import Dataset, open_data
+from ..pipeline.metrics import metric_for
+from ..pipeline.progress import Progress
 from ..runtime import load
 from ..runtime.errors import InputError
 from ..runtime.manifest import CHAIN, ExitChain, Manifest, Preprocess
 from ..runtime.native.library import library
 from ..runtime.spans import native_regions
-from .answers import KEPT, Answers, key_of
+from .answers import KEPT, Answers
 from .answers import Choices as Values
 from .budget import Budget, pareto
 from .choices import Choices
 from .exit_answers import forced
 from .exits import chain_of
-from .knobs import Point, Samples, knobs_of, with_ms
+from .halves import Half, halves
+from .knobs import Knob, Point, PrecisionKnob, counts_of, knobs_of, with_ms
 from .latency import IMAGES, Latency
 from .source import Source, of_bundle, open_source, store
 from .thresholds import measure
 from .tradeoff import Tradeoff, Trial, confirm
+from .variants import FLOATS, LowPrecision, Variant, write_variant
 
 WIDTH = 4  # points at which the next knob is tried, at most
 LEAST = 8  # images
@@ -51,6 +57,7 @@ def calibrate_budget(
     preprocess: Callable[[Preprocess], Preprocess] = lambda default: default,
     limit: int | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tradeoff, Choices, Path]:
@@ -59,29 +66,54 @@ def calibrate_budget(
     allow; "agreement" with the reference (the program as it was built, all layers) for a budget of drift. `seed` deals
     images to the half that chooses and the one that confirms.
 
-    Raises InputError for a bundle without free choices, too few images and a budget that nothing fits, and what the
-    metric raises."""
+    `precision` ("int8", "fp8"): the program may run in it, all of it or some segments. Where that wins, the choices
+    are those of another bundle, `out` (default: BUNDLE-int8), and this one stays what it is.
+
+    Raises InputError for a bundle without free choices, too few images and a budget that nothing fits, ProgramError
+    for a precision of a program that is quantized already, and what the metric raises."""
     source, progress = open_source(Path(bundle)), progress or Progress(quiet=True)
     manifest = of_bundle(source.manifest, bundle)
     settings = preprocess(manifest.preprocess)
     opened = data if isinstance(data, Dataset) else open_data(data, settings, limit, manifest.labels)
-    halves = _halves(opened, limit, seed)
+    images = halves(opened, limit, seed, LEAST)
+    if precision:
+        out = out or source.path.with_name(f"{source.path.name}-{precision}")
+        check_place(out, source.path)
     if budget.max_drift is not None:
         metric = "agreement"
     metric = metric or metric_for(next(iter(opened))[1])
-    with (
-        load(bundle, threads=threads, strategy=_exact(manifest), layout=CHAIN) as model,
-        Latency(Path(bundle), [s.image for s in islice(halves[0](), IMAGES)], threads) as latency,
-    ):
-        chain = chain_of(model.manifest)
+    with ExitStack() as stack:
+        first = [sample.image for sample in islice(images.choosing(), IMAGES)]
+        latency = stack.enter_context(Latency(source.path, first, threads))
+        chain = chain_of(manifest)
         reference = _reference(source, manifest, chain)
-        with Answers(model, metric, reference, Path(bundle) / KEPT, source.sha256) as answers:
-            search = _Search(source, chain, halves[0], answers, latency, budget, threads or 0, progress)
-            points = search.points(reference)
-            found = search.start
-            chosen = budget.pick(points, found.quality)
-            with progress.stage("confirm", len(halves[1])) as stage:
-                held_out = _counts(halves[1], answers, [reference, chosen.choices], stage.tick)
+
+        def variant(words: str, of: Source, against: Answers | None = None) -> Variant:
+            assert of.manifest is not None
+            strategy = _exact(of.manifest)
+            model = stack.enter_context(load(of.path, threads=threads, strategy=strategy, layout=CHAIN))
+            answers = Answers(model, metric, reference, of.path / KEPT, of.sha256, against)
+            return Variant(words, of, stack.enter_context(answers))
+
+        floats = variant(FLOATS, source)
+        low = precision and LowPrecision(
+            dataclasses.replace(source, preprocess=settings),
+            precision,
+            images,
+            reference,
+            lambda words, of: variant(words, of, floats.answers),
+            threads or 0,
+        )
+        knobs = knobs_of(source.masks, chain, threads or 0, low or None)
+        search = _Search(floats, knobs, images.choosing, latency, budget, progress)
+        points = search.points(reference)
+        found = search.start
+        chosen = budget.pick(points, found.quality)
+        with progress.stage("confirm", len(images.confirming)) as stage:
+            before, after = (
+                counts_of(on, [choices], images.confirming, stage.tick)[0]
+                for on, choices in ((floats, reference), (chosen.variant, chosen.choices))
+            )
     trials = {id(p): Trial.of(p, found.counts, latency.dense_ms) for p in points}
     for point in pareto(points):
         trials[id(point)] = trials[id(point)].on_front()
@@ -98,41 +130,22 @@ def calibrate_budget(
         trials=list(trials.values()),
         chosen=trials[id(chosen)],
         choices=dict(chosen.choices),
-        held_out=confirm(budget, *held_out),
+        held_out=confirm(budget, before, after),
+        program=chosen.variant.source.sha256,
+        precision=_paid(precision, budget, search.tried, chosen, found.quality) if precision else "",
     )
-    choices = _record(source, opened, chosen, tradeoff, threads)
-    path = store(source, choices, out)
+    choices = _record(opened, chosen, tradeoff, threads)
+    if precision is None:
+        path = store(source, choices, out)
+    else:  # the search is told in this bundle, too, where it can be gone on with
+        tradeoff.write(source.path)
+        path = (
+            store(source, choices)
+            if chosen.variant is floats
+            else write_variant(chosen.variant, out, choices)
+        )
     tradeoff.write(path.parent)
     return tradeoff, choices, path
-
-
-@dataclass(frozen=True)
-class _Half:
-    """Every second of the images, about: those of these places."""
-
-    data: Dataset
-    limit: int | None
-    places: frozenset[int]
-
-    def __call__(self) -> Iterator[Sample]:
-        every = enumerate(self.data.samples(self.limit))
-        return (sample for place, sample in every if place in self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-
-def _halves(data: Dataset, limit: int | None, seed: int) -> tuple[_Half, _Half]:
-    count = data.count if data.count is not None else sum(1 for _ in data.samples(limit))
-    count = min(count, limit or count)
-    if count < LEAST:
-        raise InputError(
-            f"data {data.spec}", got=f"{count} images", expected=f"at least {LEAST}", fix="Give more."
-        )
-    dealt = np.random.default_rng(seed).permutation(count).tolist()
-    middle = (count + 1) // 2
-    first, second = (_Half(data, limit, frozenset(half)) for half in (dealt[:middle], dealt[middle:]))
-    return first, second
 
 
 def _exact(manifest: Manifest) -> str:
@@ -148,40 +161,41 @@ def _reference(source: Source, manifest: Manifest, chain: ExitChain | None) -> V
 
 
 class _Search:
+    """`tried` holds all points, also those whose other knobs were left alone; `start` is the reference."""
+
     def __init__(
         self,
-        source: Source,
-        chain: ExitChain | None,
-        samples: _Half,
-        answers: Answers,
+        floats: Variant,
+        knobs: Sequence[Knob],
+        samples: Half,
         latency: Latency,
         budget: Budget,
-        threads: int,
         progress: Progress,
     ):
-        self._knobs = knobs_of(source, chain, threads)
-        if not self._knobs:
+        if not knobs:
             raise InputError(
-                f"bundle {source.path}",
+                f"bundle {floats.source.path}",
                 got="no energy mask and no gate",
                 expected="something to choose",
-                fix="`foveate inspect` lists a bundle's decisions.",
+                fix="--precision int8 is a choice that all programs have.",
             )
-        self._samples, self._answers, self._latency = samples, answers, latency
+        self._floats, self._knobs, self._samples, self._latency = floats, knobs, samples, latency
         self._budget, self._progress = budget, progress
-        self._masks = [mask.decision.name for mask in source.masks]
         self.start: Point
+        self.tried: list[Point] = []
 
     def points(self, reference: Values) -> list[Point]:
-        """All that was tried with every knob; `start` is the reference."""
+        """With every knob set."""
         with self._progress.stage("reference", len(self._samples)) as stage:
-            (counts,) = _counts(self._samples, self._answers, [reference], stage.tick)
-            built = dict.fromkeys(self._masks, "as built")
-            self.start = Point(built, reference, counts, [reference])
+            (counts,) = counts_of(self._floats, [reference], self._samples, stage.tick)
+            built = {mask.decision.name: "as built" for mask in self._floats.source.masks}
+            if any(isinstance(knob, PrecisionKnob) for knob in self._knobs):
+                built = {PrecisionKnob.name: FLOATS, **built}
+            self.start = Point(built, self._floats, reference, counts, [reference])
         if np.isnan(self.start.quality):
             raise InputError(
                 "data",
-                got=f"images on which {self._answers.metric} is not defined",
+                got=f"images on which {self._floats.answers.metric} is not defined",
                 expected="images with something to find",
                 fix="Give others, or another --metric.",
             )
@@ -189,17 +203,17 @@ class _Search:
         for knob in self._knobs:
             at = self._carried(points)
             with self._progress.stage(knob.name, len(at) * len(self._samples)) as stage:
-                found = [
-                    p for each in at for p in knob.points(each, self._samples, self._answers, stage.tick)
-                ]
+                found = [p for each in at for p in knob.points(each, self._samples, stage.tick)]
                 points = self._timed([*points, *found], stage.tick)
                 self.start = points[0]
                 stage.note = f"{len(found)} settings"
+        self.tried = points
         return [point for point in points if len(point.settings) == len(self._knobs)]
 
     def _timed(self, points: Sequence[Point], tick: Callable[[], None]) -> list[Point]:
-        ms = self._latency.of([run for point in points for run in point.runs], tick)
-        return [with_ms(point, [ms[key_of(run)] for run in point.runs]) for point in points]
+        runs = [(point.variant.source, run) for point in points for run in point.runs]
+        ms = iter(self._latency.of(runs, tick))
+        return [with_ms(point, [next(ms) for _ in point.runs]) for point in points]
 
     def _carried(self, points: Sequence[Point]) -> list[Point]:
         """The first, and of the front within the budget a few, from the cheapest to the best."""
@@ -210,17 +224,24 @@ class _Search:
         return carried if any(p is self.start for p in carried) else [self.start, *carried]
 
 
-def _counts(
-    samples: Samples, answers: Answers, tried: Sequence[Values], tick: Callable[[], None]
-) -> np.ndarray:
-    """[tried, N, K, 2] of the images under each of these choices."""
-    rows = [answers.of(s.image, s.label, tried) for s in ticking(samples(), tick)]
-    counts = padded([answer.counts for row in rows for answer in row])
-    return counts.reshape(len(rows), len(tried), *counts.shape[1:]).swapaxes(0, 1)
+def _paid(kind: str, budget: Budget, tried: Sequence[Point], chosen: Point, reference: float) -> str:
+    """Whether low precision won, and what the best point of either kind within the budget is."""
+
+    def best(low: bool) -> str:
+        among = [p for p in tried if (p.variant.words != FLOATS) is low]
+        with contextlib.suppress(InputError):
+            point = budget.pick(among, reference)
+            return f"{point.quality:.4f} at {point.ms:.2f} ms"
+        nearest = max(among, key=lambda p: p.quality)
+        return f"nothing ({nearest.quality:.4f} at {nearest.ms:.2f} ms comes nearest)"
+
+    verb = "pays" if chosen.variant.words != FLOATS else "does not pay"
+    return f"{kind} {verb}: within the budget {best(True)}, in floats {best(False)}"
 
 
-def _record(source: Source, data: Dataset, chosen: Point, tradeoff: Tradeoff, threads: int | None) -> Choices:
+def _record(data: Dataset, chosen: Point, tradeoff: Tradeoff, threads: int | None) -> Choices:
     """The chosen values, with how active they leave the images and how deep they go."""
+    source = chosen.variant.source
     assert source.manifest is not None
     values: dict[str, Any] = {m.threshold: float(chosen.choices[m.threshold]) for m in source.masks}
     gate = {name for name in chosen.choices if name not in source.built}

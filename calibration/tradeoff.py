@@ -64,8 +64,9 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """What was tried on `images`, and `chosen` of it: `choices` by name. reference: the quality of the program as it
-    was built, all layers, and its ms in the bundle; dense_ms: the tuned dense engine's, in the same runs."""
+    """What was tried on `images`, and `chosen` of it: `choices` by name, of the `program` of this sha256. reference:
+    the quality of the program as it was built, all layers, and its ms in the bundle; dense_ms: the tuned dense
+    engine's, in the same runs. precision: whether a lower one paid, in words; "" where none was asked for."""
 
     data: str
     metric: str
@@ -80,6 +81,8 @@ class Tradeoff:
     chosen: Trial
     choices: Mapping[str, Any]
     held_out: HeldOut
+    program: str
+    precision: str = ""
 
     @property
     def notes(self) -> list[str]:

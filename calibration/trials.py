@@ -19,7 +19,7 @@ import onnx
 from ..export.program import load_program, save_program
 from ..pipeline.analyze import analyze
 from ..pipeline.build import sample_shapes, set_choices
-from ..pipeline.data import Dataset, Sample
+from ..pipeline.data import Sample
 from ..pipeline.dense import Dense, DenseSettings
 from ..pipeline.deviation import Deviating, Deviation
 from ..pipeline.environment import versions
@@ -28,10 +28,12 @@ from ..pipeline.metadata import read_sample
 from ..pipeline.partition import PartitionStep, partition
 from ..pipeline.stages import data_digest, digest
 from ..runtime.errors import InputError
+from .halves import Halves
 from .layers import Layer, decided_tensors, layers_of
 from .quantized import Ranges, measure_ranges, quantized
 from .source import Source
 
+PRECISION = "foveate.precision"  # metadata key of the ONNX file
 SENSITIVITY_IMAGES = 8
 SEARCH_IMAGES = 256  # at most
 _HELD = 1 << 28  # bytes of answers in floats that are kept between trials
@@ -45,12 +47,11 @@ class Trials:
     def __init__(
         self,
         source: Source,
-        data: Dataset,
+        images: Halves,
         kind: str,
         kept: Path,
         *,
         metric: str | None = None,
-        limit: int | None = None,
         threads: int = 0,
         tick: Callable[[], None] = lambda: None,
     ):
@@ -60,9 +61,9 @@ class Trials:
         macs = {node.name: node.macs for node in analysis.nodes}
         self.layers = layers_of(self.floats, macs)
         self.steps = _steps(partition(analysis))
-        self.kind, self._metric, self._limit, self._threads, self._tick = kind, metric, limit, threads, tick
+        self.kind, self._metric, self._threads, self._tick = kind, metric, threads, tick
         self._total = sum(macs.values()) or 1.0
-        self._data = data
+        self._images = images
         self._decided = dict(decided_tensors(self.floats))
         self._answers: dict[str, dict[str, np.ndarray]] = {}  # of the program in floats, by the image's name
         self._held = 0
@@ -70,14 +71,16 @@ class Trials:
         key = {
             "program": source.sha256,
             "choices": {name: np.asarray(value).tolist() for name, value in source.choices.items()},
-            "data": data_digest(data.spec),
-            "limit": limit,
+            "data": data_digest(images.choosing.data.spec),
+            "limit": images.choosing.limit,
+            "seed": images.seed,
             "metric": metric,
             "kind": kind,
             "onnxruntime": versions().get("onnxruntime"),
             "preprocess": dataclasses.asdict(source.preprocess) if source.preprocess else None,
         }
-        self._kept = _Kept(kept, digest(key))
+        self.key = digest(key)
+        self._kept = _Kept(kept, self.key)
 
     def ranges(self) -> Ranges:
         if not self._kept.ranges:
@@ -87,9 +90,14 @@ class Trials:
         return self._kept.ranges
 
     def program(self, floats: Collection[str]) -> onnx.ModelProto:
-        """With these layers in floats and all others in low precision."""
-        low = [layer.name for layer in self.layers if layer.name not in floats]
-        return quantized(self.floats, self.ranges(), low, self.kind)
+        """With these layers in floats and all others in low precision, which its metadata say of each."""
+        facts = {layer.name: "float" if layer.name in floats else self.kind for layer in self.layers}
+        low = [name for name, precision in facts.items() if precision == self.kind]
+        model = quantized(self.floats, self.ranges(), low, self.kind)
+        onnx.helper.set_model_props(
+            model, {**{p.key: p.value for p in model.metadata_props}, PRECISION: json.dumps(facts)}
+        )
+        return model
 
     def work(self, floats: Collection[str]) -> float:
         return sum(layer.macs for layer in self.layers if layer.name not in floats) / self._total
@@ -101,14 +109,14 @@ class Trials:
         """On the half of the images that chooses."""
         return self._once("search", floats, self._search)
 
-    def alone(self, layer: Layer) -> Deviation:
-        """With that layer alone in low precision, on the first few images."""
-        others = {other.name for other in self.layers} - {layer.name}
+    def alone(self, low: Collection[str]) -> Deviation:
+        """With these layers alone in low precision, on the first few images."""
+        others = {layer.name for layer in self.layers} - set(low)
         return self._once("alone", others, lambda: itertools.islice(self._search(), SENSITIVITY_IMAGES))
 
     def confirm(self, floats: Collection[str]) -> Deviation:
         """On the other half."""
-        return self._once("held out", floats, lambda: self._half(True))
+        return self._once("held out", floats, self._images.confirming)
 
     @property
     def _image(self) -> str:
@@ -123,16 +131,8 @@ class Trials:
             )
         return names[0]
 
-    def _half(self, second: bool) -> Iterator[Sample]:
-        """One of each two images, by the toss of a seeded coin: class folders come in turn."""
-        coin, samples = np.random.default_rng(0), self._data.samples(self._limit)
-        while pair := list(itertools.islice(samples, 2)):
-            chosen = bool(coin.integers(2)) != second
-            if chosen < len(pair):
-                yield pair[chosen]
-
     def _search(self) -> Iterator[Sample]:
-        return itertools.islice(self._half(False), SEARCH_IMAGES)
+        return itertools.islice(self._images.choosing(), SEARCH_IMAGES)
 
     def _once(self, what: str, floats: Collection[str], samples: Callable[[], Iterable[Sample]]) -> Deviation:
         text = json.dumps([what, sorted(floats)])

@@ -26,7 +26,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     aside = out.with_name(f".{out.name}.old")
     if aside.exists() and not out.exists():
         aside.rename(out)  # a build was cut off between its two renames
-    _check_place(out)
+    check_place(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -56,7 +56,12 @@ def _keep_others(old: Path, fresh: Path) -> None:
             copy(item, fresh / item.name)
 
 
-def _check_place(out: Path) -> None:
+def check_place(out: Path, source: Path | None = None) -> None:
+    """Raises BundleError where `out` is something else than a bundle, or is the bundle `source` that it is made of."""
+    if source is not None and out.resolve() == source.resolve():
+        raise BundleError(
+            f"output {out}", got="the bundle itself", expected="another one", fix="Leave --out out."
+        )
     if out.is_dir():
         manifest = out / "manifest.json"
         strangers = [i.name for i in out.iterdir() if not i.name.startswith(".")]

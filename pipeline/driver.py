@@ -1,6 +1,8 @@
 """The stages of compile in their order, each skipped if its inputs have not changed since its result was made.
 
 export ──▶ calibrate ──▶ build ──▶ verify ──▶ bench
+
+A budget is searched on the bundle, which is built first; what is verified and measured is the bundle that it chose.
 """
 
 from __future__ import annotations
@@ -12,15 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.bundle import open_bundle
+from ..runtime.costs import fingerprint
 from ..runtime.errors import BundleError, InputError
 from ..runtime.manifest import Manifest, Preprocess
+from .environment import usable_cores
 from .files import write_text
 from .network import Network, open_network
-from .progress import Progress, size_of
+from .progress import Parts, Progress, size_of
+from .report_budget import read_tradeoff
 from .sample import example_of, shape_of
 from .stages import Ledger, code_digest, data_digest, digest, file_digest
 
 if TYPE_CHECKING:
+    from ..calibration.budget import Budget
     from ..calibration.choices import Choices
     from .data import Dataset
 
@@ -43,6 +49,10 @@ class Job:
     sample: Any = None
     threshold: PerDecision = None
     active: PerDecision = None
+    budget: Budget | None = None
+    precision: str | None = None
+    metric: str | None = None
+    seed: int = 0
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     limit: int | None = None
@@ -56,8 +66,7 @@ class Driver:
 
     def __init__(self, job: Job, progress: Progress):
         self.job, self.progress = job, progress
-        self.manifest = _read_manifest(job.out)
-        self.ledger = Ledger(self.manifest.stages if self.manifest else None, job.force)
+        self._turn_to(job.out)
         self.source = as_program(job.program)
         facts = self.source if isinstance(self.source, Network) else None
         self.preprocess = job.preprocess or (facts.preprocess if facts else None)
@@ -65,6 +74,7 @@ class Driver:
         self.usual = facts.sample if facts else None
 
     def run(self) -> Path:
+        self._check_budget()
         program = self.export("export", self.source, ".onnx")
         if self.preprocess is None and program.is_file():
             from .metadata import read_preprocess
@@ -74,15 +84,40 @@ class Driver:
             from .metadata import read_labels
 
             self.labels = read_labels(program)
-        choices = self.calibrate(program)
-        self.build(program, choices)
+        if self.job.budget is None:
+            self.build(program, self.calibrate(program))
+        else:
+            self.build(program, None)
+            self.search(self.job.budget)
         if self.job.target == "null":
             self.progress.skipped("verify", "target null computes nothing")
-            return self.job.out
+            return self.bundle
         self.verify()
         if self.job.data is not None:
             self.bench()
-        return self.job.out
+        return self.bundle
+
+    def _turn_to(self, bundle: Path) -> None:
+        """What comes next looks at that bundle."""
+        self.bundle, self.manifest = bundle, _read_manifest(bundle)
+        self.ledger = Ledger(self.manifest.stages if self.manifest else None, self.job.force)
+
+    def _check_budget(self) -> None:
+        job = self.job
+        limited = job.budget is not None or job.precision is not None
+        wrong = {
+            "--precision without a budget": job.precision is not None and job.budget is None,
+            "a budget without --data": limited and job.data is None,
+            "a budget with --threshold or --active": limited and (job.threshold, job.active) != (None, None),
+            "a budget for target null": limited and job.target == "null",
+        }
+        if got := next((words for words, there in wrong.items() if there), None):
+            raise InputError(
+                "compile",
+                got=got,
+                expected="a budget, as --max-drop 0.5%, with --data: it searches thresholds, exits and --precision",
+                fix="See docs/calibration.md.",
+            )
 
     def export(self, stage: str, source: Path | Network, suffix: str) -> Path:
         """A network becomes a program beside the bundle; an ONNX file is one already."""
@@ -140,6 +175,53 @@ class Driver:
         self._record("calibrate", inputs)
         return found
 
+    def search(self, budget: Budget) -> None:
+        """The bundle that was built takes the choices, or one in low precision beside it: verify and bench go on with
+        that. Latencies hold for this device."""
+        job = self.job
+        inputs = {
+            **self._data_facts(),
+            "bundle": self._bundle_facts().get("bundle"),
+            "budget": dataclasses.asdict(budget),
+            "precision": job.precision,
+            "metric": job.metric,
+            "seed": job.seed,
+            "device": fingerprint(job.threads or usable_cores()),
+        }
+        chosen = self._chosen()
+        if self._needed("calibrate", inputs, chosen is not None, after=("export", "build")):
+            from ..calibration.search import calibrate_budget
+
+            with self.progress.stage("calibrate") as shown:
+                found, choices, path = calibrate_budget(
+                    job.out,
+                    self._data(),
+                    budget=budget,
+                    metric=job.metric,
+                    seed=job.seed,
+                    limit=job.limit,
+                    threads=job.threads,
+                    precision=job.precision,
+                    progress=Parts(shown),
+                )
+                shown.note = found.words()
+            for note in filter(None, (found.precision, *choices.notes)):
+                self.progress.note(note)
+            self._record("calibrate", inputs)
+            self._store()
+            chosen = path.parent
+        if chosen is not None:
+            self._turn_to(chosen)
+
+    def _chosen(self) -> Path | None:
+        """The bundle that the last search chose: the one that was built, or that in low precision."""
+        job = self.job
+        for bundle in (job.out, job.out.with_name(f"{job.out.name}-{job.precision}")):
+            manifest = _read_manifest(bundle)
+            if manifest is not None and read_tradeoff(job.out, manifest) is not None:
+                return bundle
+        return None
+
     def build(self, program: Path, choices: Choices | None) -> None:
         """The choices are no input: they change the manifest alone."""
         job = self.job
@@ -180,7 +262,7 @@ class Driver:
             with self.progress.stage("verify") as shown:
                 limit = min(job.limit or VERIFY_IMAGES, VERIFY_IMAGES)
                 data = self._data() if job.data is not None else None
-                report = verify(job.out, data, limit=limit, threads=job.threads, tick=shown.tick)
+                report = verify(self.bundle, data, limit=limit, threads=job.threads, tick=shown.tick)
                 report.require()
                 shown.note = f"error {report.worst.max_rel_error:.1e}"
             if report.not_run:
@@ -189,7 +271,7 @@ class Driver:
             self._store()
 
     def bench(self) -> None:
-        job, folder = self.job, self.job.out / "report"
+        job, folder = self.job, self.bundle / "report"
         baseline = None
         if job.baseline is not None:
             baseline = self.export("baseline", as_program(job.baseline), ".baseline.onnx")
@@ -206,7 +288,7 @@ class Driver:
 
             with self.progress.stage("bench") as shown:
                 facts = bench(
-                    job.out,
+                    self.bundle,
                     self._data(),
                     baseline=baseline,
                     limit=job.limit,
@@ -237,14 +319,14 @@ class Driver:
 
     def _store(self, choices: Choices | None = None) -> None:
         """The record, and new choices, in the bundle's manifest."""
-        manifest = open_bundle(self.job.out, verify=False).manifest
+        manifest = open_bundle(self.bundle, verify=False).manifest
         if choices is not None:
             from ..calibration.source import with_choices
 
             manifest = with_choices(manifest, choices)
-            choices.write(self.job.out / "choices.json")
+            choices.write(self.bundle / "choices.json")
         self.manifest = dataclasses.replace(manifest, stages=self.ledger.entries)
-        write_text(self.job.out / "manifest.json", self.manifest.to_json())
+        write_text(self.bundle / "manifest.json", self.manifest.to_json())
 
     def _bundle_facts(self) -> dict[str, Any]:
         """What verify and bench look at: the files and the values of the choices."""

@@ -88,6 +88,20 @@ class Progress:
         return Console(file=self.stream).status(name)
 
 
+class Parts(Progress):
+    """The stages of a stage: they tick that one, and have no lines of their own."""
+
+    def __init__(self, whole: Stage):
+        super().__init__(quiet=True)
+        self._whole = whole
+
+    @contextlib.contextmanager
+    def stage(self, name: str, count: int | None = None) -> Iterator[Stage]:
+        with super().stage(name, count) as part:
+            part.tick = self._whole.tick
+            yield part
+
+
 def size_of(path: Path) -> str:
     """Bytes of a file, or of a folder's files, in words: "42.1 MB"."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]

@@ -17,14 +17,15 @@ TITLE = "Chosen by a budget"
 
 
 def read_tradeoff(bundle: Path, manifest: Manifest) -> dict[str, Any] | None:
-    """What `foveate calibrate` left in the bundle; None where its choices are others by now."""
+    """What `foveate calibrate` left in the bundle; None where its choices, or its program, are others by now."""
     try:
         found = json.loads((bundle / f"{CURVE}.json").read_text(encoding="utf-8"))
-        chosen = dict(found["choices"])
+        chosen, program = dict(found["choices"]), found["program"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     now = {choice.name: choice.value for choice in manifest.choices}
-    return found if all(now.get(name) == value for name, value in chosen.items()) else None
+    same = program == manifest.files[manifest.program].sha256
+    return found if same and all(now.get(name) == value for name, value in chosen.items()) else None
 
 
 def budget_tables(result: Mapping[str, Any]) -> list[Table]:

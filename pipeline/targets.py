@@ -105,6 +105,13 @@ def target_of(manifest: Manifest) -> str:
     return f"{name}:{manifest.engines[0].precision}" + (f"@{computes}" if computes and rtx else "")
 
 
+def in_precision(target: str, precision: str) -> str:
+    """That target with engines in another precision; the same where engines have none of their own."""
+    head, at, computes = target.partition("@")
+    name, colon, _ = head.partition(":")
+    return f"{name}:{precision}{at}{computes}" if colon else target
+
+
 def is_built_for(manifest: Manifest, target: str) -> bool:
     """Whether a bundle has what `target` asks for. Raises InputError as `target_config`."""
     config = target_config(target)

@@ -5,7 +5,10 @@
     foveate calibrate build/x --data photos/ --max-drift 1%     … that answers otherwise for 1 % at most; without labels
     foveate calibrate build/x --data photos/ --latency-budget 8     the best within 8 ms an image, measured here
 
-A budget searches mask thresholds and early exits together; half of the images choose, the others confirm. One by one:
+    foveate calibrate build/x --data photos/ --max-drop 0.5% --precision int8   … the program may run in int8, too
+
+A budget searches mask thresholds, early exits and precision together; half of the images choose, the others confirm.
+One by one:
 
     foveate calibrate build/x --data photos/ --active 0.25      the threshold that leaves 25 % active in the mean
     foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
@@ -15,7 +18,8 @@ A budget searches mask thresholds and early exits together; half of the images c
 
 Writes choices.json. A bundle takes the choices over at once: neither its program nor its engines change. What was tried
 is shown by tradeoff.json and .png; with --stream by stream_tradeoff.*, with --exits by exit_tradeoff.*. --precision
-writes another program instead, NAME.int8.onnx, to be built, and NAME.int8.json: what stayed in floats, and why.
+writes another program instead, NAME.int8.onnx, to be built, and NAME.int8.json: what stayed in floats, and why; with a
+budget for a bundle another bundle, BUNDLE-int8, if that wins. The last line says which to use.
 """
 
 from __future__ import annotations
@@ -53,10 +57,10 @@ HELP = "choose thresholds and exits from data, by a budget"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="program (.onnx) or bundle")
     about = (
-        "choices.json (default: in the bundle, beside the program), or the program that --precision writes"
+        "choices.json (default: in the bundle, beside the program), or the program or bundle of --precision"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help=about)
-    _add_budget(parser)
+    parser.add_argument("--out", type=Path, metavar="PATH", help=about)
+    add_budget(parser)
     add_choices(parser)
     _add_stream(parser)
     _add_exits(parser)
@@ -76,7 +80,8 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--active", type=per_decision, action="append", metavar="[NAME=]FRACTION", help=about)
 
 
-def _add_budget(parser: argparse.ArgumentParser) -> None:
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """--max-drop, --min-metric, --max-drift, --latency-budget, --metric, --seed."""
     about = "0.5% and 0.005 both mean half a percent point of the metric"
     group = parser.add_argument_group(
         "budget", f"{about}; the reference is the program as it was built, all layers"
@@ -115,14 +120,24 @@ def _add_exits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("precision", "--max-drop (default: 0.5%%), --metric: as above")
-    group.add_argument(
-        "--precision", choices=("int8", "fp8"), help="quantize the program; fp8 is for TensorRT"
-    )
+    about = "of a bundle with a budget: searched, too; else --max-drop (default: 0.5%%), --metric: as above"
+    group = parser.add_argument_group("precision", about)
+    add_precision(group)
     about = "least share of every decision that must stay as in floats (default: 0.99)"
-    group.add_argument("--agreement", type=number, default=0.99, metavar="SHARE", help=about)
+    group.add_argument("--agreement", type=number, metavar="SHARE", help=about)
     about = "this layer, or all of this step, stays in floats; repeatable"
     group.add_argument("--keep-float", action="append", default=[], metavar="NAME", help=about)
+
+
+def add_precision(parser: argparse._ActionsContainer) -> None:
+    about = "the program may run in it; fp8 is for TensorRT"
+    parser.add_argument("--precision", choices=("int8", "fp8"), help=about)
+
+
+def budget_of(args: argparse.Namespace) -> Budget:
+    from ...calibration.budget import Budget
+
+    return Budget(args.max_drop, args.min_metric, args.max_drift, args.latency_budget)
 
 
 def choices_of(given: list[tuple[str, float]] | None) -> dict[str, float] | None:
@@ -140,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
             expected="images for masks, exits and precision, or a video for streams",
             fix="Give one of the two.",
         )
-    budget = Budget(args.max_drop, args.min_metric, args.max_drift, args.latency_budget)
+    budget = budget_of(args)
     thresholds = args.threshold is not None or args.active is not None
     if args.stream is not None:
         _refuse(args.exits or thresholds, "--stream with --exits, --threshold or --active", "one of them")
@@ -148,9 +163,17 @@ def run(args: argparse.Namespace) -> int:
         return _run_stream(args)
     _refuse(args.beta is not None and not args.exits, "--beta without --exits", "--exits --beta")
     _refuse(budget.given and args.beta is not None, "--beta with a budget", "one of them")
+    by_layers = args.agreement is not None or bool(args.keep_float)
+    _refuse(by_layers and not args.precision, "--agreement or --keep-float", "--precision with them")
     if args.precision:
         _refuse(args.exits or thresholds, "--precision with --exits, --threshold or --active", "one of them")
-        _refuse(budget != Budget(budget.max_drop), "--precision with this budget", "--max-drop, --agreement")
+        if args.source.is_dir() and budget.given:
+            wrong = "--agreement or --keep-float with a budget for a bundle"
+            _refuse(by_layers, wrong, "the budget, which finds what stays in floats")
+            return _run_budget(args, budget)
+        _refuse(
+            budget != Budget(budget.max_drop), "a program and this budget", "a bundle, or --max-drop alone"
+        )
         return _run_precision(args)
     _refuse(
         budget.given and thresholds,
@@ -183,11 +206,13 @@ def _run_budget(args: argparse.Namespace, budget: Budget) -> int:
         preprocess=lambda default: preprocess_of(args, default) or default,
         limit=args.limit,
         threads=args.threads,
+        precision=args.precision,
         out=args.out,
         progress=progress,
     )
     table = tradeoff_table(dataclasses.asdict(found))
-    end = f"{found.words()}\n{found.confirmed()}\n{path}"
+    last = f"use {path.parent}: {found.precision}" if args.precision else str(path)
+    end = f"{found.words()}\n{found.confirmed()}\n{last}"
     return _tell(args, progress, found, choices.notes, table, end)
 
 
@@ -216,7 +241,7 @@ def _run_exits(args: argparse.Namespace, budget: Budget | None) -> int:
 
 
 def _run_precision(args: argparse.Namespace) -> int:
-    from ...calibration.precision import MAX_DROP, PrecisionBudget, calibrate_precision
+    from ...calibration.precision import AGREEMENT, MAX_DROP, PrecisionBudget, calibrate_precision
 
     progress = progress_of(args)
     with progress.stage("calibrate") as stage:
@@ -225,7 +250,9 @@ def _run_precision(args: argparse.Namespace) -> int:
             args.data,
             kind=args.precision,
             budget=PrecisionBudget(
-                MAX_DROP if args.max_drop is None else args.max_drop, args.agreement, tuple(args.keep_float)
+                MAX_DROP if args.max_drop is None else args.max_drop,
+                AGREEMENT if args.agreement is None else args.agreement,
+                tuple(args.keep_float),
             ),
             metric=args.metric,
             preprocess=lambda default: preprocess_of(args, default),

@@ -1,9 +1,11 @@
 """Compile a program or a checkpoint into a bundle: export, calibrate, build, verify, bench.
 
     foveate compile model.onnx --out build/x --data photos/ --active 0.25
+    foveate compile model.onnx --out build/x --data photos/ --max-drop 0.5% --precision int8
     foveate compile model.safetensors --out build/x --data photos/ --baseline plain.safetensors
 
-A stage whose inputs have not changed is skipped; --dry-run says what would run, and why.
+A budget searches thresholds, exits and, with --precision, the precision of segments; where low precision wins, the
+bundle to use is FOLDER-int8. A stage whose inputs have not changed is skipped; --dry-run says what would run, and why.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from .arguments import (
     preprocess_of,
     progress_of,
 )
-from .calibrate import add_choices, choices_of
+from .calibrate import add_budget, add_choices, add_precision, choices_of
 
 HELP = "program or checkpoint -> bundle, verified and measured"
 
@@ -42,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sample(parser)
     add_target(parser)
     add_choices(parser)
+    add_budget(parser)
+    add_precision(parser)
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -62,6 +66,13 @@ def run(args: argparse.Namespace) -> int:
         sample=args.sample,
         threshold=choices_of(args.threshold),
         active=choices_of(args.active),
+        max_drop=args.max_drop,
+        min_metric=args.min_metric,
+        max_drift=args.max_drift,
+        latency_budget=args.latency_budget,
+        precision=args.precision,
+        metric=args.metric,
+        seed=args.seed,
         preprocess=preprocess_of(args, _preprocess(program)),
         limit=args.limit,
         threads=args.threads,
@@ -94,5 +105,7 @@ def _print_result(out: Path, args: argparse.Namespace) -> None:
 
     if args.data is not None and args.target != "null":
         print_report(out / "report", args.json)
+        if out != args.out and not args.json:
+            print(f"use {out}")
     elif not args.json:
         print(f"{out}: built; add --data to measure it")

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from foveate.calibration import precision, trials
-from foveate.calibration.precision import PRECISION, PrecisionBudget, calibrate_precision
+from foveate.calibration.precision import PrecisionBudget, calibrate_precision
+from foveate.calibration.trials import PRECISION
 from foveate.pipeline.against import against
 from foveate.pipeline.build import build
 from foveate.pipeline.cli.main import main
@@ -156,7 +157,7 @@ def test_bad_input_is_named(make_program, tmp_path, images):
     _, quantized = calibrate_precision(program, images)
     with pytest.raises(ProgramError, match="QuantizeLinear"):
         calibrate_precision(quantized, images)
-    with pytest.raises(InputError, match="at least two"):
+    with pytest.raises(InputError, match="at least 2"):
         calibrate_precision(program, images, limit=1)
     with pytest.raises(InputError, match="int8 or fp8"):
         calibrate_precision(program, images, kind="int4")

@@ -7,15 +7,17 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from foveate.calibration import answers, calibrate, knobs, latency
+from foveate.calibration import answers, calibrate, knobs, latency, variants
 from foveate.calibration.answers import Answers
 from foveate.calibration.budget import Budget
 from foveate.calibration.search import calibrate_budget
+from foveate.calibration.source import Source
 from foveate.calibration.tradeoff import HOLDS, Tradeoff
 from foveate.pipeline.build import build
 from foveate.pipeline.cli.main import main
@@ -277,3 +279,95 @@ def test_what_cannot_be_searched(built: dict[str, Path], bundle: Path, data: str
 def test_a_budget_that_holds_is_said_to(bundle: Path, data: str):
     found, _, _ = calibrate_budget(bundle, data, budget=Budget(max_drop=1.0))
     assert found.held_out.verdict == HOLDS and found.notes == [] and "holds" in found.confirmed()
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch):
+    """`timed(floats, low)`: ms of a bundle in floats and in low precision. Few settings."""
+
+    monkeypatch.setattr(variants, "MIXED", (1,))
+    monkeypatch.setattr(knobs, "FRACTIONS", (1.0, 0.3))
+
+    def patch(floats: float, low: float) -> None:
+        def ms(self: latency.Latency, tried: Sequence[tuple[Source, dict]], tick: Callable) -> list[float]:
+            return [low if variants.FOLDER in source.path.parts else floats for source, _ in tried]
+
+        monkeypatch.setattr(latency.Latency, "of", ms)
+        monkeypatch.setattr(latency.Latency, "dense_ms", floats)
+
+    return patch
+
+
+def test_low_precision_that_wins_is_a_bundle_of_its_own(
+    bundle: Path, data: str, timed: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    timed(2.0, 1.0)
+    before = (bundle / "manifest.json").read_bytes()
+    budget = Budget(max_drop=0.3)
+    found, choices, path = calibrate_budget(bundle, data, budget=budget, precision="int8")
+    out = bundle.with_name("bundle-int8")
+    assert path == out / "choices.json" and (bundle / "manifest.json").read_bytes() == before
+    assert found.chosen.settings["precision"].startswith("int8") and found.precision.startswith("int8 pays")
+    tried = {trial.settings["precision"] for trial in found.trials}
+    assert {"floats", "int8"} < tried and all(
+        name.startswith("int8 but ") for name in tried - {"floats", "int8"}
+    )
+    low = [trial.settings["mask0"] for trial in found.trials if trial.settings["precision"] != "floats"]
+    assert set(low) > {"as built"}  # searched together
+    archive = np.load(data)
+    held_out = sorted(np.random.default_rng(0).permutation(IMAGES)[IMAGES // 2 :])
+    with load(out) as model:
+        assert model.manifest.name == "bundle-int8"
+        right = [answer(model, archive["images"][n]) == archive["labels"][n] for n in held_out]
+        assert read_tradeoff(out, model.manifest) is not None
+        program = onnx.load(out / model.manifest.program)
+    assert found.held_out.quality == pytest.approx(np.mean(right))
+    assert any(node.op_type == "QuantizeLinear" for node in program.graph.node)
+    with load(bundle) as model:
+        assert read_tradeoff(bundle, model.manifest) is None  # it is of the other bundle
+
+    def not_again(*_, **__):
+        raise AssertionError("built anew")
+
+    monkeypatch.setattr(variants, "build", not_again)
+    runs = counted(monkeypatch)
+    again, same, _ = calibrate_budget(bundle, data, budget=budget, precision="int8")
+    assert again == found and same == choices and runs == []
+    wider, _, _ = calibrate_budget(bundle, data, budget=Budget(max_drop=1.0), precision="int8")
+    assert wider.chosen.quality == found.chosen.quality  # all are as fast: the best
+
+
+def test_where_low_precision_does_not_pay_the_bundle_takes_the_choices(
+    bundle: Path, data: str, timed: Callable, capsys: pytest.CaptureFixture[str]
+):
+    timed(1.0, 2.0)
+    command = ["calibrate", str(bundle), "--data", data, "--max-drop", "30%", "--precision", "int8"]
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    last = shown.out.strip().splitlines()[-1]
+    assert last.startswith(f"use {bundle}: int8 does not pay: within the budget") and "precision" in shown.err
+    assert not bundle.with_name("bundle-int8").exists()
+    found = json.loads((bundle / "tradeoff.json").read_text())
+    assert found["chosen"]["settings"]["precision"] == "floats"
+    for wrong, words in {
+        ("--agreement", "0.9"): "finds what stays in floats",
+        ("--active", "0.5"): "one of them",
+        ("--out", str(bundle)): "the bundle itself",
+    }.items():
+        assert main([*command, *wrong]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*command[:-1], "fp8"]) == 2
+    assert "computed in floats, slowly" in capsys.readouterr().err
+    program = str(bundle / "programs/program.onnx")
+    assert main(["calibrate", program, "--data", data, "--max-drift", "1%", "--precision", "int8"]) == 2
+    assert "a bundle, or --max-drop alone" in capsys.readouterr().err
+
+
+def test_what_suffers_most_for_the_work_it_saves_stays_in_floats(data: str, timed: Callable, tmp_path: Path):
+    """Of the whole program without masks, one segment, there is nothing between floats and int8."""
+    timed(2.0, 1.0)
+    bundle = build(
+        make_masked_program(tmp_path / "plain.onnx", masks=0), tmp_path / "plain", sample=(1, 3, SIZE, SIZE)
+    )
+    found, _, _ = calibrate_budget(bundle, data, budget=Budget(max_drift=1.0), precision="int8")
+    assert [trial.settings for trial in found.trials] == [{"precision": "floats"}, {"precision": "int8"}]

@@ -127,6 +127,58 @@ def test_without_data_it_builds_and_verifies(make_program, tmp_path):
         foveate.compile(make_program(), tmp_path / "x", active=0.5)
 
 
+@pytest.fixture
+def budgets(monkeypatch):
+    """`budgets(low)`: few settings and images, and latencies of 1 ms in floats and of `low` in low precision."""
+    monkeypatch.setattr("foveate.calibration.search.LEAST", 4)
+    monkeypatch.setattr("foveate.calibration.knobs.FRACTIONS", (0.3,))
+    monkeypatch.setattr("foveate.calibration.variants.MIXED", ())
+
+    def patch(low: float) -> None:
+        def ms(self, tried, tick):
+            return [low if "precision" in source.path.parts else 1.0 for source, _ in tried]
+
+        monkeypatch.setattr("foveate.calibration.latency.Latency.of", ms)
+        monkeypatch.setattr("foveate.calibration.latency.Latency.dense_ms", 1.0)
+
+    return patch
+
+
+def test_a_budget_is_searched_on_what_was_built_and_what_it_chose_is_verified(
+    compile_once, budgets, tmp_path
+):
+    budgets(0.5)
+    wish = {"max_drift": 1.0, "precision": "int8"}
+    done = ["✓ build", "✓ calibrate", "✓ verify", "✓ bench"]
+    first = compile_once(**wish)
+    assert first.stages == done and "precision int8" in dict(first.lines)["✓ calibrate"]
+    low = open_bundle(tmp_path / "bundle-int8").manifest
+    assert any(key.startswith("verify.") for key in low.stages)
+    assert (tmp_path / "bundle-int8/report/report.json").is_file()
+    assert compile_once(**wish).stages == [line.replace("✓", "·") for line in done]
+    would = dict(compile_once(**{**wish, "max_drift": 0.9}, dry_run=True).lines)
+    assert would["· calibrate"] == "would run (changed: budget)" and would["· build"] == "unchanged"
+    assert would["· verify"] == "would run (after calibrate)"
+    budgets(2.0)
+    floats = compile_once(**wish, seed=1)
+    assert floats.stages == ["· build", *done[1:]] and "precision floats" in dict(floats.lines)["✓ calibrate"]
+    assert any(key.startswith("verify.") for key in open_bundle(tmp_path / "bundle").manifest.stages)
+    again = compile_once(max_drift=1.0)
+    assert again.stages == ["· build", "✓ calibrate", "· verify", "· bench"]  # the same choices
+
+
+def test_budgets_that_make_no_sense_are_named(compile_once):
+    for wish, words in (
+        ({"precision": "int8"}, "without a budget"),
+        ({"max_drop": 0.1, "data": None}, "without --data"),
+        ({"max_drop": 0.1, "threshold": 0.0}, "with --threshold or --active"),
+        ({"max_drop": 0.1, "target": "null"}, "target null"),
+        ({"max_drop": 0.1, "max_drift": 0.1}, "--max-drop and --max-drift"),
+    ):
+        with pytest.raises(InputError, match=words):
+            compile_once(**wish)
+
+
 def test_a_profile_reaches_the_build(make_program, tmp_path, monkeypatch):
     asked = []
 
