@@ -24,6 +24,7 @@ from .exit_answers import collect, forced
 from .exit_tradeoff import BETAS, LEAST
 from .gate import Gate, one_depth, train_gates
 from .judged import judge_trainings
+from .source import Source
 from .thresholds import active_fractions, logits_of, threshold_at
 from .variants import LowPrecision, Variant
 
@@ -80,19 +81,17 @@ class PrecisionKnob:
     """The program in low precision: all of its segments, or all but those that suffer most from it."""
 
     low: LowPrecision
+    opened: Callable[[str, Source], Variant]
     name = "precision"
 
     def points(self, at: Point, samples: Samples, tick: Callable[[], None]) -> list[Point]:
-        return [
-            Point(
-                {**at.settings, self.name: variant.words},
-                variant,
-                at.choices,
-                counts_of(variant, [at.choices], samples, tick)[0],
-                [at.choices],
-            )
-            for variant in self.low.variants(tick)
-        ]
+        found = []
+        for words, bundle in self.low.bundles(tick):
+            variant = self.opened(words, bundle)
+            (counts,) = counts_of(variant, [at.choices], samples, tick)
+            settings = {**at.settings, self.name: words}
+            found.append(Point(settings, variant, at.choices, counts, [at.choices]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,9 @@ class ExitsKnob:
         )
 
 
-def knobs_of(
-    masks: Sequence[Mask], chain: ExitChain | None, threads: int, low: LowPrecision | None = None
-) -> list[Knob]:
+def knobs_of(masks: Sequence[Mask], chain: ExitChain | None, threads: int) -> list[Knob]:
     """Of a bundle, in the order in which its images meet them."""
-    found: list[Knob] = [] if low is None else [PrecisionKnob(low)]
-    found += [MaskKnob(mask, threads) for mask in masks]
+    found: list[Knob] = [MaskKnob(mask, threads) for mask in masks]
     return [*found, *([ExitsKnob(chain)] if chain is not None and chain.gate else [])]
 
 

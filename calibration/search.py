@@ -23,12 +23,8 @@ from ..pipeline.bundle_folder import check_place
 from ..pipeline.data import Dataset, open_data
 from ..pipeline.metrics import metric_for
 from ..pipeline.progress import Progress
-from ..runtime import load
 from ..runtime.errors import InputError
-from ..runtime.manifest import CHAIN, ExitChain, Manifest, Preprocess
-from ..runtime.native.library import library
-from ..runtime.spans import native_regions
-from .answers import KEPT, Answers
+from ..runtime.manifest import ExitChain, Manifest, Preprocess
 from .answers import Choices as Values
 from .budget import Budget, pareto
 from .choices import Choices
@@ -40,7 +36,7 @@ from .latency import IMAGES, Latency
 from .source import Source, of_bundle, open_source, store
 from .thresholds import measure
 from .tradeoff import Tradeoff, Trial, confirm
-from .variants import FLOATS, LowPrecision, Variant, write_variant
+from .variants import FLOATS, LowPrecision, Variant, open_variant, write_variant
 
 WIDTH = 4  # points at which the next knob is tried, at most
 LEAST = 8  # images
@@ -76,9 +72,9 @@ def calibrate_budget(
     settings = preprocess(manifest.preprocess)
     opened = data if isinstance(data, Dataset) else open_data(data, settings, limit, manifest.labels)
     images = halves(opened, limit, seed, LEAST)
-    if precision:
-        out = out or source.path.with_name(f"{source.path.name}-{precision}")
-        check_place(out, source.path)
+    beside = out or source.path.with_name(f"{source.path.name}-{precision}")
+    if precision is not None:
+        check_place(beside, source.path)
     if budget.max_drift is not None:
         metric = "agreement"
     metric = metric or metric_for(next(iter(opened))[1])
@@ -87,24 +83,13 @@ def calibrate_budget(
         latency = stack.enter_context(Latency(source.path, first, threads))
         chain = chain_of(manifest)
         reference = _reference(source, manifest, chain)
-
-        def variant(words: str, of: Source, against: Answers | None = None) -> Variant:
-            assert of.manifest is not None
-            strategy = _exact(of.manifest)
-            model = stack.enter_context(load(of.path, threads=threads, strategy=strategy, layout=CHAIN))
-            answers = Answers(model, metric, reference, of.path / KEPT, of.sha256, against)
-            return Variant(words, of, stack.enter_context(answers))
-
-        floats = variant(FLOATS, source)
-        low = precision and LowPrecision(
-            dataclasses.replace(source, preprocess=settings),
-            precision,
-            images,
-            reference,
-            lambda words, of: variant(words, of, floats.answers),
-            threads or 0,
-        )
-        knobs = knobs_of(source.masks, chain, threads or 0, low or None)
+        opening = stack, metric, reference, threads
+        floats = open_variant(FLOATS, source, *opening)
+        knobs = knobs_of(source.masks, chain, threads or 0)
+        if precision is not None:
+            prepared = dataclasses.replace(source, preprocess=settings)
+            low = LowPrecision(prepared, precision, images, reference, threads or 0)
+            knobs.insert(0, PrecisionKnob(low, lambda *of: open_variant(*of, *opening, floats.answers)))
         search = _Search(floats, knobs, images.choosing, latency, budget, progress)
         points = search.points(reference)
         found = search.start
@@ -137,20 +122,13 @@ def calibrate_budget(
     choices = _record(opened, chosen, tradeoff, threads)
     if precision is None:
         path = store(source, choices, out)
-    else:  # the search is told in this bundle, too, where it can be gone on with
-        tradeoff.write(source.path)
-        path = (
-            store(source, choices)
-            if chosen.variant is floats
-            else write_variant(chosen.variant, out, choices)
-        )
+    elif chosen.variant.words == FLOATS:
+        path = store(source, choices)
+    else:
+        tradeoff.write(source.path)  # too: it was searched here
+        path = write_variant(chosen.variant, beside, choices)
     tradeoff.write(path.parent)
     return tradeoff, choices, path
-
-
-def _exact(manifest: Manifest) -> str:
-    """A strategy that computes the same each time, whatever the machine is doing."""
-    return "spans" if native_regions(manifest) and library() is not None else "rects"
 
 
 def _reference(source: Source, manifest: Manifest, chain: ExitChain | None) -> Values:

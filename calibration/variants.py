@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from ..pipeline.build import build
 from ..pipeline.bundle_folder import replacing_folder
 from ..pipeline.stages import code_digest, digest
 from ..pipeline.targets import in_precision, target_of
+from ..runtime import load
 from ..runtime.errors import InputError
-from ..runtime.manifest import DenseSegment, ExitChain, Manifest, Region, Step
-from .answers import Answers
+from ..runtime.manifest import CHAIN, DenseSegment, ExitChain, Manifest, Region, Step
+from ..runtime.native.library import library
+from ..runtime.spans import native_regions
+from .answers import KEPT, Answers
 from .answers import Choices as Values
 from .choices import Choices
 from .halves import Halves
@@ -46,21 +50,31 @@ class Variant:
     answers: Answers
 
 
-class LowPrecision:
-    """Of the bundle `floats`, whose choices are `reference` for what is measured here. `opened`: a variant of its words
-    and bundle. Raises InputError for a kind that the bundle's target does not run."""
+def open_variant(
+    words: str,
+    source: Source,
+    stack: ExitStack,
+    metric: str,
+    reference: Values,
+    threads: int | None,
+    against: Answers | None = None,
+) -> Variant:
+    """Until the stack ends. `reference`, `against`: as of `Answers`."""
+    manifest = of_bundle(source.manifest, source.path)
+    # a strategy that computes the same each time, whatever the machine is doing
+    strategy = "spans" if native_regions(manifest) and library() is not None else "rects"
+    model = stack.enter_context(load(source.path, threads=threads, strategy=strategy, layout=CHAIN))
+    answers = Answers(model, metric, reference, source.path / KEPT, source.sha256, against)
+    return Variant(words, source, stack.enter_context(answers))
 
-    def __init__(
-        self,
-        floats: Source,
-        kind: str,
-        images: Halves,
-        reference: Values,
-        opened: Callable[[str, Source], Variant],
-        threads: int,
-    ):
+
+class LowPrecision:
+    """Of the bundle `floats`, whose choices are `reference` for what is measured here. Raises InputError for a kind
+    that the bundle's target does not run."""
+
+    def __init__(self, floats: Source, kind: str, images: Halves, reference: Values, threads: int):
         check_kind(kind)
-        self.kind, self._images, self._opened, self._threads = kind, images, opened, threads
+        self.kind, self._images, self._threads = kind, images, threads
         self._source = dataclasses.replace(floats, choices=dict(reference))
         self._manifest = of_bundle(floats.manifest, floats.path)
         self._folder = floats.path / FOLDER
@@ -72,8 +86,9 @@ class LowPrecision:
                 fix="Take --precision int8.",
             )
 
-    def variants(self, tick: Callable[[], None]) -> Iterator[Variant]:
-        """Each is built when it is asked for. What is left of earlier ones, of other data, is removed at the end."""
+    def bundles(self, tick: Callable[[], None]) -> Iterator[tuple[str, Source]]:
+        """In words, and as a bundle, which is built when it is asked for. What is left of earlier ones, of other data,
+        is removed at the end."""
         trials = Trials(
             self._source,
             self._images,
@@ -86,7 +101,7 @@ class LowPrecision:
         for words, floats in self._settings(trials):
             bundle = self._bundle(trials, floats)
             used.add(bundle)
-            yield self._opened(words, open_source(bundle))
+            yield words, open_source(bundle)
         for other in set(self._folder.glob(f"{self.kind}-*")) - used:
             shutil.rmtree(other, ignore_errors=True)
 

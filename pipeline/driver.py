@@ -66,6 +66,7 @@ class Driver:
 
     def __init__(self, job: Job, progress: Progress):
         self.job, self.progress = job, progress
+        self.ledger = Ledger(force=job.force)
         self._turn_to(job.out)
         self.source = as_program(job.program)
         facts = self.source if isinstance(self.source, Network) else None
@@ -100,7 +101,7 @@ class Driver:
     def _turn_to(self, bundle: Path) -> None:
         """What comes next looks at that bundle."""
         self.bundle, self.manifest = bundle, _read_manifest(bundle)
-        self.ledger = Ledger(self.manifest.stages if self.manifest else None, self.job.force)
+        self.ledger.entries = dict(self.manifest.stages) if self.manifest else {}
 
     def _check_budget(self) -> None:
         job = self.job

@@ -61,8 +61,9 @@ def tradeoff_table(found: Mapping[str, Any]) -> Table:
 
 def _note(found: Mapping[str, Any]) -> str:
     held, (low, high) = found["held_out"], found["held_out"]["drop_interval"]
+    floats = " in floats" if found["precision"] else ""
     return (
-        f"{found['images']} images of {found['data']}; drop from the program as it was built, all layers: "
+        f"{found['images']} images of {found['data']}; drop from the program as it was built{floats}, all layers: "
         f"{found['metric']} {figure(found['reference'])}, {ms(found['reference_ms'])} ms. Of {len(found['trials'])} "
         f"settings those that no other beats in both; * is chosen. ms: of single images, layout {found['layout']}, in "
         f"turns with the tuned dense engine ({ms(found['dense_ms'])} ms). On {held['images']} held-out images the "

@@ -16,9 +16,11 @@ import pytest
 from foveate.calibration import answers, calibrate, knobs, latency, variants
 from foveate.calibration.answers import Answers
 from foveate.calibration.budget import Budget
+from foveate.calibration.layers import layers_of
 from foveate.calibration.search import calibrate_budget
-from foveate.calibration.source import Source
+from foveate.calibration.source import Source, open_source
 from foveate.calibration.tradeoff import HOLDS, Tradeoff
+from foveate.export.program import load_program
 from foveate.pipeline.build import build
 from foveate.pipeline.cli.main import main
 from foveate.pipeline.progress import Progress, Stage
@@ -371,3 +373,12 @@ def test_what_suffers_most_for_the_work_it_saves_stays_in_floats(data: str, time
     )
     found, _, _ = calibrate_budget(bundle, data, budget=Budget(max_drift=1.0), precision="int8")
     assert [trial.settings for trial in found.trials] == [{"precision": "floats"}, {"precision": "int8"}]
+
+
+def test_segments_are_what_an_engine_runs(built: dict[str, Path]):
+    source = open_source(built["exits"])
+    assert source.manifest is not None
+    layers = layers_of(load_program(source.program))
+    found = variants.segments_of(source.path, source.manifest, layers)
+    assert sum(found.values(), []) == [layer.name for layer in layers]
+    assert list(found) == ["dense0", "region0.0", "dense1", "layers to exit 2", "layers to exit 4", "dense2"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from foveate.pipeline.targets import is_built_for, target_config, target_of
+from foveate.pipeline.targets import in_precision, is_built_for, target_config, target_of
 from foveate.runtime.engine import PRECISIONS, NullConfig, OrtConfig, TensorRTConfig
 from foveate.runtime.errors import InputError
 from foveate.runtime.manifest import EngineFile, Manifest
@@ -68,3 +68,15 @@ def test_a_bundle_for_another_target(target):
     manifest = Manifest("x", (), (), (), (), backend="tensorrt", engines=engines("sm89"))
     assert not is_built_for(manifest, target)
     assert is_built_for(manifest, "tensorrt:fp16")
+
+
+@pytest.mark.parametrize(
+    ("target", "other"),
+    [
+        ("cpu", "cpu"),
+        ("tensorrt:fp16@sm89,sm120", "tensorrt:int8@sm89,sm120"),
+        ("tensorrt:fp32", "tensorrt:int8"),
+    ],
+)
+def test_a_target_in_another_precision(target, other):
+    assert in_precision(target, "int8") == other
