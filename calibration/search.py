@@ -89,7 +89,9 @@ def calibrate_budget(
         if precision is not None:
             prepared = dataclasses.replace(source, preprocess=settings)
             low = LowPrecision(prepared, precision, images, reference, threads or 0)
-            knobs.insert(0, PrecisionKnob(low, lambda *of: open_variant(*of, *opening, floats.answers)))
+            knobs.insert(
+                0, PrecisionKnob(low, lambda words, of: open_variant(words, of, *opening, floats.answers))
+            )
         search = _Search(floats, knobs, images.choosing, latency, budget, progress)
         points = search.points(reference)
         found = search.start
