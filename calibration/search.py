@@ -34,7 +34,7 @@ from .knobs import Point, Samples, knobs_of, with_ms
 from .latency import IMAGES, Latency
 from .source import Source, of_bundle, open_source, store
 from .thresholds import measure
-from .tradeoff import Tradeoff, Trial, confirm
+from .tradeoff import Tradeoff, confirm, trials_of
 
 WIDTH = 4  # points at which the next knob is tried, at most
 LEAST = 8  # images
@@ -82,9 +82,7 @@ def calibrate_budget(
             chosen = budget.pick(points, found.quality)
             with progress.stage("confirm", len(halves[1])) as stage:
                 held_out = _counts(halves[1], answers, [reference, chosen.choices], stage.tick)
-    trials = {id(p): Trial.of(p, found.counts, latency.dense_ms) for p in points}
-    for point in pareto(points):
-        trials[id(point)] = trials[id(point)].on_front()
+    trials = trials_of(points, found.counts, latency.dense_ms)
     tradeoff = Tradeoff(
         opened.spec,
         metric,
@@ -95,8 +93,8 @@ def calibrate_budget(
         reference_ms=found.ms,
         dense_ms=latency.dense_ms,
         layout=latency.layout,
-        trials=list(trials.values()),
-        chosen=trials[id(chosen)],
+        trials=trials,
+        chosen=trials[[p is chosen for p in points].index(True)],
         choices=dict(chosen.choices),
         held_out=confirm(budget, *held_out),
     )
