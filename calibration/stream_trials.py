@@ -30,7 +30,6 @@ from .answers import digest, key_of
 KEPT = "stream_trials.json"
 TOGETHER = 6  # streams that take turns, at most: each holds its state
 ROUNDS = 2  # the least time of each frame counts, which another process disturbs least
-COMPARING = ("closeness", "agreement")  # metrics that compare with the dense program, and need no labels
 
 Policy = Mapping[str, Any]  # fields of StreamPolicy that are not the default
 
@@ -87,9 +86,9 @@ class Ran:
 class StreamTrials:
     """Of the bundle that `model` has open, with its choices."""
 
-    def __init__(self, model: Model, metric: str, program: str, threads: int):
-        """`program`: a hash of it."""
-        self._model, self._metric, self._threads = model, metric, threads
+    def __init__(self, model: Model, metric: str, program: str, threads: int, labelled: bool = False):
+        """`program`: a hash of it. `labelled`: frames without a label do not count."""
+        self._model, self._metric, self._threads, self._labelled = model, metric, threads, labelled
         self._choices = {choice.name: choice.value for choice in model.manifest.choices}
         self._tuned: Dense | None = None
         self._path = model.path / KEPT
@@ -110,9 +109,8 @@ class StreamTrials:
         together = self._together(part) if missing else 1
         for first in range(0, len(missing), together):
             some = list(missing)[first : first + together]
-            run = _Run(
-                {key: self._stream(missing[key]) for key in some}, self._dense(part), part, self._metric
-            )
+            streams = {key: self._stream(missing[key]) for key in some}
+            run = _Run(streams, self._dense(part), part, self._metric, self._labelled)
             times = run.measure(tick)
             dense_ms = _ms(times, _Run.DENSE)
             self._dense_ms = self._dense_ms or dense_ms
@@ -126,7 +124,8 @@ class StreamTrials:
         return [self._ran[key] for key in keys]
 
     def _key(self, part: Part, policy: Policy) -> str:
-        return hashlib.sha256(f"{part.key} {self._metric} {key_of(policy)}".encode()).hexdigest()[:32]
+        text = f"{part.key} {self._metric} {self._labelled} {key_of(policy)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _stream(self, policy: Policy) -> Stream:
         """That computes as the policy says, whatever the machine is doing."""
@@ -163,10 +162,11 @@ class _Run:
 
     DENSE, HOLD = "dense", "hold"
 
-    def __init__(self, streams: Mapping[str, Stream], dense: Contender, part: Part, metric: str):
+    def __init__(
+        self, streams: Mapping[str, Stream], dense: Contender, part: Part, metric: str, labelled: bool
+    ):
         self._streams, self._dense, self._part = streams, dense, part
         self._count = count_of(metric)
-        labelled = any(label is not None for label in part.labels) and metric not in COMPARING
         self._counted = [not labelled or label is not None for label in part.labels]
         self._answers: dict[str, Outputs] = {}
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in (self.HOLD, *streams)}

@@ -27,7 +27,7 @@ from .budget import Budget
 from .choices import Choices
 from .knobs import Point
 from .source import of_bundle, open_source, store
-from .stream_trials import COMPARING, Part, Policy, StreamTrials
+from .stream_trials import Part, Policy, StreamTrials
 from .tradeoff import Tradeoff, confirm, trials_of
 
 FRAMES = 48  # that choose, and as many that confirm
@@ -36,6 +36,7 @@ LEVELS = (4, 8, 12)  # thresholds, of 255
 LAYERS = (0.0, 0.02, 0.05, 0.1)  # layer thresholds
 VOTE = {"block": 8, "vote": 4, "patience": 16}
 EXACT: Policy = {}
+COMPARING = ("closeness", "agreement")  # metrics that compare with the dense program, and need no labels
 KNOB = "stream"
 
 
@@ -71,7 +72,8 @@ def calibrate_stream(
     search = clips.search()
     metric = _metric(budget, metric, search)
     with load(bundle, threads=threads) as model:
-        trials = StreamTrials(model, metric, source.sha256, threads)
+        labelled = metric not in COMPARING and _labelled(search)
+        trials = StreamTrials(model, metric, source.sha256, threads, labelled)
         with progress.stage("reference", search.steps) as stage:
             (exact,) = trials.of(search, [EXACT], stage.tick)
         _require_defined(exact.counts, metric, clips.data)
@@ -165,8 +167,13 @@ def _metric(budget: Budget, metric: str | None, part: Part) -> str:
             expected=f"a metric that compares with the dense program: {' or '.join(COMPARING)}",
             fix="Give --max-drop instead.",
         )
-    label = next((label for label in part.labels if label is not None), None)
-    return metric or (COMPARING[0] if budget.max_drift is not None or label is None else metric_for(label))
+    if metric is None and budget.max_drift is None and _labelled(part):
+        return metric_for(next(label for label in part.labels if label is not None))
+    return metric or COMPARING[0]
+
+
+def _labelled(part: Part) -> bool:
+    return any(label is not None for label in part.labels)
 
 
 def _require_defined(counts: np.ndarray, metric: str, data: Dataset) -> None:
