@@ -30,6 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ..clips import SIZE, edges_program, moving_square
+from ..early_exits import EXITS, exit_program
 from .test_search import Killing
 
 FRAMES = 12
@@ -240,6 +241,23 @@ def test_frames_without_a_label_do_not_count_where_others_have_one(
     assert found.metric == "own:seen" and 0.5 < found.reference < 1.5  # of the labels 0 and 1
     with pytest.raises(InputError, match="not defined in one of its halves"):
         calibrate_stream(bundle, "own:labelled_at_first", budget=budget, metric="own:seen")
+
+
+def test_streams_of_exits_keep_and_follow_what_was_chosen_for_these(tmp_path: Path):
+    offsets = [0.0, 1e6, 0.0]  # all images leave at the second exit
+    bundle = build(
+        exit_program(tmp_path / "exits.onnx"),
+        tmp_path / "bundle",
+        sample=(1, 3, 32, 32),
+        choices={"gate0.offset": offsets},
+    )
+    frames = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "clip.npy", frames)
+    found, choices, _ = calibrate_stream(bundle, str(tmp_path / "clip.npy"))
+    assert found.reference == pytest.approx(1, abs=1e-5)  # the dense program's choices are the bundle's
+    assert choices.choices["gate0.offset"] == offsets
+    with load(bundle, threads=1) as model:
+        assert model.stream()(frames[:1]).depth == EXITS[1]
 
 
 def test_in_the_report_of_the_stream(

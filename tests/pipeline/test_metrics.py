@@ -115,7 +115,7 @@ def test_a_label_of_the_wrong_format_is_named(metric, label, message):
 
 
 def test_an_unknown_metric_lists_the_known_ones():
-    with pytest.raises(InputError, match="top1, top5, agreement, mean_iou"):
+    with pytest.raises(InputError, match="top1, top5, agreement, closeness, mean_iou"):
         open_metric("accuracy")
 
 
