@@ -62,7 +62,8 @@ class Tradeoff:
     was built, all layers, and its ms in the bundle; dense_ms: the tuned dense engine's, in the same runs.
 
     Of streams (`unit` is "frames", which `images` then counts) the reference is the exact policy, `choices` are fields
-    of StreamPolicy, and `hold` is what it is worth to answer with the dense answer to the frame before."""
+    of StreamPolicy, and `hold` is what it is worth to answer with the dense answer to the frame before. Their ms are at
+    most `dense_ms`."""
 
     data: str
     metric: str
@@ -93,8 +94,10 @@ class Tradeoff:
                 f"Holding the previous frame's answer is worth no less ({self.metric} {self.hold:.4f}): ask for a "
                 "smaller budget."
             )
-        if self.unit == "frames" and self.chosen.ms > self.dense_ms:
-            notes.append("The dense engine is faster on this clip: streams take it as long as that is so.")
+        if self.unit == "frames" and self.chosen.ms >= self.dense_ms:
+            notes.append(
+                "Nothing within the budget is faster than the dense engine: on such clips streams take it."
+            )
         return notes
 
     def confirmed(self) -> str:

@@ -80,7 +80,9 @@ def _note(found: Mapping[str, Any]) -> str:
     unit, took = found["unit"], "" if held["ms"] is None else f", {ms(held['ms'])} ms"
     if _of_frames(found):
         start = "the exact policy"
-        timed = "of a frame behind the first, without the dense engine's help"
+        timed = (
+            "of a frame behind the first, at most the dense engine's, which streams take where it is faster"
+        )
     else:
         start = "the program as it was built, all layers"
         timed = f"of single images, layout {found['layout']}"
