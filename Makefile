@@ -64,8 +64,8 @@ export: $(INSTALLED)  ## CKPT=… OUT=….onnx: checkpoint -> program
 	  --out $(if $(filter file,$(origin OUT)),build/$(basename $(notdir $(CKPT))).onnx,$(OUT))
 
 calibrate: $(INSTALLED)  ## BUNDLE=… DATA=… MAX_DROP=0.5 PRECISION=int8: the cheapest choices that lose at most .5 percent points
-	@$(FOVEATE) calibrate $(or $(BUNDLE),$(OUT)) --data $(DATA) $(if $(MAX_DROP),--max-drop $(MAX_DROP)%) \
-	  $(if $(PRECISION),--precision $(PRECISION)) $(ARGS)
+	@$(FOVEATE) calibrate $(or $(BUNDLE),$(OUT)) $(if $(STREAM),--stream $(STREAM),--data $(DATA)) \
+	  $(if $(MAX_DROP),--max-drop $(MAX_DROP)%) $(if $(PRECISION),--precision $(PRECISION)) $(ARGS)
 
 build: $(INSTALLED)  ## PROGRAM=… TARGET=cpu OUT=…: program -> bundle; without PROGRAM: the bundle OUT anew
 	@$(FOVEATE) build $(or $(PROGRAM),$(OUT)) --target $(TARGET) --out $(OUT) $(ARGS)

@@ -32,8 +32,9 @@ class Budget:
     """At most one of the first three, `latency_ms`, or both. Shares: 0.005 is half a percent point.
 
     max_drop: how far the metric may be below the reference's. min_metric: its least value. max_drift: the largest share
-    of answers (classes, of images or pixels) other than the reference's, which needs no labels. latency_ms: the mean
-    over images on this device. Raises InputError for numbers that make no sense, and for two limits of quality."""
+    of answers (classes, of images or pixels) other than the reference's, of streams the largest mean |difference| as a
+    share of the output's range; neither needs labels. latency_ms: the mean over images, or frames, on this device.
+    Raises InputError for numbers that make no sense, and for two limits of quality."""
 
     max_drop: float | None = None
     min_metric: float | None = None

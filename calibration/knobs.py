@@ -16,7 +16,7 @@ import numpy as np
 
 from ..pipeline.dataset import Sample
 from ..pipeline.masks import Mask
-from ..pipeline.metrics import padded, value_of
+from ..pipeline.metrics import padded
 from ..pipeline.progress import ticking
 from ..runtime.manifest import ExitChain
 from .answers import Choices
@@ -26,6 +26,7 @@ from .gate import Gate, one_depth, train_gates
 from .judged import judge_trainings
 from .source import Source
 from .thresholds import active_fractions, logits_of, threshold_at
+from .tradeoff import Measured
 from .variants import LowPrecision, Variant
 
 FRACTIONS = (1.0, 0.8, 0.6, 0.45, 0.35, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)  # active tokens
@@ -35,27 +36,14 @@ Samples = Callable[[], Iterable[Sample]]  # the same images, each time it is cal
 
 
 @dataclass(frozen=True)
-class Point:
-    """settings: of each knob, in words. variant: the program that runs. choices: all of its own, by name. counts [N, K,
-    2]: what the search images add to the metric. shares: of the images that run as with these choices, by their place
-    in `runs` (exits take different times; all else runs as `choices` say). ms: their mean, NaN until it is measured."""
+class Point(Measured):
+    """variant: the program that runs; `choices` are all of its own. shares: of the images that run as with these
+    choices, by their place in `runs` (exits take different times; all else runs as `choices` say)."""
 
-    settings: Mapping[str, str]
     variant: Variant
-    choices: Choices
-    counts: np.ndarray
     runs: Sequence[Choices]
     shares: Sequence[float] = (1.0,)
     depths: Mapping[str, int] = field(default_factory=dict)
-    ms: float = float("nan")
-
-    @property
-    def quality(self) -> float:
-        return float(value_of(self.counts.sum(axis=0)))
-
-    @property
-    def cost(self) -> float:
-        return self.ms
 
 
 class Knob(Protocol):
@@ -90,7 +78,7 @@ class PrecisionKnob:
             variant = self.opened(words, bundle)
             (counts,) = counts_of(variant, [at.choices], samples, tick)
             settings = {**at.settings, self.name: words}
-            found.append(Point(settings, variant, at.choices, counts, [at.choices]))
+            found.append(Point(settings, at.choices, counts, variant, [at.choices]))
         return found
 
 
@@ -110,7 +98,7 @@ class MaskKnob:
         tried = [{**at.choices, self.mask.threshold: threshold} for threshold in settings]
         counts = counts_of(at.variant, tried, samples, tick)
         return [
-            Point({**at.settings, self.name: words}, at.variant, choices, each, [choices])
+            Point({**at.settings, self.name: words}, choices, each, at.variant, [choices])
             for choices, words, each in zip(tried, settings.values(), counts, strict=True)
         ]
 
@@ -162,9 +150,9 @@ class ExitsKnob:
         choices = {**at.choices, **gate.choices(self.name), f"{self.name}.offset": [0.0] * len(exits)}
         return Point(
             {**at.settings, self.name: words},
-            at.variant,
             choices,
             counts[np.arange(len(counts)), place],
+            at.variant,
             forced(self.chain, at.choices),
             [n / len(depths) for n in found.values()],
             {exit: n for exit, n in found.items() if n},

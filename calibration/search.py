@@ -35,7 +35,7 @@ from .knobs import Knob, Point, PrecisionKnob, counts_of, knobs_of, with_ms
 from .latency import IMAGES, Latency
 from .source import Source, of_bundle, open_source, store
 from .thresholds import measure
-from .tradeoff import Tradeoff, Trial, confirm
+from .tradeoff import Tradeoff, confirm, trials_of
 from .variants import FLOATS, LowPrecision, Variant, open_variant, write_variant
 
 WIDTH = 4  # points at which the next knob is tried, at most
@@ -101,9 +101,7 @@ def calibrate_budget(
                 counts_of(on, [choices], images.confirming, stage.tick)[0]
                 for on, choices in ((floats, reference), (chosen.variant, chosen.choices))
             )
-    trials = {id(p): Trial.of(p, found.counts, latency.dense_ms) for p in points}
-    for point in pareto(points):
-        trials[id(point)] = trials[id(point)].on_front()
+    trials = trials_of(points, found.counts, latency.dense_ms)
     tradeoff = Tradeoff(
         opened.spec,
         metric,
@@ -114,8 +112,8 @@ def calibrate_budget(
         reference_ms=found.ms,
         dense_ms=latency.dense_ms,
         layout=latency.layout,
-        trials=list(trials.values()),
-        chosen=trials[id(chosen)],
+        trials=trials,
+        chosen=trials[[p is chosen for p in points].index(True)],
         choices=dict(chosen.choices),
         held_out=confirm(budget, before, after),
         program=chosen.variant.source.sha256,
@@ -171,7 +169,7 @@ class _Search:
             built = {mask.decision.name: "as built" for mask in self._floats.source.masks}
             if any(isinstance(knob, PrecisionKnob) for knob in self._knobs):
                 built = {PrecisionKnob.name: FLOATS, **built}
-            self.start = Point(built, self._floats, reference, counts, [reference])
+            self.start = Point(built, reference, counts, self._floats, [reference])
         if np.isnan(self.start.quality):
             raise InputError(
                 "data",

@@ -4,6 +4,7 @@
 |---|---|---|---|
 | `top1`, `top5` | int: the class | first: scores [1, K] | share of images with the label among the best |
 | `agreement` | none | scores [1, K] or [1, K, H, W] | share of argmax equal to the dense reference's |
+| `closeness` | none | floats, or integers | 1 − mean abs. difference ÷ range; mean over outputs |
 | `mean_iou` | int map [H, W]; < 0, 255: ignored | scores [1, K, H, W], logits [1, 1, H, W] | mean over classes |
 | `boundary_f` | as for `mean_iou` | as for `mean_iou` | F of the boundaries, mean over images, then classes |
 | `pq` | Panoptic | class_queries_logits, masks_queries_logits | panoptic quality, mean over classes |
@@ -103,6 +104,28 @@ def _agreement(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
     return _one(np.mean(ours == theirs) if ours.shape == theirs.shape else 0.0)
 
 
+def _closeness(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
+    """Of each output in floats: the range of the dense reference's values less the mean |difference|, and that range;
+    of integers the share that is equal. Needs no label."""
+    found = []
+    for name, wanted in reference.items():
+        ours = outputs[name]
+        if ours.shape != wanted.shape:
+            raise InputError(
+                "metric closeness",
+                got=f"an output {name} of shape {list(ours.shape)}, where the dense program's is {list(wanted.shape)}",
+                expected="outputs whose shape is that of the image, or fixed; no lists of detections",
+                fix="Pass --metric module:function.",
+            )
+        if wanted.dtype.kind != "f":
+            found.append((float(np.mean(ours == wanted)), 1.0))
+            continue
+        error = np.abs(ours.astype(np.float64) - wanted).mean() if wanted.size else 0.0
+        span = float(np.ptp(wanted)) if wanted.size else 0.0
+        found.append((span - error, span))
+    return np.array(found, np.float64)
+
+
 def _mean_iou(outputs: Outputs, label: Any, reference: Outputs) -> np.ndarray:
     """Intersection and union of each class."""
     wanted, classes, counted = _maps(outputs, label, "mean_iou")
@@ -154,6 +177,7 @@ COUNTS: dict[str, Count] = {
     "top1": _topk(1),
     "top5": _topk(5),
     "agreement": _agreement,
+    "closeness": _closeness,
     "mean_iou": _mean_iou,
     "boundary_f": _boundary_f,
     "pq": count_panoptic,

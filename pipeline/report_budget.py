@@ -8,24 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.manifest import Manifest
-from .report_format import figure, ms, times
+from .report_format import figure, ms, share, times
 from .report_plots import PALETTE, Colours, Draw
 from .report_tables import Table
 
-CURVE = "tradeoff"  # .json and .png, in the bundle
+CURVE, STREAM_CURVE = "tradeoff", "stream_tradeoff"  # .json and .png, in the bundle
 TITLE = "Chosen by a budget"
 
 
 def read_tradeoff(bundle: Path, manifest: Manifest) -> dict[str, Any] | None:
     """What `foveate calibrate` left in the bundle; None where its choices, or its program, are others by now."""
+    now = {choice.name: choice.value for choice in manifest.choices}
+    found = _read(bundle / f"{CURVE}.json", manifest)
+    same = found and all(now.get(name) == value for name, value in found["choices"].items())
+    return found if same else None
+
+
+def read_stream_tradeoff(bundle: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """The same of `foveate calibrate --stream`, and of the policy."""
+    found = _read(bundle / f"{STREAM_CURVE}.json", manifest)
+    return found if found and found["choices"] == dict(manifest.stream_policy) else None
+
+
+def _read(path: Path, manifest: Manifest) -> dict[str, Any] | None:
     try:
-        found = json.loads((bundle / f"{CURVE}.json").read_text(encoding="utf-8"))
-        chosen, program = dict(found["choices"]), found["program"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(found["choices"], dict) and found["unit"]
+        return found if whole and found["program"] == manifest.files[manifest.program].sha256 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    now = {choice.name: choice.value for choice in manifest.choices}
-    same = program == manifest.files[manifest.program].sha256
-    return found if same and all(now.get(name) == value for name, value in chosen.items()) else None
 
 
 def budget_tables(result: Mapping[str, Any]) -> list[Table]:
@@ -51,24 +62,39 @@ def tradeoff_table(found: Mapping[str, Any]) -> Table:
                 figure(trial["quality"]),
                 f"{100 * trial['drop']:+.2f}",
                 f"{100 * low:+.2f} … {100 * high:+.2f}",
+                *([] if trial["work"] is None else [share(trial["work"])]),
                 ms(trial["ms"]),
                 times(trial["speedup"]),
             )
         )
-    header = ("", found["metric"], "drop, points", "95 %", "ms", "dense ÷ it")
+    work = ["work"] if _of_frames(found) else []
+    header = ("", found["metric"], "drop, points", "95 %", *work, "ms", "dense ÷ it")
     return Table(TITLE, header, tuple(rows), _note(found))
+
+
+def _of_frames(found: Mapping[str, Any]) -> bool:
+    return found["unit"] == "frames"
 
 
 def _note(found: Mapping[str, Any]) -> str:
     held, (low, high) = found["held_out"], found["held_out"]["drop_interval"]
-    floats = " in floats" if found["precision"] else ""
+    unit, took = found["unit"], "" if held["ms"] is None else f", {ms(held['ms'])} ms"
+    if _of_frames(found):
+        start = "the exact policy"
+        timed = (
+            "of a frame behind the first, at most the dense engine's, which streams take where it is faster"
+        )
+    else:
+        start = f"the program as it was built{' in floats' if found['precision'] else ''}, all layers"
+        timed = f"of single images, layout {found['layout']}"
+    hold = "" if found["hold"] is None else f" Holding the frame before: {figure(found['hold'])}."
     return (
-        f"{found['images']} images of {found['data']}; drop from the program as it was built{floats}, all layers: "
+        f"{found['images']} {unit} of {found['data']}; drop from {start}: "
         f"{found['metric']} {figure(found['reference'])}, {ms(found['reference_ms'])} ms. Of {len(found['trials'])} "
-        f"settings those that no other beats in both; * is chosen. ms: of single images, layout {found['layout']}, in "
-        f"turns with the tuned dense engine ({ms(found['dense_ms'])} ms). On {held['images']} held-out images the "
-        f"budget {held['verdict']}: {figure(held['quality'])}, reference {figure(held['reference'])}, drop "
-        f"{100 * held['drop']:+.2f} points ({100 * low:+.2f} … {100 * high:+.2f})."
+        f"settings those that no other beats in both; * is chosen. ms: {timed}, in turns with the tuned dense engine "
+        f"({ms(found['dense_ms'])} ms).{hold} On {held['images']} held-out {unit} the budget {held['verdict']}: "
+        f"{figure(held['quality'])}, reference {figure(held['reference'])}, drop {100 * held['drop']:+.2f} points "
+        f"({100 * low:+.2f} … {100 * high:+.2f}){took}."
     )
 
 
@@ -78,21 +104,25 @@ def draw_tradeoff(axes: Any, found: Mapping[str, Any], colours: Colours = PALETT
     axes.plot(*_places(tried), "x", color=colours["muted"], ms=5, label="tried")
     axes.plot(*_places(front), "o-", color=colours["adaptive"], ms=5, lw=1.3, label="front")
     place = found["reference_ms"], found["reference"]
-    axes.plot(*place, "s", color=colours["masked"], ms=8, label="as built, all layers")
+    reference = "exact" if _of_frames(found) else "as built, all layers"
+    axes.plot(*place, "s", color=colours["masked"], ms=8, label=reference)
     axes.axvline(found["dense_ms"], color=colours["baseline"], lw=1.3, label="dense engine")
     least, most = _limits(found)
     if least is not None:
         axes.axhline(least, color=colours["ideal"], lw=1.2, ls=":", label="budget")
     if most is not None:
         axes.axvline(most, color=colours["ideal"], lw=1.2, ls=":", label="latency budget")
+    if found["hold"] is not None:
+        axes.axhline(found["hold"], color=colours["muted"], lw=1.2, ls="-.", label="hold the previous frame")
     style = {"mfc": "none", "mec": colours["ink"], "mew": 2, "ls": "none"}
     axes.plot(*_places([found["chosen"]]), "o", ms=14, label="chosen", **style)
-    held = found["chosen"]["ms"], found["held_out"]["quality"]
-    axes.plot(*held, "D", color=colours["ink"], ms=5, label="chosen, on held-out images")
-    axes.set(xlabel="latency of single images, ms", ylabel=found["metric"])
+    held = found["held_out"]["ms"] or found["chosen"]["ms"], found["held_out"]["quality"]
+    axes.plot(*held, "D", color=colours["ink"], ms=5, label=f"chosen, on held-out {found['unit']}")
+    single = "a frame" if _of_frames(found) else "single images"
+    axes.set(xlabel=f"latency of {single}, ms", ylabel=found["metric"])
     axes.set_xlim(left=0)
     axes.margins(y=0.12)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)  # points may be anywhere
 
 
 def _places(trials: list[Mapping[str, Any]]) -> tuple[list[float], list[float]]:

@@ -6,13 +6,13 @@
     foveate calibrate build/x --data photos/ --latency-budget 8     the best within 8 ms an image, measured here
 
     foveate calibrate build/x --data photos/ --max-drop 0.5% --precision int8   … the program may run in int8, too
+    foveate calibrate build/x --stream video.avi --max-drift 1%     of streams: the cheapest policy, by the same budgets
 
 A budget searches mask thresholds, early exits and precision together; half of the images choose, the others confirm.
-One by one:
+Streams: the first half of the video chooses, the second or --held-out VIDEO confirms. One by one:
 
     foveate calibrate build/x --data photos/ --active 0.25      the threshold that leaves 25 % active in the mean
     foveate calibrate build/x --data photos/ --threshold 0.4    set it, and record how active it leaves the images
-    foveate calibrate build/x --stream video.avi --max-drift 1%     the cheapest policy within 1 % of the output's range
     foveate calibrate build/x --exits --data photos/ --beta 0.004   the gate for a price of a layer
     foveate calibrate model.onnx --precision int8 --data photos/    all layers in int8 but those that cost too much
 
@@ -90,24 +90,27 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     about = "the metric may be so far below the reference's"
     quality.add_argument("--max-drop", type=small_share, metavar="SHARE", help=about)
     quality.add_argument("--min-metric", type=share, metavar="SHARE", help="its least value")
-    about = "so many answers (classes of images or pixels) may differ from the reference's; needs no labels"
+    about = "how far answers may be from the reference's, without labels: of images the share of classes that differ; "
+    about += "of streams the mean |difference| ÷ the output's range, or, with --metric agreement, that share"
     quality.add_argument("--max-drift", type=small_share, metavar="SHARE", help=about)
-    about = "mean ms of an image, measured on this device; without a limit of quality: the best within it"
+    about = "mean ms of an image or frame, measured on this device; without a limit of quality: the best within it"
     group.add_argument("--latency-budget", type=rate, metavar="MS", help=about)
     about = "a metric of docs/data.md, or module:function (default: by the labels)"
     group.add_argument("--metric", metavar="NAME", help=about)
-    about = "deals images to the half that chooses and the one that confirms (default: 0)"
+    about = (
+        "deals images to the half that chooses and the one that confirms (default: 0); a video is cut in time"
+    )
     group.add_argument("--seed", type=whole, default=0, metavar="N", help=about)
 
 
 def _add_stream(parser: argparse.ArgumentParser) -> None:
-    about = (
-        "--max-drift: the largest error (default: 1%); --metric: mean (default) or max of |difference| ÷ the "
-    )
-    about += "output's range, or what is lost of a metric of docs/data.md"
+    about = "by a budget (default: --max-drift 1%) and --metric as above; the reference is the exact policy"
     group = parser.add_argument_group("streams", about)
-    about = "choose the policy of streams on this clip (--limit: its first N frames, default 48)"
+    about = "choose the policy of streams on this clip; its first half chooses, the second confirms "
+    about += "(--limit: its first N frames, default 96)"
     group.add_argument("--stream", metavar="VIDEO", help=about)
+    about = "another clip that confirms: all of --stream's chooses (--limit: of each, default 48)"
+    group.add_argument("--held-out", metavar="VIDEO", help=about)
 
 
 def _add_exits(parser: argparse.ArgumentParser) -> None:
@@ -153,14 +156,15 @@ def run(args: argparse.Namespace) -> int:
             "calibrate",
             got="neither --data nor --stream" if args.data is None else "--data and --stream",
             expected="images for masks, exits and precision, or a video for streams",
-            fix="Give one of the two.",
+            fix="Give one of the two; for both run it twice, with --data first: streams take what it chose.",
         )
     budget = budget_of(args)
     thresholds = args.threshold is not None or args.active is not None
     if args.stream is not None:
-        _refuse(args.exits or thresholds, "--stream with --exits, --threshold or --active", "one of them")
-        _refuse(budget != Budget(max_drift=budget.max_drift), "--stream with this budget", "--max-drift")
-        return _run_stream(args)
+        alone = args.exits or thresholds or args.beta is not None or args.precision
+        _refuse(alone, "--stream with --exits, --beta, --precision, --threshold or --active", "one of them")
+        return _run_budget(args, budget if budget.given else None)
+    _refuse(args.held_out is not None, "--held-out without --stream", "--stream VIDEO --held-out VIDEO")
     _refuse(args.beta is not None and not args.exits, "--beta without --exits", "--exits --beta")
     _refuse(budget.given and args.beta is not None, "--beta with a budget", "one of them")
     by_layers = args.agreement is not None or bool(args.keep_float)
@@ -192,24 +196,27 @@ def _refuse(wrong: bool, got: str, expected: str) -> None:
         raise InputError("calibrate", got=got, expected=expected, fix="See `foveate calibrate --help`.")
 
 
-def _run_budget(args: argparse.Namespace, budget: Budget) -> int:
+def _run_budget(args: argparse.Namespace, budget: Budget | None) -> int:
     from ...calibration.search import calibrate_budget
+    from ...calibration.streams import calibrate_stream
     from ..report_budget import tradeoff_table
 
     progress = progress_of(args)
-    found, choices, path = calibrate_budget(
-        args.source,
-        args.data,
-        budget=budget,
-        metric=args.metric,
-        seed=args.seed,
-        preprocess=lambda default: preprocess_of(args, default) or default,
-        limit=args.limit,
-        threads=args.threads,
-        precision=args.precision,
-        out=args.out,
-        progress=progress,
-    )
+    common = {
+        "budget": budget,
+        "metric": args.metric,
+        "preprocess": lambda default: preprocess_of(args, default) or default,
+        "limit": args.limit,
+        "threads": args.threads,
+        "out": args.out,
+        "progress": progress,
+    }
+    if args.stream is not None:
+        tried = calibrate_stream(args.source, args.stream, held_out=args.held_out, **common)
+    else:
+        images = {"seed": args.seed, "precision": args.precision}
+        tried = calibrate_budget(args.source, args.data, **images, **common)
+    found, choices, path = tried
     table = tradeoff_table(dataclasses.asdict(found))
     last = f"use {path.parent}: {found.precision}" if args.precision else str(path)
     end = f"{found.words()}\n{found.confirmed()}\n{last}"
@@ -267,28 +274,6 @@ def _run_precision(args: argparse.Namespace) -> int:
     return _tell(
         args, progress, found, found.notes, table, "\n".join([found.line(), *found.held_out.lines()])
     )
-
-
-def _run_stream(args: argparse.Namespace) -> int:
-    from ...calibration.streams import MAX_DRIFT, calibrate_stream, rows, words
-
-    progress = progress_of(args)
-    with progress.stage("calibrate") as stage:
-        found, choices, path = calibrate_stream(
-            args.source,
-            args.stream,
-            max_drift=MAX_DRIFT if args.max_drift is None else args.max_drift,
-            metric=args.metric or "mean",
-            preprocess=lambda default: preprocess_of(args, default) or default,
-            frames=args.limit,
-            threads=args.threads,
-            out=args.out,
-            tick=stage.tick,
-        )
-        stage.note = str(path)
-    head = ("policy", "work", f"error ({found.metric})", "of hold")
-    end = f"chosen: {words(found.chosen.policy)}"
-    return _tell(args, progress, found, choices.notes, Table("", head, tuple(rows(found))), end)
 
 
 def _tell(

@@ -21,6 +21,7 @@ from ..bench_notes import machine_notes
 from ..data import Dataset
 from ..dense import Dense, tune
 from ..environment import describe, usable_cores
+from ..report_budget import read_stream_tradeoff
 from ..report_schema import SCHEMA_VERSION, check_report
 from ..statistics import bootstrap_ratio, percentiles
 from .measure import Measured, measure
@@ -87,6 +88,7 @@ def run_clip(
         "exact": _exact(found) if policy.exact and dense is not None and by_layers else None,
         "policy": _changed_fields(policy),
         "mode": scenario.mode,
+        "budget": read_stream_tradeoff(bundle, model.manifest) if by_layers else None,
         "pictures": recorder.pictures,
         "settings": {
             "data": data.spec,

@@ -71,6 +71,10 @@ FIELDS: Fields = {
     "policy": ("object", "fields of StreamPolicy that are not the default"),
     "policy.*": ("any", "value"),
     "mode": ("text", "layers or regions"),
+    "budget": (
+        "any",
+        "stream_tradeoff.json of `foveate calibrate --stream`; null where the bundle's policy is not from there",
+    ),
     "paced": ("object", "streams at a fixed rate, on a virtual clock"),
     "paced.fps": ("number", "frames a second of each stream"),
     "paced.streams": ("int", "number of streams"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..report_budget import budget_drawings, budget_tables
 from ..report_format import NOT_AVAILABLE, error, ms, share, tail, times
 from ..report_page import Page, Picture
 from ..report_plots import PALETTE, svgs
@@ -26,6 +27,7 @@ def stream_page(result: dict[str, Any]) -> Page:
         tables=[
             _times(result),
             *([_errors(result)] if result["errors"] else []),
+            *budget_tables(result),
             _frames(result),
             _paced(result),
             environment_table(result),
@@ -45,9 +47,8 @@ def stream_page(result: dict[str, Any]) -> Page:
 
 def stream_plots(result: dict[str, Any]) -> dict[str, str]:
     """SVG elements by the title of their table. Raises MissingExtraError."""
-    return svgs(
-        {TIMES: _draw_times, **({ERRORS: _draw_errors} if worst_output(result["errors"]) else {})}, result
-    )
+    errors = {ERRORS: _draw_errors} if worst_output(result["errors"]) else {}
+    return svgs({TIMES: _draw_times, **errors, **budget_drawings(result)}, result)
 
 
 def _headline(result: dict[str, Any]) -> list[tuple[str, str, str]]:

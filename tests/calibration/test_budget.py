@@ -99,6 +99,19 @@ def test_drop_and_its_interval():
     assert (low, high) == (pytest.approx(drop - error, rel=0.1), pytest.approx(drop + error, rel=0.1))
 
 
+def test_a_drop_of_classes_that_only_one_of_the_two_has_met():
+    more = np.concatenate([hits(1, 1, 0), hits(0, 0, 0)], axis=1)  # [3, 2, 2]
+    before = hits(1, 1, 1)
+    assert drop_of(more, before)[0] == pytest.approx(1 - (2 / 3 + 0) / 2)
+    assert drop_of(before, more)[0] == pytest.approx((2 / 3 + 0) / 2 - 1)
+
+
+def test_a_latency_confirms_where_it_is_measured_again():
+    right, budget = hits(1, 1), Budget(latency_ms=2.0)
+    found = [confirm(budget, right, right, ms).verdict for ms in (2.0, 2.03, 2.1)]
+    assert found == [HOLDS, HOLDS, BROKEN]
+
+
 def test_held_out_images_confirm_or_do_not():
     right, few, many = np.ones(100), np.ones(100), np.ones(100)
     few[0], many[:30] = 0, 0

@@ -49,6 +49,24 @@ def test_agreement_of_maps_counts_pixels():
     assert metric.value() == 0.75
 
 
+@given(st.lists(st.integers(0, 64), min_size=2, max_size=5), st.floats(0, 0.1))
+def test_closeness_is_one_less_the_error_as_a_share_of_the_range(spans, shift):
+    """By output: of the sums over images; of integers the share that is equal."""
+    metric, errors, ranges = open_metric("closeness"), [], [span / 64 for span in spans]
+    for number, span in enumerate(ranges):
+        wanted = {"y": np.array([[-1, span - 1]]), "n": np.array([[1, 2, 3, 4]])}
+        sign = (-1) ** number
+        metric.update({"y": wanted["y"] + sign * shift, "n": np.array([[1, 2, 3, 0]])}, None, wanted)
+        errors.append(shift)
+    expected = [1 - sum(errors) / sum(ranges)] if sum(ranges) > 0 else []
+    assert metric.value() == pytest.approx(np.mean([*expected, 0.75]), rel=1e-5, abs=1e-5)
+
+
+def test_closeness_refuses_outputs_of_another_shape():
+    with pytest.raises(InputError, match="module:function"):
+        open_metric("closeness").update({"boxes": np.zeros((1, 3, 4))}, None, {"boxes": np.zeros((1, 2, 4))})
+
+
 def one_hot(labels, classes):
     return {"y": np.eye(classes, dtype=np.float32)[labels].transpose(2, 0, 1)[None]}
 
@@ -97,7 +115,7 @@ def test_a_label_of_the_wrong_format_is_named(metric, label, message):
 
 
 def test_an_unknown_metric_lists_the_known_ones():
-    with pytest.raises(InputError, match="top1, top5, agreement, mean_iou"):
+    with pytest.raises(InputError, match="top1, top5, agreement, closeness, mean_iou"):
         open_metric("accuracy")
 
 

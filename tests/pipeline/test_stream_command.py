@@ -1,11 +1,10 @@
-"""`foveate stream` and `foveate calibrate --stream`: a program that nobody prepared, a video, one command."""
+"""`foveate stream`: a program that nobody prepared, a video, one command."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,80 +15,21 @@ from foveate.pipeline.cli.arguments import policy_of
 from foveate.pipeline.cli.main import parser
 from foveate.pipeline.report_schema import check_report
 from foveate.pipeline.streams.schema import FIELDS
-from foveate.runtime import load
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.errors import InputError
-from foveate.runtime.policy import StreamPolicy
+
+from ..clips import FRAMES, SIZE, Net, edges_program, moving_square
 
 av = pytest.importorskip("av")
-onnx = pytest.importorskip("onnx")
-SIZE, FRAMES = (48, 64), 8
 
 
 def run(*arguments: object) -> int:
     return main([str(a) for a in arguments])
 
 
-class Net:
-    """images [n, channels, h, w] -> `edges` [n, 1, h, w], as somebody else might export it."""
-
-    def __init__(self, channels: int = 3):
-        self.rng, self.nodes, self.weights = np.random.default_rng(0), [], []
-        self.inputs = [self._value("images", "n", channels, "h", "w")]
-        self.outputs = []
-
-    def _value(self, name: str, *shape):
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-
-    def add(self, op: str, inputs: list[str], name: str, **attributes) -> str:
-        self.nodes.append(onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
-        return name
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        self.weights.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
-        return name
-
-    def conv(self, x: str, name: str, cin: int, cout: int, stride: int = 1) -> str:
-        weight = self.rng.standard_normal((cout, cin, 3, 3)) / np.sqrt(9 * cin)
-        inputs = [x, self.constant(f"{name}.weight", weight)]
-        made = self.add("Conv", inputs, f"{name}.conv", pads=[1] * 4, strides=[stride] * 2)
-        return self.add("Relu", [made], name)
-
-    def save(self, path: Path, x: str, channels: int) -> Path:
-        self.add("Sigmoid", [self.conv(x, "last", channels, 1)], "edges")
-        outputs = [self._value("edges", "n", 1, None, None), *self.outputs]
-        graph = onnx.helper.make_graph(self.nodes, "net", self.inputs, outputs, self.weights)
-        opset = [onnx.helper.make_opsetid("", 18)]
-        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
-        return path
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    """A conv network with a second output, behind global pooling."""
-    net = Net()
-    x = net.conv("images", "body", 3, 4)
-    pooled = net.add("GlobalAveragePool", [x], "pooled")
-    flat = net.add("Flatten", [pooled], "flat")
-    net.add("MatMul", [flat, net.constant("head", np.eye(4))], "scores")
-    net.outputs.append(net._value("scores", "n", 4))
-    return net.save(tmp_path_factory.mktemp("net") / "edges.onnx", x, 4)
-
-
-def moving_square(path: Path, size: tuple[int, int] = SIZE, noise: int = 0) -> Path:
-    """A bright square that moves over a still scene, coded without loss; `noise`: levels by which positions flicker."""
-    rng = np.random.default_rng(1)
-    scene = rng.integers(0, 150, (*size, 3), np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("rawvideo", rate=10)
-        stream.height, stream.width, stream.pix_fmt = *size, "bgr24"
-        for number in range(FRAMES):
-            frame = scene.copy()
-            frame[10:18, 4 + 3 * number : 12 + 3 * number] = 250
-            frame += rng.integers(0, noise + 1, frame.shape, np.uint8) * (rng.random(size) < 0.1)[..., None]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
+    return edges_program(tmp_path_factory.mktemp("net") / "edges.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -312,63 +252,6 @@ def test_a_wrong_option_is_usage(wrong, capsys):
     with pytest.raises(SystemExit) as stopped:
         run("stream", "m", "v", *wrong)
     assert stopped.value.code == 2
-
-
-def test_calibration_takes_the_cheapest_policy_within_the_budget(out, tmp_path, capsys):
-    bundle = tmp_path / "bundle"
-    shutil.copytree(out / "bundle", bundle)
-    noisy = moving_square(tmp_path / "noisy.avi", noise=5)
-    arguments = ["--stream", noisy, "--threads", 1, "--limit", 6]
-    assert run("calibrate", bundle, *arguments, "--max-drift", "0.002", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    good = [t for t in found["trials"] if t["error"] <= 0.002]
-    assert len(good) < len(found["trials"])
-    assert found["chosen"] in good and found["chosen"]["work"] == min(t["work"] for t in good)
-    policy = found["chosen"]["policy"]
-    assert policy and json.loads((bundle / "choices.json").read_text())["stream"] == policy
-    assert json.loads((bundle / "stream_tradeoff.json").read_text())["trials"] == found["trials"]
-    assert (bundle / "stream_tradeoff.png").read_bytes().startswith(b"\x89PNG")
-    with load(bundle, threads=1) as model:
-        assert model.stream_policy == StreamPolicy(**policy)
-        assert model.stream().policy == model.stream_policy
-        assert model.stream(refresh=9).policy == StreamPolicy(**policy, refresh=9)
-        assert model.stream(StreamPolicy()).policy == StreamPolicy()
-    assert run("build", bundle, "--quiet") == 0
-    assert open_bundle(bundle).manifest.stream_policy == policy  # a rebuilt bundle keeps it
-    assert run("calibrate", bundle, *arguments, "--max-drift", "1e-5", "--quiet") == 0
-    assert open_bundle(bundle).manifest.stream_policy == {}
-    assert "chosen: exact" in capsys.readouterr().out
-
-
-def test_calibration_by_a_task_metric_counts_what_is_lost(out, video, tmp_path, capsys):
-    bundle = tmp_path / "bundle"
-    shutil.copytree(out / "bundle", bundle)
-    arguments = [
-        "--stream",
-        video,
-        "--metric",
-        "agreement",
-        "--max-drift",
-        "0",
-        "--limit",
-        3,
-        "--threads",
-        1,
-        "--json",
-    ]
-    assert run("calibrate", bundle, *arguments) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["chosen"]["error"] <= 0 and all(0 <= t["error"] <= 1 for t in found["trials"])
-
-
-def test_calibration_wants_one_kind_of_data_and_a_budget_above_rounding(out, program, video, capsys):
-    assert run("calibrate", out / "bundle") == 2
-    assert "neither --data nor --stream" in capsys.readouterr().err
-    assert run("calibrate", program, "--stream", video) == 2
-    assert "Build it first" in capsys.readouterr().err
-    arguments = ["--stream", video, "--limit", 3, "--max-drift", "0", "--quiet"]
-    assert run("calibrate", out / "bundle", *arguments) == 2
-    assert "Raise --max-drift" in capsys.readouterr().err
 
 
 def test_the_document_describes_every_key_and_no_other():
