@@ -63,7 +63,7 @@ export: $(INSTALLED)  ## CKPT=… OUT=….onnx: checkpoint -> program
 	@$(FOVEATE) export $(call need,CKPT) $(ARGS) \
 	  --out $(if $(filter file,$(origin OUT)),build/$(basename $(notdir $(CKPT))).onnx,$(OUT))
 
-calibrate: $(INSTALLED)  ## BUNDLE=… DATA=… MAX_DROP=0.5 PRECISION=int8: the cheapest choices that lose at most .5 percent points
+calibrate: $(INSTALLED)  ## BUNDLE=… DATA=… (or STREAM=…) MAX_DROP=0.5 PRECISION=int8: the cheapest choices that lose at most .5 percent points
 	@$(FOVEATE) calibrate $(or $(BUNDLE),$(OUT)) $(if $(STREAM),--stream $(STREAM),--data $(DATA)) \
 	  $(if $(MAX_DROP),--max-drop $(MAX_DROP)%) $(if $(PRECISION),--precision $(PRECISION)) $(ARGS)
 
