@@ -32,6 +32,7 @@ from .layers import Layer, decided_tensors, layers_of
 from .quantized import Ranges, measure_ranges, quantized
 from .source import Source
 
+QUANTIZERS = ("onnxruntime", "modelopt")
 SENSITIVITY_IMAGES = 8
 SEARCH_IMAGES = 256  # at most
 _HELD = 1 << 28  # bytes of answers in floats that are kept between trials
@@ -49,6 +50,7 @@ class Trials:
         kind: str,
         kept: Path,
         *,
+        quantizer: str = "onnxruntime",
         metric: str | None = None,
         limit: int | None = None,
         threads: int = 0,
@@ -61,6 +63,7 @@ class Trials:
         self.layers = layers_of(self.floats, macs)
         self.steps = _steps(partition(analysis))
         self.kind, self._metric, self._limit, self._threads, self._tick = kind, metric, limit, threads, tick
+        self.quantizer = quantizer
         self._total = sum(macs.values()) or 1.0
         self._data = data
         self._decided = dict(decided_tensors(self.floats))
@@ -74,7 +77,8 @@ class Trials:
             "limit": limit,
             "metric": metric,
             "kind": kind,
-            "onnxruntime": versions().get("onnxruntime"),
+            "quantizer": quantizer,
+            "versions": {name: versions().get(name) for name in ("onnxruntime", "nvidia-modelopt")},
             "preprocess": dataclasses.asdict(source.preprocess) if source.preprocess else None,
         }
         self._kept = _Kept(kept, digest(key))
@@ -82,17 +86,31 @@ class Trials:
     def ranges(self) -> Ranges:
         if not self._kept.ranges:
             feeds = ({self._image: sample.image} for sample in self._search())
-            self._kept.ranges = measure_ranges(self.floats, self.layers, feeds, self._tick)
+            self._kept.ranges = dict(self._measure_ranges(feeds))
             self._kept.save()
         return self._kept.ranges
 
+    def _measure_ranges(self, feeds: Iterable[dict[str, np.ndarray]]) -> Ranges:
+        if self.quantizer == "onnxruntime":
+            return measure_ranges(self.floats, self.layers, feeds, self._tick)
+        from .model_optimizer import modelopt_ranges
+
+        return modelopt_ranges(self.floats, self.layers, feeds, self.kind, self._tick)
+
+    def left_out(self) -> list[str]:
+        """Layers that the quantizer has no range for: they stay in floats, whatever is asked."""
+        return [layer.name for layer in self.layers if layer.reads not in self.ranges()]
+
     def program(self, floats: Collection[str]) -> onnx.ModelProto:
         """With these layers in floats and all others in low precision."""
-        low = [layer.name for layer in self.layers if layer.name not in floats]
-        return quantized(self.floats, self.ranges(), low, self.kind)
+        return quantized(self.floats, self.ranges(), [layer.name for layer in self._low(floats)], self.kind)
 
     def work(self, floats: Collection[str]) -> float:
-        return sum(layer.macs for layer in self.layers if layer.name not in floats) / self._total
+        return sum(layer.macs for layer in self._low(floats)) / self._total
+
+    def _low(self, floats: Collection[str]) -> list[Layer]:
+        staying = {*floats, *self.left_out()}
+        return [layer for layer in self.layers if layer.name not in staying]
 
     def share(self, layer: Layer) -> float:
         return layer.macs / self._total

@@ -119,6 +119,8 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision", choices=("int8", "fp8"), help="quantize the program; fp8 is for TensorRT"
     )
+    about = "who calibrates: onnxruntime (default), or NVIDIA's ModelOpt, by entropy (extra modelopt)"
+    group.add_argument("--quantizer", choices=("onnxruntime", "modelopt"), help=about)
     about = "least share of every decision that must stay as in floats (default: 0.99)"
     group.add_argument("--agreement", type=number, default=0.99, metavar="SHARE", help=about)
     about = "this layer, or all of this step, stays in floats; repeatable"
@@ -148,6 +150,7 @@ def run(args: argparse.Namespace) -> int:
         return _run_stream(args)
     _refuse(args.beta is not None and not args.exits, "--beta without --exits", "--exits --beta")
     _refuse(budget.given and args.beta is not None, "--beta with a budget", "one of them")
+    _refuse(bool(args.quantizer and not args.precision), "--quantizer without --precision", "--precision int8")
     if args.precision:
         _refuse(args.exits or thresholds, "--precision with --exits, --threshold or --active", "one of them")
         _refuse(budget != Budget(budget.max_drop), "--precision with this budget", "--max-drop, --agreement")
@@ -224,6 +227,7 @@ def _run_precision(args: argparse.Namespace) -> int:
             args.source,
             args.data,
             kind=args.precision,
+            quantizer=args.quantizer or "onnxruntime",
             budget=PrecisionBudget(
                 MAX_DROP if args.max_drop is None else args.max_drop, args.agreement, tuple(args.keep_float)
             ),
