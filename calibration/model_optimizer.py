@@ -1,8 +1,9 @@
 """Ranges as NVIDIA ModelOpt calibrates them, on the CPU.
 
-By entropy, so that a few outliers do not cost all other values their steps; and only of the layers that ModelOpt
-quantizes: not of those that TensorRT runs no faster in low precision. The program itself is written as ever
-(quantized.py), for ModelOpt stores weights in floats and inlines functions.
+For int8 by entropy, so that a few outliers do not cost all other values their steps; for fp8, whose steps grow with the
+values, by the least and most. And only of the layers that ModelOpt quantizes: not of those that TensorRT runs no faster
+in low precision. The program itself is written as ever (quantized.py), for ModelOpt stores weights in floats and
+inlines functions.
 
 ModelOpt changes onnxruntime's quantizer in the process that imports it, and so has one of its own: this file, run.
 """
@@ -26,9 +27,14 @@ from onnx import numpy_helper
 
 from ..runtime.errors import EngineError, InputError, MissingExtraError
 from .layers import OPS, Layer
-from .quantized import KINDS, LARGEST, Ranges, check_finite, without_choices
+from .quantized import LARGEST, Ranges, check_finite, without_choices
 
 _NEEDS = ("modelopt", "onnx_graphsurgeon", "onnxslim", "lief", "cppimport")
+_LEAVE_OUT = "Leave --quantizer out: onnxruntime's takes every program."
+_METHODS = {"int8": "entropy", "fp8": "max"}
+# What a tensor's largest number becomes: for fp8 36, though E4M3 goes to 448 (ModelOpt multiplies int8's scale by
+# 448 ÷ 127, where division would use the whole type).
+_LARGEST = {"int8": LARGEST["int8"], "fp8": LARGEST["int8"] ** 2 / LARGEST["fp8"]}
 _PROGRAM, _MADE, _LAYERS = "program.onnx", "made.onnx", "layers.json"
 
 
@@ -43,6 +49,25 @@ def modelopt_ranges(
 
     Raises MissingExtraError without ModelOpt, EngineError where it fails, InputError for NaN, for no image, where it
     quantizes no layer, and where what it made is not symmetric."""
+    ranges = ranges_in(modelopt_program(program, layers, feeds, kind, tick), layers, kind)
+    if not ranges:
+        raise InputError(
+            "quantizer modelopt",
+            got=f"a program of which ModelOpt quantizes no layer to {kind}",
+            expected="layers that TensorRT runs faster so",
+            fix=_LEAVE_OUT,
+        )
+    return ranges
+
+
+def modelopt_program(
+    program: onnx.ModelProto,
+    layers: Sequence[Layer],
+    feeds: Iterable[Mapping[str, np.ndarray]],
+    kind: str = "int8",
+    tick: Callable[[], None] = lambda: None,
+) -> onnx.ModelProto:
+    """The program with its layers in Q/DQ, as ModelOpt itself makes it. Raises as `modelopt_ranges`."""
     missing = next((name for name in _NEEDS if importlib.util.find_spec(name) is None), None)
     if missing is not None:
         raise MissingExtraError(missing, "modelopt", "quantizer modelopt")
@@ -64,21 +89,13 @@ def modelopt_ranges(
                 "quantizer modelopt",
                 got=(done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1],
                 expected="a calibrated program",
-                fix="Leave --quantizer out: onnxruntime's takes every program.",
+                fix=_LEAVE_OUT,
             )
-        ranges = ranges_in(onnx.load(folder / _MADE), layers, kind)
-    if not ranges:
-        raise InputError(
-            "quantizer modelopt",
-            got=f"a program of which ModelOpt quantizes no layer to {kind}",
-            expected="layers that TensorRT runs faster so",
-            fix="Leave --quantizer out: onnxruntime's takes all.",
-        )
-    return ranges
+        return onnx.load(folder / _MADE)
 
 
 def ranges_in(made: onnx.ModelProto, layers: Sequence[Layer], kind: str) -> Ranges:
-    """Of the layers that a program has in Q/DQ: from −M to M, M the largest number that its scale holds.
+    """Of the layers that ModelOpt's program has in Q/DQ: from −M to M, M the largest number that it saw or clips to.
 
     Raises InputError, by the tensor's name, for zero points other than 0 and scales by channel."""
     values = {i.name: i for i in made.graph.initializer}
@@ -98,7 +115,7 @@ def ranges_in(made: onnx.ModelProto, layers: Sequence[Layer], kind: str) -> Rang
                 expected="one scale, and a zero point of 0",
                 fix=f"Keep layer {layer.name} in floats (--keep-float), or leave --quantizer out.",
             )
-        largest = float(scale.reshape(())) * LARGEST[kind]
+        largest = float(scale.reshape(())) * _LARGEST[kind]
         found[layer.reads] = (-largest, largest)
     return found
 
@@ -134,7 +151,7 @@ def _quantize(folder: Path, kind: str) -> None:
         str(folder / _PROGRAM),
         kind,
         calibration_data_reader=images,
-        calibration_method="entropy",
+        calibration_method=_METHODS[kind],
         calibration_eps=["cpu"],
         op_types_to_quantize=list(OPS),
         nodes_to_quantize=[f"{re.escape(name)}$" for name in names],
@@ -145,5 +162,4 @@ def _quantize(folder: Path, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    assert sys.argv[2] in KINDS
     _quantize(Path(sys.argv[1]), sys.argv[2])

@@ -7,6 +7,8 @@ whose decisions all agree, the largest error of any output, relative to the larg
 
 A decision may flip for rounding alone where its logit lies within `compare.NEAR` of the border: such flips are
 counted and do not fail the check, any other does.
+
+Values of programs in Q/DQ are judged step by step (verify_steps.py); what comes of all steps is told.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from .metrics import open_metric
 from .reference import Case, Expected, Reference
 from .tolerances import EXACT, QUANTIZED, TOLERANCE, TOLERANCES
 from .verify_report import EngineCheck, Quality, VerifyReport, summarize
+from .verify_steps import Steps
 
 RANDOM_IMAGES = 8
 ENGINE_IMAGES = 16  # at most: each takes three dense runs for every engine
@@ -94,6 +97,11 @@ def verify(
             tolerance = QUANTIZED if reference.quantized else TOLERANCE
         near = max(NEAR, tolerance) if reference.quantized else NEAR
         judge = _Judge(metric, reference) if metric is not None else None
+        by_step = {
+            name: Steps(model, name)
+            for name, model in models.items()
+            if reference.quantized and model.device is None
+        }
         allowed = max((TOLERANCES[e.precision] for e in manifest.engines), default=tolerance)
         allowed = allowed if engine_tolerance is None else engine_tolerance
         for sample, fraction in _samples(data, manifest, limit):
@@ -108,6 +116,8 @@ def verify(
                 checks[strategy].append(
                     compare(sample.name, outputs, keeps, expected.outputs, expected.keeps, near_by)
                 )
+                if strategy in by_step:
+                    by_step[strategy](expected.borders, choices)
                 if judge is not None and strategy == strategies[-1]:
                     judge(sample, outputs, expected)
             tick()
@@ -125,7 +135,13 @@ def verify(
         )
     spec = data.spec if data else "seeded random images"
     summaries = tuple(
-        summarize(name, found, tolerance if models[name].backend in EXACT else allowed, models[name].backend)
+        summarize(
+            name,
+            found,
+            tolerance if models[name].backend in EXACT else allowed,
+            models[name].backend,
+            by_step[name].errors() if name in by_step else None,
+        )
         for name, found in checks.items()
     )
     quality = judge.quality() if judge is not None else None
