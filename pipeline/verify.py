@@ -75,7 +75,8 @@ def verify(
 ) -> VerifyReport:
     """Compare selective and dense answers on `data` (its first `limit` images), or on 8 seeded random images.
 
-    tolerance: of relative errors; by default TOLERANCE, for a program in Q/DQ QUANTIZED.
+    tolerance: of relative errors; by default TOLERANCE, for a program in Q/DQ QUANTIZED or, of a step with few layers,
+    less (see verify_steps.py).
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
     metric: a row of docs/data.md, taken of `data`, of the last strategy's answers; it is told, and decides nothing.
     strategies: of `foveate.load`; every one that this bundle and this machine have, if left out. backend: as there.
@@ -93,12 +94,13 @@ def verify(
         models = {s: stack.enter_context(load(bundle, strategy=s, **options)) for s in strategies}
         manifest = models[strategies[0]].manifest
         reference = Reference(Path(bundle), manifest, threads or 0)
+        asked = tolerance
         if tolerance is None:
             tolerance = QUANTIZED if reference.quantized else TOLERANCE
         near = max(NEAR, tolerance) if reference.quantized else NEAR
         judge = _Judge(metric, reference) if metric is not None else None
         by_step = {
-            name: Steps(model, name)
+            name: Steps(model, name, asked)
             for name, model in models.items()
             if reference.quantized and model.device is None
         }
@@ -140,7 +142,7 @@ def verify(
             found,
             tolerance if models[name].backend in EXACT else allowed,
             models[name].backend,
-            by_step[name].errors() if name in by_step else None,
+            by_step[name].checks() if name in by_step else None,
         )
         for name, found in checks.items()
     )

@@ -14,7 +14,7 @@ from ..runtime.errors import CheckFailed, EngineError
 from ..runtime.manifest import EngineFile
 from .compare import ImageCheck
 from .tolerances import EXACT, TOLERANCE
-from .verify_steps import SHARE
+from .verify_steps import SHARE, StepCheck
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StrategyCheck:
     )  # the one with that error; if decisions differ without excuse, the one with most flips
     passed: bool
     backend: str = "ort"  # that ran it
-    steps: dict[str, float] | None = None  # of programs in Q/DQ the error of each: see verify_steps.py
+    steps: dict[str, StepCheck] | None = None  # of programs in Q/DQ: see verify_steps.py
 
     def line(self) -> str:
         by = "" if self.backend in EXACT else f" by {self.backend}"
@@ -47,7 +47,7 @@ class StrategyCheck:
     def _of_steps(self) -> str:
         if self.steps is None:
             return ""
-        errors = ", ".join(f"{name} {error:.2g}" for name, error in self.steps.items())
+        errors = ", ".join(f"{name} {check}" for name, check in self.steps.items())
         return f"; each step on the reference's tensors, on {SHARE:.0%} of the images: {errors}"
 
 
@@ -193,10 +193,10 @@ def summarize(
     checks: Sequence[ImageCheck],
     tolerance: float = TOLERANCE,
     backend: str = "ort",
-    steps: dict[str, float] | None = None,
+    steps: dict[str, StepCheck] | None = None,
 ) -> StrategyCheck:
     """Passed: no flip but near ones, an error within `tolerance`, and at least one image to tell it from. Where there
-    are errors of `steps`, it is they that count."""
+    are checks of `steps`, it is they that count."""
     agreeing = [check for check in checks if check.errors is not None]
     flips, near = sum(c.flips for c in checks), sum(c.near_flips for c in checks)
     positions = sum(c.positions for c in checks)
@@ -205,7 +205,7 @@ def summarize(
     if steps is None:
         within = bool(agreeing) and error <= tolerance
     else:
-        within = bool(checks) and all(error <= tolerance for error in steps.values())
+        within = bool(checks) and all(step.passed for step in steps.values())
     return StrategyCheck(
         strategy=strategy,
         images=len(checks),
