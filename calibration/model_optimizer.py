@@ -78,7 +78,8 @@ def modelopt_program(
         images = 0
         for images, feed in enumerate(feeds, 1):
             check_finite(feed, images - 1)
-            np.savez(folder / f"{images:06}.npz", **dict(feed))
+            arrays: Any = dict(feed)
+            np.savez(folder / f"{images:06}.npz", **arrays)
             tick()
         if not images:
             raise InputError("calibration", got="no image", expected="at least one", fix="Check --data.")

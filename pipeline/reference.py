@@ -19,8 +19,8 @@ from .masks import Mask, force, margins, masks_of
 
 @dataclass(frozen=True)
 class Expected:
-    """Of one image: the program's outputs by name, the decisions' keep masks in the manifest's order, and of programs in
-    Q/DQ every tensor between the bundle's steps, the image and the outputs among them."""
+    """Of one image: the program's outputs by name, the decisions' keep masks in the manifest's order, and of programs
+    in Q/DQ every tensor between the bundle's steps, the image and the outputs among them."""
 
     outputs: dict[str, np.ndarray]
     keeps: list[Keep]

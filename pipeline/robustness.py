@@ -188,9 +188,7 @@ class _Judge:
 
 
 class _Deletion:
-    def __init__(
-        self, model: Model, config: Steered, masks: Sequence[Mask], bundle: Path, judge: _Judge
-    ):
+    def __init__(self, model: Model, config: Steered, masks: Sequence[Mask], bundle: Path, judge: _Judge):
         self._model, self._keeps, self._judge = model, config.keeps, judge
         self._first, self._later = masks[0], masks[1:]
         self._features = _features(bundle / model.manifest.program, self._first)

@@ -21,7 +21,16 @@ from ..runtime.backends.ort import open_ort
 from ..runtime.device.device import Device
 from ..runtime.device.engine import DeviceEngine, open_on_device, register_on_device
 from ..runtime.device.opening import open_for_torch, open_gpu, register_device
-from ..runtime.engine import Config, CudaConfig, Engine, OrtConfig, Ports, TensorRTConfig, TorchConfig, register
+from ..runtime.engine import (
+    Config,
+    CudaConfig,
+    Engine,
+    OrtConfig,
+    Ports,
+    TensorRTConfig,
+    TorchConfig,
+    register,
+)
 from ..runtime.errors import InputError
 from ..runtime.manifest import Manifest, TensorSpec
 

@@ -25,7 +25,9 @@ from .compare import relative_error
 from .tolerances import QUANTIZED, TOLERANCE
 
 Arrays = Mapping[str, np.ndarray]
-SHARE = 0.9  # of the images must be within what is allowed: a discontinuity inside of a step shows on few of them
+SHARE = (
+    0.9  # of the images must be within what is allowed: a discontinuity inside of a step shows on few of them
+)
 _BYTE = 1 / 127
 
 
@@ -91,9 +93,7 @@ class Steps:
         manifest = self._model.manifest
         shapes = {spec.name: borders[spec.name].shape for spec in manifest.inputs}
         size = borders[manifest.inputs[0].name].size
-        return Request(
-            dict(tensors), 1, size, self._strategy, choices, symbols=symbols_at(manifest, shapes)
-        )
+        return Request(dict(tensors), 1, size, self._strategy, choices, symbols=symbols_at(manifest, shapes))
 
 
 def _stage_name(step: ExitChain, stage: ExitStage) -> str:

@@ -92,8 +92,8 @@ def parts(precision: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class TensorRTConfig:
-    """Engines of TensorRT or TensorRT-RTX. `precision`: one of PRECISIONS; those of "fp8" and "int8" for
-    programs that are quantized. `compute`: the compute capabilities to build for, such as "sm89"; none: whatever the flavour knows.
+    """Engines of TensorRT or TensorRT-RTX. `precision`: one of PRECISIONS; those of "fp8" and "int8" for programs that
+    are quantized. `compute`: the compute capabilities to build for, such as "sm89"; none: whatever the flavour knows.
     `graph`: runs of shapes that come back become CUDA graphs, where that is measured to be faster.
     """
 

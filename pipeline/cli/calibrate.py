@@ -150,7 +150,9 @@ def run(args: argparse.Namespace) -> int:
         return _run_stream(args)
     _refuse(args.beta is not None and not args.exits, "--beta without --exits", "--exits --beta")
     _refuse(budget.given and args.beta is not None, "--beta with a budget", "one of them")
-    _refuse(bool(args.quantizer and not args.precision), "--quantizer without --precision", "--precision int8")
+    _refuse(
+        bool(args.quantizer and not args.precision), "--quantizer without --precision", "--precision int8"
+    )
     if args.precision:
         _refuse(args.exits or thresholds, "--precision with --exits, --threshold or --active", "one of them")
         _refuse(budget != Budget(budget.max_drop), "--precision with this budget", "--max-drop, --agreement")

@@ -34,7 +34,7 @@ def bundle(tmp_path_factory) -> Path:
     program = load_program(exit_program(folder / "exits.onnx"))
     head = next(node for node in program.graph.node if "classes" in node.output)
     head.output[0] = "sums"
-    program.graph.initializer.append(numpy_helper.from_array(np.float32(1000), "often"))
+    program.graph.initializer.append(numpy_helper.from_array(np.array(1000, np.float32), "often"))
     program.graph.node.append(helper.make_node("Mul", ["sums", "often"], ["angles"], name="turn"))
     program.graph.node.append(helper.make_node("Sin", ["angles"], ["classes"], name="sine"))
     layers = layers_of(program)
@@ -59,7 +59,7 @@ def nudge(graph: onnx.GraphProto) -> None:
     """What the stem gives to the exits is off by a thousandth, as a few values on the edges of bytes would make it."""
     sums = next(node for node in graph.node if "t1" in node.output)
     sums.output[list(sums.output).index("t1")] = "exact"
-    graph.initializer.append(numpy_helper.from_array(np.float32(1.001), "nudge"))
+    graph.initializer.append(numpy_helper.from_array(np.array(1.001, np.float32), "nudge"))
     graph.node.append(helper.make_node("Mul", ["exact", "nudge"], ["t1"], name="nudge"))
 
 
