@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard runtime/native/
 	@if [ "$(TORCH)" = torch ]; then cp constraints.txt $(VENV)/constraints.txt; \
 	  else grep -v '^torch' constraints.txt > $(VENV)/constraints.txt; fi
 	@{ $(PIP) -c $(VENV)/constraints.txt $(TORCH) && \
-	   $(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,transformers,metrics,report,tensorrt,video,dev]'; } > $(VENV)/install.log 2>&1 || \
+	   $(PIP) -c $(VENV)/constraints.txt -e '.[cpu,export,transformers,metrics,report,tensorrt,modelopt,video,dev]'; } > $(VENV)/install.log 2>&1 || \
 	  { cat $(VENV)/install.log; echo "error: installation failed; the lines above say why"; exit 3; }
 	@touch $@
 

@@ -28,7 +28,7 @@ from .halves import halves
 from .layers import Layer
 from .quantized import check_kind
 from .source import open_source
-from .trials import Trials
+from .trials import QUANTIZERS, Trials
 
 MAX_DROP, AGREEMENT = 0.005, 0.99
 
@@ -80,6 +80,7 @@ class Precisions:
     held_out: Deviation
     holds: bool
     notes: list[str] = field(default_factory=list)
+    quantizer: str = QUANTIZERS[0]
 
     @property
     def work(self) -> float:
@@ -107,6 +108,7 @@ def calibrate_precision(
     data: str | Path | Dataset,
     *,
     kind: str = "int8",
+    quantizer: str = QUANTIZERS[0],
     budget: PrecisionBudget = PrecisionBudget(),
     metric: str | None = None,
     preprocess: Callable[[Preprocess | None], Preprocess | None] = lambda default: default,
@@ -117,11 +119,16 @@ def calibrate_precision(
 ) -> tuple[Precisions, Path]:
     """Writes the program `source` (or that of the bundle, with its choices) in Q/DQ of `kind` ("int8", "fp8"), as much
     of it as the budget allows, to `out` (default: NAME.int8.onnx beside it), and what was found to NAME.int8.json.
-    Gives that and the path. metric: a row of docs/data.md; by default what the labels allow.
+    Gives that and the path. quantizer: whose ranges: "onnxruntime" or "modelopt". metric: a row of docs/data.md; by
+    default what the labels allow.
 
     Raises InputError for fewer than two images and numbers that are not finite, ProgramError for a program that is
-    quantized already."""
+    quantized already, MissingExtraError without the quantizer."""
     check_kind(kind)
+    if quantizer not in QUANTIZERS:
+        raise InputError(
+            "quantizer", got=repr(quantizer), expected=" or ".join(QUANTIZERS), fix="Name one of them."
+        )
     opened = open_source(Path(source))
     opened = dataclasses.replace(opened, preprocess=preprocess(opened.preprocess))
     if not isinstance(data, Dataset):
@@ -135,6 +142,7 @@ def calibrate_precision(
         images,
         kind,
         path.with_suffix(".trials.json"),
+        quantizer=quantizer,
         metric=metric,
         threads=threads or 0,
         tick=tick,
@@ -148,7 +156,9 @@ def calibrate_precision(
 
 def choose(trials: Trials, budget: PrecisionBudget, program: str = "", data: str = "") -> Precisions:
     """The cheapest choice within the budget: as few layers in floats as it takes."""
-    why = {name: "asked for" for name in _kept_names(trials, budget.keep)}
+    left_out = trials.left_out()
+    why = dict.fromkeys(left_out, f"left out by {trials.quantizer}")
+    why |= dict.fromkeys(_kept_names(trials, budget.keep), "asked for")
     found = trials.try_(why)
     sensitivity: dict[str, Deviation] = {}
     while (broken := budget.broken(found)) and len(why) < len(trials.layers):
@@ -169,13 +179,22 @@ def choose(trials: Trials, budget: PrecisionBudget, program: str = "", data: str
             trials.share(layer),
             "float" if layer.name in why else trials.kind,
             why.get(layer.name, ""),
-            *_costs(trials, layer, bool(sensitivity)),
+            *_costs(trials, layer, bool(sensitivity) and layer.name not in left_out),
         )
         for layer in trials.layers
     ]
     holds = budget.broken(confirmed) is None
     return Precisions(
-        trials.kind, program, data, budget, layers, found, confirmed, holds, _notes(found, confirmed, budget)
+        trials.kind,
+        program,
+        data,
+        budget,
+        layers,
+        found,
+        confirmed,
+        holds,
+        _notes(found, confirmed, budget),
+        trials.quantizer,
     )
 
 

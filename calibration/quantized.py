@@ -24,8 +24,8 @@ from ..pipeline.graph import DOMAIN, node_inputs
 from ..runtime.errors import InputError, MissingExtraError
 from .layers import OPS, Layer
 
-KINDS = ("int8", "fp8")
-INT8_MAX, E4M3_MAX = 127.0, 448.0  # the largest numbers of symmetric int8 and of float8 E4M3
+LARGEST = {"int8": 127.0, "fp8": 448.0}  # numbers of symmetric int8 and of float8 E4M3
+KINDS = tuple(LARGEST)
 _ZERO = "foveate.zero"
 _E4M3_OPSET = 19  # the first whose QuantizeLinear knows it
 
@@ -56,7 +56,7 @@ def measure_ranges(
     quantization = _onnxruntime()
     with tempfile.TemporaryDirectory(prefix="foveate-") as folder, _quiet():
         path = Path(folder) / "program.onnx"
-        onnx.save(_typed(_without_choices(program), {layer.reads for layer in layers}), path)
+        onnx.save(_typed(without_choices(program), {layer.reads for layer in layers}), path)
         calibrator = quantization.create_calibrator(
             path,
             sorted({layer.op for layer in layers}),
@@ -65,7 +65,7 @@ def measure_ranges(
         )
         images = 0
         for images, feed in enumerate(feeds, 1):
-            _check_finite(feed, images - 1)
+            check_finite(feed, images - 1)
             calibrator.collect_data(_one(feed))  # joins its ranges with those before
             tick()
         if not images:
@@ -178,7 +178,7 @@ def _to_e4m3(model: onnx.ModelProto, program: onnx.ModelProto) -> None:
         scale, zero_point = tensors[node.input[1]], tensors[node.input[2]]
         if scale.name not in converted:
             converted.add(scale.name)
-            values = numpy_helper.to_array(scale) * np.float32(INT8_MAX / E4M3_MAX)
+            values = numpy_helper.to_array(scale) * np.float32(LARGEST["int8"] / LARGEST["fp8"])
             scale.CopyFrom(numpy_helper.from_array(values.astype(np.float32), scale.name))
         if zero_point.name not in converted:
             converted.add(zero_point.name)
@@ -193,7 +193,8 @@ def _to_e4m3(model: onnx.ModelProto, program: onnx.ModelProto) -> None:
         scale = numpy_helper.to_array(tensors[node.input[1]])
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         shape = [-1 if i == axis % original.ndim else 1 for i in range(original.ndim)]
-        values = np.clip(original / scale.reshape(shape if scale.ndim else ()), -E4M3_MAX, E4M3_MAX)
+        most = LARGEST["fp8"]
+        values = np.clip(original / scale.reshape(shape if scale.ndim else ()), -most, most)
         stored.CopyFrom(numpy_helper.from_array(values.astype(e4m3), stored.name))
     _keep_bounds(model.graph)
     _raise_opset(model, _E4M3_OPSET)
@@ -245,8 +246,8 @@ def _onnxruntime() -> Any:
     return quantization
 
 
-def _check_finite(feed: Mapping[str, np.ndarray], number: int) -> None:
-    """The calibrator passes over NaN."""
+def check_finite(feed: Mapping[str, np.ndarray], number: int) -> None:
+    """Calibrators pass over NaN."""
     for name, value in feed.items():
         if not np.isfinite(value).all():
             raise InputError(
@@ -281,7 +282,7 @@ def _typed(program: onnx.ModelProto, reads: Collection[str]) -> onnx.ModelProto:
     return made
 
 
-def _without_choices(program: onnx.ModelProto) -> onnx.ModelProto:
+def without_choices(program: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose choices are constants: as inputs, onnxruntime warns of each."""
     made = onnx.ModelProto()
     made.CopyFrom(program)

@@ -34,6 +34,7 @@ from .quantized import Ranges, measure_ranges, quantized
 from .source import Source
 
 PRECISION = "foveate.precision"  # metadata key of the ONNX file
+QUANTIZERS = ("onnxruntime", "modelopt")
 SENSITIVITY_IMAGES = 8
 SEARCH_IMAGES = 256  # at most
 _HELD = 1 << 28  # bytes of answers in floats that are kept between trials
@@ -51,6 +52,7 @@ class Trials:
         kind: str,
         kept: Path,
         *,
+        quantizer: str = "onnxruntime",
         metric: str | None = None,
         threads: int = 0,
         tick: Callable[[], None] = lambda: None,
@@ -62,6 +64,7 @@ class Trials:
         self.layers = layers_of(self.floats, macs)
         self.steps = _steps(partition(analysis))
         self.kind, self._metric, self._threads, self._tick = kind, metric, threads, tick
+        self.quantizer = quantizer
         self._total = sum(macs.values()) or 1.0
         self._images = images
         self._decided = dict(decided_tensors(self.floats))
@@ -76,7 +79,8 @@ class Trials:
             "seed": images.seed,
             "metric": metric,
             "kind": kind,
-            "onnxruntime": versions().get("onnxruntime"),
+            "quantizer": quantizer,
+            "versions": {name: versions().get(name) for name in ("onnxruntime", "nvidia-modelopt")},
             "preprocess": dataclasses.asdict(source.preprocess) if source.preprocess else None,
         }
         self.key = digest(key)
@@ -85,14 +89,25 @@ class Trials:
     def ranges(self) -> Ranges:
         if not self._kept.ranges:
             feeds = ({self._image: sample.image} for sample in self._search())
-            self._kept.ranges = measure_ranges(self.floats, self.layers, feeds, self._tick)
+            self._kept.ranges = dict(self._measure_ranges(feeds))
             self._kept.save()
         return self._kept.ranges
 
+    def _measure_ranges(self, feeds: Iterable[dict[str, np.ndarray]]) -> Ranges:
+        if self.quantizer == "onnxruntime":
+            return measure_ranges(self.floats, self.layers, feeds, self._tick)
+        from .model_optimizer import modelopt_ranges
+
+        return modelopt_ranges(self.floats, self.layers, feeds, self.kind, self._tick)
+
+    def left_out(self) -> list[str]:
+        """Layers that the quantizer has no range for: they stay in floats, whatever is asked."""
+        return [layer.name for layer in self.layers if layer.reads not in self.ranges()]
+
     def program(self, floats: Collection[str]) -> onnx.ModelProto:
         """With these layers in floats and all others in low precision, which its metadata say of each."""
-        facts = {layer.name: "float" if layer.name in floats else self.kind for layer in self.layers}
-        low = [name for name, precision in facts.items() if precision == self.kind]
+        low = [layer.name for layer in self._low(floats)]
+        facts = {layer.name: self.kind if layer.name in low else "float" for layer in self.layers}
         model = quantized(self.floats, self.ranges(), low, self.kind)
         onnx.helper.set_model_props(
             model, {**{p.key: p.value for p in model.metadata_props}, PRECISION: json.dumps(facts)}
@@ -100,7 +115,11 @@ class Trials:
         return model
 
     def work(self, floats: Collection[str]) -> float:
-        return sum(layer.macs for layer in self.layers if layer.name not in floats) / self._total
+        return sum(layer.macs for layer in self._low(floats)) / self._total
+
+    def _low(self, floats: Collection[str]) -> list[Layer]:
+        staying = {*floats, *self.left_out()}
+        return [layer for layer in self.layers if layer.name not in staying]
 
     def share(self, layer: Layer) -> float:
         return layer.macs / self._total

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("foveate", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx", "torch")
+PACKAGES = ("foveate", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "nvidia-modelopt")
 
 
 def describe(threads: int, files: dict[str, str], backend: str) -> dict[str, Any]:

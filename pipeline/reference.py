@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from ..runtime.manifest import Manifest
+from .as_written import is_quantized
 from .compare import Keep
 from .dense import Dense, DenseSettings
 from .masks import Mask, force, margins, masks_of
@@ -17,10 +19,12 @@ from .masks import Mask, force, margins, masks_of
 
 @dataclass(frozen=True)
 class Expected:
-    """Of one image: the program's outputs by name, and the decisions' keep masks in the manifest's order."""
+    """Of one image: the program's outputs by name, the decisions' keep masks in the manifest's order, and of programs
+    in Q/DQ every tensor between the bundle's steps, the image and the outputs among them."""
 
     outputs: dict[str, np.ndarray]
     keeps: list[Keep]
+    borders: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class Reference:
         program = bundle / manifest.program
         self.masks: tuple[Mask, ...] = masks_of(manifest, program)
         tensors = [t for d in manifest.decisions for t in (d.keep, d.logits) if t is not None]
+        self.quantized = is_quantized(onnx.load(program, load_external_data=False))
+        if self.quantized:
+            tensors += [spec.name for spec in manifest.tensors if spec.name not in tensors]
         self._dense = Dense(program, threads, DenseSettings(exact=True), tensors)
-        self.quantized = self._dense.settings.exact
 
     def __call__(self, image: np.ndarray, choices: Mapping[str, Any] | None = None) -> Expected:
         used = {**self.choices, **(choices or {})}
@@ -54,7 +60,9 @@ class Reference:
             keep, mask = values[decision.keep], by_decision.get(decision.name)
             margin = margins(mask, values[decision.logits or ""], keep.shape[2:], used) if mask else None
             keeps.append(Keep(keep, margin))
-        return Expected({spec.name: values[spec.name] for spec in self.manifest.outputs}, keeps)
+        outputs = {spec.name: values[spec.name] for spec in self.manifest.outputs}
+        borders = {self.manifest.inputs[0].name: image, **values} if self.quantized else {}
+        return Expected(outputs, keeps, borders)
 
     def logits(self, image: np.ndarray) -> list[np.ndarray]:
         """The masks' logits [1, 1, h, w], under the bundle's choices."""

@@ -190,7 +190,10 @@ FIELDS: Fields = {
     "parity.images_agreeing": ("int", "images with every decision equal"),
     "parity.flips": ("int", "positions that differ"),
     "parity.near_flips": ("int", "those within rounding of the threshold"),
-    "parity.tolerance": ("number", "largest max_rel_error that passes"),
+    "parity.tolerance": (
+        "number",
+        "largest max_rel_error that passes; of programs in Q/DQ each step is judged by itself (verify.md)",
+    ),
     "parity.worst_image": ("text|null", "the image with the largest error"),
     "parity.passed": ("bool", "the check's verdict"),
     "overlays": ("list", "a few images with what the masks kept"),

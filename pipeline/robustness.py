@@ -20,8 +20,10 @@ import numpy as np
 
 from ..runtime import Model, load
 from ..runtime.bundle import open_bundle
+from ..runtime.engine import Config, config_for
 from ..runtime.errors import InputError
 from ..runtime.manifest import Manifest
+from ..runtime.nvidia import able
 from ..runtime.spans import native_regions
 from .accuracy import active_fraction
 from .data import Dataset, Sample
@@ -29,7 +31,7 @@ from .dense import Dense, DenseSettings
 from .masks import OPEN, Mask, masks_of
 from .metrics import metric_for, open_metric
 from .statistics import bootstrap
-from .steered import SteeredConfig
+from .steered import Steered, SteeredConfig, steered
 
 RANKINGS = ("learned", "magnitude", "random")
 REMOVED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the tokens
@@ -81,6 +83,7 @@ class Robustness:
     data: str
     metric: str
     images: int
+    backend: str
     strategy: str
     deletion: Deletion
     occlusion: Occlusion
@@ -107,13 +110,15 @@ def robustness(
     baseline: str | Path | None = None,
     limit: int | None = None,
     threads: int | None = None,
+    backend: Config | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Robustness:
     """Both tests on `data` (its first `limit` images). metric: a row of docs/data.md; by default what the labels allow.
-    baseline: the program of the network without masks; by default the bundle's own with masks that keep all.
+    baseline: the program of the network without masks; by default the bundle's own with masks that keep all. backend:
+    of `foveate.load`; by default the bundle's, or what takes its place on this machine, with a BackendWarning.
 
-    Everything random depends on the image's number alone. Raises InputError without data, and for a program without
-    energy masks."""
+    Everything random depends on the image's number alone. Raises InputError without data, for a program without energy
+    masks, and for engines whose masks cannot be given from outside."""
     bundle, manifest = Path(bundle), open_bundle(bundle, verify=False).manifest
     masks = masks_of(manifest, bundle / manifest.program)
     if data is None or not masks:
@@ -123,8 +128,10 @@ def robustness(
             expected="images, and a mask whose ranking is tried",
             fix="Add --data." if masks else "See docs/robustness.md.",
         )
-    config = SteeredConfig(threads=threads or 0, masks=tuple(mask.decision.keep for mask in masks))
-    strategy = "spans" if native_regions(manifest) else "rects"
+    engines = able(config_for(manifest.backend, threads), manifest) if backend is None else backend
+    config = steered(engines, [mask.decision.keep for mask in masks], bundle, manifest)
+    native = isinstance(config, SteeredConfig) and native_regions(manifest)
+    strategy = "spans" if native else "rects"
     with load(bundle, backend=config, strategy=strategy) as model:
         judge = _Judge(
             metric, Dense(bundle / manifest.program, threads or 0, DenseSettings(exact=True)), model
@@ -148,6 +155,7 @@ def robustness(
         data.spec,
         judge.metric,
         len(deletion.own),
+        config.backend,
         strategy,
         deletion.result(),
         occlusion.result(),
@@ -180,9 +188,7 @@ class _Judge:
 
 
 class _Deletion:
-    def __init__(
-        self, model: Model, config: SteeredConfig, masks: Sequence[Mask], bundle: Path, judge: _Judge
-    ):
+    def __init__(self, model: Model, config: Steered, masks: Sequence[Mask], bundle: Path, judge: _Judge):
         self._model, self._keeps, self._judge = model, config.keeps, judge
         self._first, self._later = masks[0], masks[1:]
         self._features = _features(bundle / model.manifest.program, self._first)

@@ -25,7 +25,8 @@ def robustness_page(found: Robustness) -> Page:
     return Page(
         name=f"Robustness of {found.bundle}",
         title=f"Robustness of {found.bundle}",
-        about=f"{found.images} images of {found.data} · {found.metric}, image by image · strategy {found.strategy}",
+        about=f"{found.images} images of {found.data} · {found.metric}, image by image · "
+        f"{found.backend}, strategy {found.strategy}",
         headline=_headline(found),
         tables=[_deletion(found), _occlusion(found)],
         notes=[],

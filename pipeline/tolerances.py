@@ -7,6 +7,11 @@ QUANTIZED = (
 )
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 5e-2, "fp8": 1e-1}
-"""By precision, of engines that TensorRT builds. Of float16 and bfloat16 they are forty and twenty-five roundings to
+"""By type, of engines that TensorRT builds. Of float16 and bfloat16 they are forty and twenty-five roundings to
 one side; Q/DQ is the reference's, too, so what is left there is values that fall on the other side of a step. Bounds to
 find wrong engines by: no measurements of good ones on a GPU went into them."""
+
+
+def tolerance_of(precision: str) -> float:
+    """Of an engine: the greater of its types'."""
+    return max(TOLERANCES[part] for part in precision.split("+"))

@@ -7,6 +7,8 @@ whose decisions all agree, the largest error of any output, relative to the larg
 
 A decision may flip for rounding alone where its logit lies within `compare.NEAR` of the border: such flips are
 counted and do not fail the check, any other does.
+
+Values of programs in Q/DQ are judged step by step (verify_steps.py); what comes of all steps is told.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from .compare import NEAR, ImageCheck, compare
 from .data import Dataset, Sample
 from .metrics import open_metric
 from .reference import Case, Expected, Reference
-from .tolerances import EXACT, QUANTIZED, TOLERANCE, TOLERANCES
+from .tolerances import EXACT, QUANTIZED, TOLERANCE, tolerance_of
 from .verify_report import EngineCheck, Quality, VerifyReport, summarize
+from .verify_steps import Steps
 
 RANDOM_IMAGES = 8
 ENGINE_IMAGES = 16  # at most: each takes three dense runs for every engine
@@ -72,7 +75,8 @@ def verify(
 ) -> VerifyReport:
     """Compare selective and dense answers on `data` (its first `limit` images), or on 8 seeded random images.
 
-    tolerance: of relative errors; by default TOLERANCE, for a program in Q/DQ QUANTIZED.
+    tolerance: of relative errors; by default TOLERANCE, for a program in Q/DQ QUANTIZED or, of a step with few layers,
+    less (see verify_steps.py).
     `tick` is called after each image, for progress. Returns the report, passed or not; its `require` raises.
     metric: a row of docs/data.md, taken of `data`, of the last strategy's answers; it is told, and decides nothing.
     strategies: of `foveate.load`; every one that this bundle and this machine have, if left out. backend: as there.
@@ -90,11 +94,17 @@ def verify(
         models = {s: stack.enter_context(load(bundle, strategy=s, **options)) for s in strategies}
         manifest = models[strategies[0]].manifest
         reference = Reference(Path(bundle), manifest, threads or 0)
+        asked = tolerance
         if tolerance is None:
             tolerance = QUANTIZED if reference.quantized else TOLERANCE
         near = max(NEAR, tolerance) if reference.quantized else NEAR
         judge = _Judge(metric, reference) if metric is not None else None
-        allowed = max((TOLERANCES[e.precision] for e in manifest.engines), default=tolerance)
+        by_step = {
+            name: Steps(model, name, asked)
+            for name, model in models.items()
+            if reference.quantized and model.device is None
+        }
+        allowed = max((tolerance_of(e.precision) for e in manifest.engines), default=tolerance)
         allowed = allowed if engine_tolerance is None else engine_tolerance
         for sample, fraction in _samples(data, manifest, limit):
             choices = reference.choices if fraction is None else reference.forced(sample.image, fraction)
@@ -108,6 +118,8 @@ def verify(
                 checks[strategy].append(
                     compare(sample.name, outputs, keeps, expected.outputs, expected.keeps, near_by)
                 )
+                if strategy in by_step:
+                    by_step[strategy](expected.borders, choices)
                 if judge is not None and strategy == strategies[-1]:
                     judge(sample, outputs, expected)
             tick()
@@ -125,7 +137,13 @@ def verify(
         )
     spec = data.spec if data else "seeded random images"
     summaries = tuple(
-        summarize(name, found, tolerance if models[name].backend in EXACT else allowed, models[name].backend)
+        summarize(
+            name,
+            found,
+            tolerance if models[name].backend in EXACT else allowed,
+            models[name].backend,
+            by_step[name].checks() if name in by_step else None,
+        )
         for name, found in checks.items()
     )
     quality = judge.quality() if judge is not None else None

@@ -14,6 +14,7 @@ from ..runtime.errors import CheckFailed, EngineError
 from ..runtime.manifest import EngineFile
 from .compare import ImageCheck
 from .tolerances import EXACT, TOLERANCE
+from .verify_steps import SHARE, StepCheck
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class StrategyCheck:
     )  # the one with that error; if decisions differ without excuse, the one with most flips
     passed: bool
     backend: str = "ort"  # that ran it
+    steps: dict[str, StepCheck] | None = None  # of programs in Q/DQ: see verify_steps.py
 
     def line(self) -> str:
         by = "" if self.backend in EXACT else f" by {self.backend}"
@@ -39,8 +41,14 @@ class StrategyCheck:
         return (
             f"{self.strategy}{by}: decisions agree on {self.images_agreeing} of {self.images} images, "
             f"{flips if self.flips else ''}max relative error {self.max_rel_error:.2g} on those "
-            f"(worst: {self.worst_image})"
+            f"(worst: {self.worst_image}){self._of_steps()}"
         )
+
+    def _of_steps(self) -> str:
+        if self.steps is None:
+            return ""
+        errors = ", ".join(f"{name} {check}" for name, check in self.steps.items())
+        return f"; each step on the reference's tensors, on {SHARE:.0%} of the images: {errors}"
 
 
 @dataclass(frozen=True)
@@ -181,14 +189,23 @@ class VerifyReport:
 
 
 def summarize(
-    strategy: str, checks: Sequence[ImageCheck], tolerance: float = TOLERANCE, backend: str = "ort"
+    strategy: str,
+    checks: Sequence[ImageCheck],
+    tolerance: float = TOLERANCE,
+    backend: str = "ort",
+    steps: dict[str, StepCheck] | None = None,
 ) -> StrategyCheck:
-    """Passed: no flip but near ones, an error within `tolerance`, and at least one image to tell it from."""
+    """Passed: no flip but near ones, an error within `tolerance`, and at least one image to tell it from. Where there
+    are checks of `steps`, it is they that count."""
     agreeing = [check for check in checks if check.errors is not None]
     flips, near = sum(c.flips for c in checks), sum(c.near_flips for c in checks)
     positions = sum(c.positions for c in checks)
     worst = max(checks, key=lambda c: (c.flips - c.near_flips, c.error if c.errors is not None else -1.0))
     error = max((c.error for c in agreeing), default=float("nan"))
+    if steps is None:
+        within = bool(agreeing) and error <= tolerance
+    else:
+        within = bool(checks) and all(step.passed for step in steps.values())
     return StrategyCheck(
         strategy=strategy,
         images=len(checks),
@@ -198,8 +215,9 @@ def summarize(
         near_flips=near,
         max_rel_error=error,
         worst_image=worst.name,
-        passed=bool(agreeing) and flips == near and error <= tolerance,
+        passed=flips == near and within,
         backend=backend,
+        steps=steps,
     )
 
 

@@ -80,13 +80,20 @@ class NullConfig:
     fill: float = 0.0
 
 
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8")  # of TensorRT
+# Of TensorRT. What a program in int8 has in floats runs in fp16, but for "int8+fp32" and "int8+bf16".
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "fp8+bf16", "int8+bf16", "fp8+fp32", "int8+fp32")
+
+
+def parts(precision: str) -> tuple[str, str]:
+    """What a program is quantized to ("" for none) and what its floats run in: ("int8", "fp16") for "int8"."""
+    kind, _, floats = precision.partition("+")
+    return (kind, floats or "fp16") if kind in ("fp8", "int8") else ("", kind)
 
 
 @dataclass(frozen=True)
 class TensorRTConfig:
-    """Engines of TensorRT or TensorRT-RTX. `precision`: one of PRECISIONS; "fp8" and "int8" of programs that are
-    quantized. `compute`: the compute capabilities to build for, such as "sm89"; none: whatever the flavour knows.
+    """Engines of TensorRT or TensorRT-RTX. `precision`: one of PRECISIONS; those of "fp8" and "int8" for programs that
+    are quantized. `compute`: the compute capabilities to build for, such as "sm89"; none: whatever the flavour knows.
     `graph`: runs of shapes that come back become CUDA graphs, where that is measured to be faster.
     """
 

@@ -67,7 +67,7 @@ def test_the_base_needs_numpy_alone_and_extras_choose_the_rest(wheel):
     requires = re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)
     assert [r for r in requires if "extra ==" not in r] == ["numpy>=1.24"]
     extras = set(re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE))
-    used = {"export", "transformers", "metrics", "tensorrt", "report", "video", "dev"}
+    used = {"export", "transformers", "metrics", "tensorrt", "modelopt", "report", "video", "dev"}
     assert extras == {"cpu", "gpu", "gpu-bench", "torch-tensorrt", *used}
     assert "License-Expression: Apache-2.0" in metadata
     assert any(n.endswith("licenses/LICENSE") for n in wheel.namelist())

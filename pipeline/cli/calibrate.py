@@ -123,9 +123,11 @@ def _add_exits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
-    about = "of a bundle with a budget: searched, too; else --max-drop (default: 0.5%%), --metric: as above"
+    about = "of a bundle with a budget: searched, too; else --max-drop (default: 0.5%), --metric: as above"
     group = parser.add_argument_group("precision", about)
     add_precision(group)
+    about = "who calibrates: onnxruntime (default), or NVIDIA's ModelOpt, by entropy (extra modelopt)"
+    group.add_argument("--quantizer", choices=("onnxruntime", "modelopt"), help=about)
     about = "least share of every decision that must stay as in floats (default: 0.99)"
     group.add_argument("--agreement", type=number, metavar="SHARE", help=about)
     about = "this layer, or all of this step, stays in floats; repeatable"
@@ -167,13 +169,17 @@ def run(args: argparse.Namespace) -> int:
     _refuse(args.held_out is not None, "--held-out without --stream", "--stream VIDEO --held-out VIDEO")
     _refuse(args.beta is not None and not args.exits, "--beta without --exits", "--exits --beta")
     _refuse(budget.given and args.beta is not None, "--beta with a budget", "one of them")
-    by_layers = args.agreement is not None or bool(args.keep_float)
-    _refuse(by_layers and not args.precision, "--agreement or --keep-float", "--precision with them")
+    by_layers = args.agreement is not None or bool(args.keep_float) or bool(args.quantizer)
+    which = "--agreement, --keep-float or --quantizer"
+    _refuse(by_layers and not args.precision, which, "--precision with them")
     if args.precision:
         _refuse(args.exits or thresholds, "--precision with --exits, --threshold or --active", "one of them")
         if args.source.is_dir() and budget.given:
-            wrong = "--agreement or --keep-float with a budget for a bundle"
-            _refuse(by_layers, wrong, "the budget, which finds what stays in floats")
+            _refuse(
+                by_layers,
+                f"{which} with a budget for a bundle",
+                "the budget, which finds what stays in floats",
+            )
             return _run_budget(args, budget)
         _refuse(
             budget != Budget(budget.max_drop), "a program and this budget", "a bundle, or --max-drop alone"
@@ -256,6 +262,7 @@ def _run_precision(args: argparse.Namespace) -> int:
             args.source,
             args.data,
             kind=args.precision,
+            quantizer=args.quantizer or "onnxruntime",
             budget=PrecisionBudget(
                 MAX_DROP if args.max_drop is None else args.max_drop,
                 AGREEMENT if args.agreement is None else args.agreement,

@@ -14,7 +14,7 @@ import onnx
 from ...runtime.bundle import hash_file
 from ...runtime.cuda import library
 from ...runtime.cuda.plugins import load_plugins
-from ...runtime.engine import TensorRTConfig, TorchTensorRTConfig
+from ...runtime.engine import TensorRTConfig, TorchTensorRTConfig, parts
 from ...runtime.layouts import AUTO
 from ...runtime.manifest import IF, EngineFile, ExitChain, ExitPaths, Manifest, Region, Step
 from .engine_build import Built, build_plan
@@ -22,7 +22,7 @@ from .engine_cache import EngineCache, Entry, make_key
 from .engine_model import EngineModel, EngineModels
 from .flavour import Flavour, find_flavour, find_torch
 from .layout_choice import choose_engines
-from .precision import QUANTIZED, check_quantized
+from .precision import check_quantized
 from .profiles import Profile, Range, Shapes, choose_ranges, measure_shapes
 from .sidecar import describe
 from .timing_cache import TimingCache
@@ -49,8 +49,9 @@ def build_engines(
     flavour = find_torch() if by_torch else find_flavour(config.compute)
     targets = flavour.compute_of(config.compute)
     program = onnx.load(folder / manifest.program, load_external_data=False)
-    if config.precision in QUANTIZED:
-        check_quantized(program, config.precision)
+    kind, _ = parts(config.precision)
+    if kind:
+        check_quantized(program, kind)
     ranges, notes = choose_ranges(manifest, ranges), ()
     layout = manifest.layout
     if manifest.layouts and layout == AUTO:

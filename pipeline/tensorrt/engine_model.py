@@ -10,11 +10,12 @@ from pathlib import Path
 import onnx
 
 from ...export.ops.deformable_sample import with_gathers
+from ...runtime.engine import parts
 from ..graph import SAMPLE
 from ..lean import lean
 from ..weights import INLINE
 from .plugin_nodes import keys, leave_to_plugins, restore
-from .precision import KINDS, QUANTIZED, between, decision_tensors, lower_precision, sums_of_bytes
+from .precision import KINDS, between, decision_tensors, lower_precision, sums_of_bytes
 
 _WEIGHTS = "weights.bin"
 
@@ -44,11 +45,10 @@ class EngineModels:
         restore(model, self._program, self.plugins)
         open_choices(model)
         kept = between(model.graph, self._read, self._made)
-        if self._precision in KINDS:
-            model = lower_precision(model, self._precision, kept)
-        elif self._precision in QUANTIZED:  # what calibration left in floats
-            model = lower_precision(model, "fp16", kept | sums_of_bytes(model.graph))
-        return model
+        kind, floats = parts(self._precision)
+        if kind:
+            kept |= sums_of_bytes(model.graph)
+        return lower_precision(model, floats, kept) if floats in KINDS else model
 
     def write(self, file: Path, folder: Path) -> EngineModel:
         """Writes the model of `file` into an empty folder."""

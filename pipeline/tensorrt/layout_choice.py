@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...runtime.engine import parts
 from ...runtime.layouts import MUST_WIN
 from ...runtime.manifest import CHAIN, IF, PER_DEPTH, ExitChain, Manifest
 
@@ -36,7 +37,8 @@ def predict(manifest: Manifest, precision: str, batch: int) -> dict[str, float]:
     chain = next(step for step in manifest.steps if isinstance(step, ExitChain))
     share = _shares(chain, {int(depth): count for depth, count in manifest.depths.items()})
     left = [sum(share[exit] for exit in chain.exits if exit >= stage.exit) for stage in chain.stages]
-    macs = [stage.macs / MACS_PER_MS[precision] for stage in chain.stages]
+    kind, floats = parts(precision)
+    macs = [stage.macs / MACS_PER_MS[kind or floats] for stage in chain.stages]
     any_left = [1 - (1 - still) ** batch for still in left]
     work = batch * sum(ms * still for ms, still in zip(macs, left, strict=True))
     found = {CHAIN: CALL_MS * (sum(any_left) + 1) + work}

@@ -19,13 +19,14 @@ import numpy as np
 import onnx
 
 from ...runtime.bundle import open_bundle
+from ...runtime.engine import parts
 from ...runtime.errors import told
 from ...runtime.manifest import EngineFile, ExitStep, Manifest
 from ...runtime.nvidia import why_not_here
 from ..compare import ImageCheck, Keep, compare
 from ..masks import margins, masks_of
 from ..reference import Case
-from ..tolerances import TOLERANCES
+from ..tolerances import tolerance_of
 from ..verify_report import EngineCheck, summarize_engine
 from .borders import Borders, open_session
 from .engine_model import EngineModels, open_choices
@@ -45,7 +46,7 @@ def check_engines(
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[EngineCheck, ...]:
     """One check for each file of programs/ that has engines, of the engine that fits this GPU. `cases` is called anew
-    for every engine. `tolerance`: by default that of TOLERANCES. `tick` is called after each engine."""
+    for every engine. `tolerance`: by default that of `tolerance_of`. `tick` is called after each engine."""
     manifest = open_bundle(bundle, verify=False).manifest
     if why := _why_no_polygraphy():
         return tuple(EngineCheck.unchecked(engine, why) for engine in _one_each(manifest.engines))
@@ -53,7 +54,7 @@ def check_engines(
     with Borders(bundle, manifest, threads) as borders:
         checker = _Checker(bundle, manifest, borders, cases, threads)
         for engine in _one_each(manifest.engines):
-            allowed = TOLERANCES[engine.precision] if tolerance is None else tolerance
+            allowed = tolerance_of(engine.precision) if tolerance is None else tolerance
             found.append(checker.check(engine, allowed))
             tick()
     return tuple(found)
@@ -105,8 +106,9 @@ class _Checker:
 
         def open_model() -> Any:
             model = EngineModels(self._program, engine.precision).make(self._bundle / engine.program)
-            if engine.precision in KINDS:
-                model = in_float32(model, engine.precision)
+            _, floats = parts(engine.precision)
+            if floats in KINDS:
+                model = in_float32(model, floats)
             return open_session(model, self._bundle, self._threads)
 
         return OnnxrtRunner(open_model, name="its model in onnxruntime")

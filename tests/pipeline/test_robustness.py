@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from foveate.pipeline import robustness as tested
+from foveate.pipeline import steered as steering
 from foveate.pipeline.accuracy import active_fraction
 from foveate.pipeline.build import build
 from foveate.pipeline.check import open_session
@@ -15,10 +19,14 @@ from foveate.pipeline.cli.main import main
 from foveate.pipeline.data import open_data
 from foveate.pipeline.robustness import difference, kept_tokens, occluded, robustness, token_norms
 from foveate.pipeline.robustness_report import write_robustness
-from foveate.pipeline.steered import SteeredConfig
+from foveate.pipeline.steered import SteeredTensorRT, steered
 from foveate.runtime import Result, load
 from foveate.runtime.bundle import open_bundle
+from foveate.runtime.device.engine import open_on_device
+from foveate.runtime.device.host import HostDevice
+from foveate.runtime.engine import NullConfig, OrtConfig, Ports, TensorRTConfig, TorchConfig
 from foveate.runtime.errors import InputError
+from foveate.runtime.manifest import DenseSegment, EngineFile, Region
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,8 +51,16 @@ def labelled(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("strategy", ["spans", "rects", "dense"])
-def test_steered_engines_compute_what_the_given_mask_keeps(tiny_bundle, tiny_program, strategy):
+@pytest.mark.parametrize(
+    ("engines", "strategy"),
+    [
+        (OrtConfig(threads=1), "spans"),
+        (OrtConfig(threads=1), "rects"),
+        (OrtConfig(threads=1), "dense"),
+        (TorchConfig(device="cpu"), "rects"),
+    ],
+)
+def test_steered_engines_compute_what_the_given_mask_keeps(tiny_bundle, tiny_program, engines, strategy):
     """Against the program with its decision cut out and the mask fed."""
     program = onnx.load(tiny_program)
     mask = next(n for n in program.graph.node if n.op_type == "EnergyMask")
@@ -52,7 +68,8 @@ def test_steered_engines_compute_what_the_given_mask_keeps(tiny_bundle, tiny_pro
     keep = onnx.helper.make_tensor_value_info("mask0.keep", 1, ["batch", 1, "h", "w"])
     program.graph.input.append(keep)
     wanted_of = open_session(program)
-    config = SteeredConfig(threads=1, masks=("mask0.keep",))
+    manifest = open_bundle(tiny_bundle, verify=False).manifest
+    config = steered(engines, ["mask0.keep"], tiny_bundle, manifest)
     with load(tiny_bundle, backend=config, strategy=strategy) as model:
         for seed in range(3):
             given = (np.random.default_rng(seed).random((1, 1, 32, 48)) < 0.3).astype(np.float32)
@@ -63,7 +80,7 @@ def test_steered_engines_compute_what_the_given_mask_keeps(tiny_bundle, tiny_pro
             for name, value in wanted.items():
                 assert np.abs(result[name] - value).max() <= 1e-5 * np.abs(value).max()
         config.keeps.clear()  # decided as ever
-        with load(tiny_bundle, strategy=strategy, threads=1) as plain:
+        with load(tiny_bundle, backend=engines, strategy=strategy) as plain:
             np.testing.assert_array_equal(model(noise(9))["logits"], plain(noise(9))["logits"])
 
 
@@ -82,6 +99,85 @@ def test_both_tests_on_a_bundle(tiny_bundle, labelled, tmp_path):
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     assert told["deletion"]["area"] == found.deletion.area
     assert "| tokens | learned | magnitude | random |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_engines_on_a_device_are_those_that_are_tested(tiny_bundle, labelled, monkeypatch):
+    """By torch, on this machine's memory."""
+    monkeypatch.setattr(tested, "REMOVED", (0.0, 0.5, 1.0))
+    monkeypatch.setattr(tested, "OCCLUDED", (0.0, 0.3))
+    monkeypatch.setattr(
+        tested._Judge, "__call__", lambda self, answer: float(np.asarray(answer["logits"]).sum())
+    )
+    torch, ort = (
+        robustness(tiny_bundle, open_data(labelled), metric="top5", limit=2, backend=backend)
+        for backend in (TorchConfig(device="cpu"), OrtConfig(threads=1))
+    )
+    assert (torch.backend, torch.strategy, ort.backend) == ("torch", "rects", "ort")
+    assert torch.deletion.own_removed == ort.deletion.own_removed
+    for name, curve in torch.deletion.quality.items():
+        assert curve == pytest.approx(ort.deletion.quality[name], rel=1e-4)
+    assert torch.occlusion.bundle == pytest.approx(ort.occlusion.bundle, rel=1e-4)
+
+
+class Plan:
+    """An engine of TensorRT, as far as steering knows it: it decides to keep nothing."""
+
+    inputs, optional, most = ("images",), (), 4
+
+    def __init__(self, ports: Ports):
+        self.outputs = tuple(spec.name for spec in ports.outputs)
+
+    def run(self, feeds):
+        return [None for _ in self.outputs]
+
+    def close(self):
+        self.closed = True
+
+
+def test_beside_a_plan_torch_runs_the_copy_of_what_decides(tiny_bundle, monkeypatch):
+    """The plan and its GPU are stand-ins."""
+    manifest = open_bundle(tiny_bundle, verify=False).manifest
+    stem = next(step for step in manifest.steps if isinstance(step, DenseSegment))
+    region = next(step for step in manifest.steps if isinstance(step, Region))
+    files = {Path(file).stem: file for file in (stem.file, region.fallback)}
+    made = [EngineFile(f, f"engines/{n}.sm89.plan", "", "", "", "sm89", "fp16") for n, f in files.items()]
+    known = {spec.name: spec for spec in (*manifest.tensors, *manifest.outputs)}
+    config = steered(
+        TensorRTConfig(precision="fp16"),
+        ["mask0.keep"],
+        tiny_bundle,
+        dataclasses.replace(manifest, engines=tuple(made)),
+    )
+    assert isinstance(config, SteeredTensorRT) and config.precision == "fp16"
+
+    def open_stand_in(path, config, ports, device):
+        if isinstance(config, TensorRTConfig):
+            assert type(config) is TensorRTConfig
+            return Plan(ports)
+        return open_on_device(path, TorchConfig(device="cpu"), ports, device)
+
+    monkeypatch.setattr(steering, "open_on_device", open_stand_in)
+    device = HostDevice()
+
+    def opened(file: str, step) -> Any:
+        plan = next(tiny_bundle / engine.plan for engine in made if engine.program == file)
+        ports = Ports(manifest.inputs, tuple(known[name] for name in step.outputs))
+        return open_on_device(plan, config, ports, device)
+
+    assert isinstance(opened(region.fallback, region), Plan)  # which makes no mask
+    engine = opened(stem.file, stem)
+    feeds, place = {"images": device.put(noise(0))}, stem.outputs.index("mask0.keep")
+    assert engine.run(feeds)[place] is None and engine.most == 4
+    given = (np.random.default_rng(0).random((1, 1, 32, 48)) < 0.3).astype(np.float32)
+    config.keeps["mask0.keep"] = given
+    np.testing.assert_array_equal(device.get([engine.run(feeds)[place]])[0], given)
+    engine.close()
+
+
+def test_a_backend_that_cannot_be_steered_is_named(tiny_bundle):
+    manifest = open_bundle(tiny_bundle, verify=False).manifest
+    with pytest.raises(InputError, match="got backend 'null'; expected one of ort, cuda, torch, tensorrt"):
+        steered(NullConfig(), ["mask0.keep"], tiny_bundle, manifest)
 
 
 def test_rankings_and_their_curves(tiny_bundle, labelled, monkeypatch):

@@ -1,5 +1,5 @@
 """Programs that `foveate calibrate --precision` writes, as engines: TensorRT takes their Q/DQ, also with layers in
-floats, which run in float16 there."""
+floats, which run in float16 there, or in the type asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from foveate.calibration.quantized import KINDS, measure_ranges, quantized
 from foveate.export.program import load_program, save_program
 from foveate.pipeline.build import build
 from foveate.pipeline.inspect import inspect, lines
+from foveate.pipeline.targets import target_of
+from foveate.pipeline.tensorrt.engine_build import build_plan
 from foveate.pipeline.tensorrt.engine_model import EngineModels
+from foveate.pipeline.tensorrt.flavour import find_flavour
 from foveate.pipeline.verify import verify
 from foveate.runtime.bundle import open_bundle
 from onnx import TensorProto
@@ -64,3 +67,33 @@ def test_layers_in_floats_run_in_float16_and_quantized_ones_as_they_are(tmp_path
     readers = {name: n for n in graph.node for name in n.input}
     for node in (n for n in graph.node if n.op_type == "DequantizeLinear"):
         assert readers[node.output[0]].op_type != "Cast"
+
+
+@pytest.mark.parametrize(
+    ("precision", "floats"), [("int8", "HALF"), ("int8+bf16", "BF16"), ("int8+fp32", "FLOAT")]
+)
+def test_what_stays_in_floats_runs_in_the_type_asked_for(tiny_program, tmp_path, precision, floats):
+    """In the network that TensorRT-RTX builds from the program whose last layer is not quantized."""
+    path = made(tiny_program, "int8", 1, tmp_path)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = EngineModels(load_program(path), precision).write(path, folder)
+    shape = (1, 3, 64, 96)
+    built = build_plan(model.path, {"images": (shape, shape, shape)}, "sm89", find_flavour(("sm89",)))
+    types = {dtype for layer in built.layers for dtype in layer.dtypes}
+    assert {"INT8", "FLOAT", floats} <= types and types.isdisjoint({"HALF", "BF16"} - {floats})
+    (product,) = (layer for layer in built.layers if layer.kind == "MATRIX_MULTIPLY")
+    assert product.dtypes == (floats,)
+
+
+def test_an_engine_of_mixed_types_is_verified_in_them(tiny_program, tmp_path):
+    """No kernel of a CPU has bfloat16: the engine's model is rounded to it."""
+    path, sample = made(tiny_program, "int8", 1, tmp_path), (1, 3, 64, 96)
+    ranges = {"batch": (1, 1, 1), "height": (64, 64, 64), "width": (96, 96, 96)}
+    target = "tensorrt:int8+bf16@sm89"
+    bundle = build(path, tmp_path / "bundle", sample=sample, target=target, ranges=ranges)
+    assert target_of(open_bundle(bundle).manifest) == target
+    report = verify(bundle, limit=2, threads=2)
+    assert report.passed and all(check.images == 2 and not check.failed for check in report.engines)
+    errors = [error for check in report.engines for error in (check.errors or {}).values()]
+    assert max(errors) > 1e-4  # something was rounded
