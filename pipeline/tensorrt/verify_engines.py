@@ -28,10 +28,9 @@ from ..reference import Case
 from ..tolerances import TOLERANCES
 from ..verify_report import EngineCheck, summarize_engine
 from .borders import Borders, open_session
-from .engine_model import EngineModels, open_choices
+from .engine_model import open_choices
 from .flavour import RTX
-from .precision import KINDS
-from .rounding import in_float32
+from .stand_in import open_stand_in
 
 Runner = Any  # of polygraphy.backend.base
 
@@ -103,13 +102,10 @@ class _Checker:
     def _model(self, engine: EngineFile) -> Runner:
         from polygraphy.backend.onnxrt import OnnxrtRunner
 
-        def open_model() -> Any:
-            model = EngineModels(self._program, engine.precision).make(self._bundle / engine.program)
-            if engine.precision in KINDS:
-                model = in_float32(model, engine.precision)
-            return open_session(model, self._bundle, self._threads)
-
-        return OnnxrtRunner(open_model, name="its model in onnxruntime")
+        return OnnxrtRunner(
+            lambda: open_stand_in(self._bundle, self._program, engine, self._threads),
+            name="its model in onnxruntime",
+        )
 
     def _engine(self, engine: EngineFile) -> Runner:
         from polygraphy.backend.trt import EngineFromPath, TrtRunner
