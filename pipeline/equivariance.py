@@ -184,7 +184,11 @@ def _samples(data: Dataset | None, manifest: Manifest, limit: int | None) -> Ite
 
 
 def _check_vectors(vectors: Collection[str], manifest: Manifest) -> None:
-    pairs = [o.name for o in manifest.outputs if isinstance(o.shape[1], int) and o.shape[1] % 2 == 0]
+    pairs = [
+        o.name
+        for o in manifest.outputs
+        if len(o.shape) > 1 and isinstance(o.shape[1], int) and o.shape[1] % 2 == 0
+    ]
     for name in vectors:
         if name not in pairs:
             raise InputError(

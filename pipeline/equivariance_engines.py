@@ -33,7 +33,7 @@ Answers = Callable[[np.ndarray], Answer]
 
 @dataclass
 class Engines:
-    """Those of a bundle by name. `not_run`: why TensorRT runs none of its engines; "". `notes`: what else does not run."""
+    """Those of a bundle by name. `not_run`: why TensorRT runs none of its engines; "". `notes`: what else is amiss."""
 
     answers: dict[str, Answers] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -25,7 +25,7 @@ from foveate.pipeline.files import write_text
 from torch import Tensor, nn
 
 from .data import blurred, load, tilted, to_input
-from .train import NETWORKS
+from .train import NETWORKS, SOFTNESS, role_of
 
 HERE = Path(__file__).parent
 ROLES = ("base", "control", "soft")
@@ -132,7 +132,10 @@ def evaluate(folder: Path, name: str, path: str | None = None) -> dict[str, Fact
     """Of one seed's base, control and soft network."""
     images, labels = load("test", path)
     x = to_input(images, NETWORKS[name][2])
-    nets = {role: fold(load_checkpoint(folder / f"{name}_{role}.safetensors")) for role in ROLES}
+    files = dict(zip(ROLES, ("base", "control", role_of(SOFTNESS[name])), strict=True))
+    nets = {
+        role: fold(load_checkpoint(folder / f"{name}_{file}.safetensors")) for role, file in files.items()
+    }
     entropy = _entropy(scores(nets["control"], x))
     rows = {}
     for role, net in nets.items():

@@ -1,7 +1,7 @@
-"""Trains the example's networks: `base`, and from it for as long `control` and one of each softness to choose among.
+"""Trains the example's networks: `base`, and from it for as long `control` and one of each softness that is asked for.
 
-    python -m examples.soft_equivariance.train --out build/soft          # three seeds; about half an hour of one core
-    python -m examples.soft_equivariance.train --only resnet --seeds 0 --short
+    python -m examples.soft_equivariance.train --softness 0 0.05 0.1 0.3      # to choose among: ten minutes of one core
+    python -m examples.soft_equivariance.train --seeds 1                      # as chosen, by another seed: five
 
 All see the garments turned by 0°, 90°, 180° and 270° equally often, half of them tilted by up to 30° besides. Every
 file is written whole, and with it what it was made by; what a stopped run has finished is kept. None sees the
@@ -51,8 +51,6 @@ NETWORKS = {  # an architecture of timm with its arguments, and the canvas; 33 i
     "vit": ("timm:vit_tiny_patch16_224", VIT, 32),
 }
 GROUP = "C4"
-SOFTNESSES = (0.0, 0.05, 0.1, 0.3)
-SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -73,16 +71,16 @@ class Recipe:
     tuned: Run  # from the base; of the control and of every softness alike
     seed: int = 0
 
-    def short(self) -> Recipe:
-        """A tenth of its steps."""
-        base, tuned = (dataclasses.replace(run, epochs=run.epochs / 10) for run in (self.base, self.tuned))
-        return dataclasses.replace(self, base=base, tuned=tuned)
-
 
 RECIPES = {
     "resnet": Recipe(Run(2, 3e-3), Run(2, 2e-3)),
     "vit": Recipe(Run(3, 2e-3), Run(3, 2e-3)),
 }
+SOFTNESS = {"resnet": 0.05, "vit": 0.05}  # as choose.py chose
+
+
+def role_of(softness: float) -> str:
+    return f"soft{softness:g}"
 
 
 def config(name: str, recipe: Recipe) -> dict:
@@ -147,23 +145,28 @@ def train(name: str, role: str, softness: float | None, recipe: Recipe, out: Pat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the example's networks.")
-    parser.add_argument("--out", default=Path("build/soft"), type=Path, help="folder of checkpoints and logs")
+    parser.add_argument("--out", default=Path("build/soft"), type=Path, help="folder of seed0, seed1, …")
     parser.add_argument("--only", choices=NETWORKS, help="default: all")
-    parser.add_argument("--softness", default=SOFTNESSES, type=float, nargs="*", help="to choose among")
-    parser.add_argument("--seeds", default=SEEDS, type=int, nargs="+")
-    parser.add_argument("--short", action="store_true", help="a tenth of the steps")
+    parser.add_argument("--softness", type=float, nargs="+", help="default: the one that was chosen")
+    parser.add_argument("--seeds", default=[0], type=int, nargs="+")
+    parser.add_argument("--epochs", type=float, help="of every run (default: its recipe's)")
     parser.add_argument("--threads", default=1, type=int)
     parser.add_argument("--fashion-mnist", help="folder of the .gz files; default: Debian's package")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    roles = {"base": None, "control": None, **{f"soft{s:g}": s for s in args.softness}}
     for seed in args.seeds:
         out = args.out / f"seed{seed}"
         out.mkdir(parents=True, exist_ok=True)
         for name in [args.only] if args.only else NETWORKS:
             recipe = dataclasses.replace(RECIPES[name], seed=seed)
-            for role, softness in roles.items():
-                train(name, role, softness, recipe.short() if args.short else recipe, out, args.fashion_mnist)
+            if args.epochs is not None:
+                base, tuned = (
+                    dataclasses.replace(r, epochs=args.epochs) for r in (recipe.base, recipe.tuned)
+                )
+                recipe = dataclasses.replace(recipe, base=base, tuned=tuned)
+            soft = {role_of(s): s for s in args.softness or [SOFTNESS[name]]}
+            for role, softness in {"base": None, "control": None, **soft}.items():
+                train(name, role, softness, recipe, out, args.fashion_mnist)
 
 
 if __name__ == "__main__":

@@ -195,8 +195,8 @@ def test_turning_back_undoes_turning(group):
 
 def test_maps_of_classes_are_turned_back(tmp_path):
     class Classes(Segmenter):
-        def forward(self, x):
-            return super().forward(x).argmax(1)
+        def forward(self, input):
+            return super().forward(input).argmax(1)
 
     program = export_program(soften(Classes(), "C4", 0.0), torch.randn(1, 1, 16, 16), tmp_path / "map.onnx")
     (engine,) = verify_equivariance(build(program, tmp_path / "map"), images(2, 16)).engines
