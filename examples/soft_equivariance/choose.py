@@ -18,7 +18,7 @@ from foveate.export import fold, load_checkpoint
 from foveate.pipeline.files import write_text
 
 from .data import load, to_input
-from .evaluate import Facts, measure
+from .evaluate import Facts, measure, scores
 from .train import NETWORKS
 
 Rows = Mapping[str, Facts]  # by role
@@ -27,8 +27,12 @@ Rows = Mapping[str, Facts]  # by role
 def validate(folder: Path, name: str, path: str | None = None) -> dict[str, Facts]:
     images, labels = load("validation", path)
     x = to_input(images, NETWORKS[name][2])
-    nets = {file.stem.partition("_")[2]: file for file in sorted(folder.glob(f"{name}_*.safetensors"))}
-    return {role: measure(fold(load_checkpoint(file)), x, labels) for role, file in nets.items()}
+    files = {file.stem.partition("_")[2]: file for file in folder.glob(f"{name}_*.safetensors")}
+    found = {}
+    for role in sorted(files, key=lambda role: (role.startswith("soft"), role != "soft0", role)):
+        net = fold(load_checkpoint(files[role]))
+        found[role] = measure(net, x, labels, scores(net, x))
+    return found
 
 
 def choose(rows: Rows) -> float:

@@ -6,14 +6,17 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from foveate.calibration.layers import layers_of
+from foveate.calibration.quantized import measure_ranges, quantized
 from foveate.export import export_program, insert_energy_mask, small_resnet, soften
 from foveate.export.groups import Element, Group
-from foveate.export.program import save_program
+from foveate.export.program import load_program, save_program
 from foveate.pipeline.build import build
 from foveate.pipeline.cli.main import main
 from foveate.pipeline.data import Dataset, Sample
@@ -21,6 +24,7 @@ from foveate.pipeline.equivariance import verify_equivariance
 from foveate.pipeline.equivariance_engines import open_engines, open_reference
 from foveate.pipeline.equivariance_layers import layer_errors
 from foveate.pipeline.turns import disc, turned, turned_back
+from foveate.pipeline.verify import strategies_of
 from foveate.runtime.bundle import open_bundle
 from foveate.runtime.engine import TorchConfig
 from foveate.runtime.errors import CheckFailed, EngineError, InputError
@@ -30,8 +34,8 @@ from torch import nn
 SIZE = 33  # 33, 17, 9, 5: every stride of the network leaves positions centered
 
 
-def network(softness: float | None = 0.0) -> nn.Module:
-    """A classifier with a mask that does not persist."""
+def network(softness: float | None = 0.0, persist: Literal["conv"] | None = None) -> nn.Module:
+    """A classifier with a mask."""
     torch.manual_seed(0)
     net = small_resnet([6, 8], [1, 1], 4, 6, 1)
     for module in net.modules():
@@ -40,7 +44,7 @@ def network(softness: float | None = 0.0) -> nn.Module:
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
     if softness is not None:
         soften(net, "C4", softness)
-    net = insert_energy_mask(net, "stem", sample=torch.zeros(1, 1, SIZE, SIZE), start=0.0, persist=None)
+    net = insert_energy_mask(net, "stem", sample=torch.zeros(1, 1, SIZE, SIZE), start=0.0, persist=persist)
     nn.init.zeros_(net.get_parameter("fc.bias"))
     (mask,) = net.eval().masks
     nn.init.normal_(mask.weight)
@@ -116,6 +120,30 @@ def test_a_broken_engine_fails(strict, tmp_path, capsys):
     command = ["verify", str(broken), "--equivariance", "--against", str(strict), "--limit", "1"]
     assert main(command) == 1
     assert "broken: " in capsys.readouterr().err
+
+
+def test_a_strict_network_stays_strict_in_int8(strict, tmp_path):
+    """What is equal up to a turn is rounded alike."""
+    program = load_program(strict)
+    layers = layers_of(program)
+    feeds = ({program.graph.input[0].name: image[None].numpy()} for image in images_of(3, SIZE))
+    low = quantized(program, measure_ranges(program, layers, feeds), [layer.name for layer in layers], "int8")
+    bundle = build(save_program(low, tmp_path / "int8.onnx"), tmp_path / "int8")
+    report = verify_equivariance(bundle, images(), against=strict, tolerance=1e-5)
+    assert report.passed and len(report.layers) == 6 and not report.notes
+    names = {f"ort, int8, {strategy}" for strategy in ("dense", *strategies_of(bundle))}
+    assert names < {engine.name for engine in report.engines}
+
+
+def test_a_mask_off_the_center_is_held_against_the_network_without(tmp_path):
+    """A persistent mask is halved off the center of odd sizes, where its strict network is centered."""
+    plain, masked = network(), network(persist="conv")
+    plain.masks[0].threshold.zero_()  # keeps all
+    program = export_program(masked, torch.randn(1, 1, SIZE, SIZE), tmp_path / "masked.onnx")
+    report = verify_equivariance(build(program, tmp_path / "masked"), images(), against=plain)
+    assert report.baseline.error < 1e-5 and not report.passed
+    assert all(what.endswith(("90°", "180°")) for what in report.broken) and len(report.broken) > 2
+    assert [layer.op for layer in report.off_center] == ["MaxPool"]
 
 
 def test_the_command_measures_a_bundle(bundle, capsys):
