@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from importlib import import_module
@@ -63,20 +64,40 @@ def test_the_softness_is_the_one_that_validation_images_choose(example):
     assert choose(rows) == 0.05
 
 
-def test_training_and_validation_images_are_apart(example, tmp_path):
-    """20,000 images that are numbers: 10,000 are for validation, the same every time."""
-    import gzip
-
-    numbers = np.zeros((20_000, 28, 28), np.uint8)
-    numbers[:, 0, 0], numbers[:, 0, 1] = np.divmod(np.arange(20_000), 256)
-    for stem, values, header in (("images-idx3", numbers, 16), ("labels-idx1", numbers[:, 0, 1], 8)):
-        with gzip.open(tmp_path / f"train-{stem}-ubyte.gz", "wb", compresslevel=1) as file:
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    """A folder like Fashion-MNIST's, of 20,000 images that hold their numbers."""
+    folder = tmp_path_factory.mktemp("numbers")
+    images = np.zeros((20_000, 28, 28), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.divmod(np.arange(20_000), 256)
+    for stem, values, header in (("images-idx3", images, 16), ("labels-idx1", images[:, 0, 1] % 10, 8)):
+        with gzip.open(folder / f"train-{stem}-ubyte.gz", "wb", compresslevel=1) as file:
             file.write(bytes(header) + values.tobytes())
+    return folder
+
+
+def test_what_is_trained_is_kept(example, numbers, tmp_path):
+    train = example["train"]
+    run = train.Run(0.02, 1e-3)  # one step
+    for role, softness in {"base": None, "soft0.1": 0.1, "control": None}.items():
+        train.train("vit", role, softness, train.Recipe(run, run), tmp_path, numbers)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 6
+    train.train("vit", "base", None, train.Recipe(run, run), tmp_path, numbers)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    train.train("vit", "base", None, train.Recipe(run, run, seed=1), tmp_path, numbers)
+    changed = {path.name for path in tmp_path.iterdir() if path.stat().st_mtime_ns != files[path]}
+    assert changed == {"vit_base.safetensors", "vit_base.json"}
+
+
+def test_training_and_validation_images_are_apart(example, numbers):
+    """10,000 are for validation, the same every time."""
     load = example["data"].load
     seen = {}
     for split in ("train", "validation"):
-        images, labels = load(split, tmp_path)
-        assert torch.equal(images[:, 0, 1].long(), labels) and torch.equal(images, load(split, tmp_path)[0])
+        images, labels = load(split, numbers)
+        assert torch.equal(images[:, 0, 1].long() % 10, labels)
+        assert torch.equal(images, load(split, numbers)[0])
         seen[split] = set((256 * images[:, 0, 0].int() + images[:, 0, 1]).tolist())
     assert len(seen["validation"]) == len(seen["train"]) == 10_000 and not seen["train"] & seen["validation"]
 

@@ -1,7 +1,7 @@
 """Does an equivariant backbone keep energy masks equivariant? Two small ERSM networks, trained alike: one as it is, one
 whose convs are strictly C4-equivariant.
 
-    python -m examples.soft_equivariance.masks --out build/soft     # trains both, a dozen minutes of a core; measures them
+    python -m examples.soft_equivariance.masks --out build/soft     # trains both (12 minutes of a core), measures them
 
 Both learn the garments first, then with a mask behind the stem, which persists. Scenes are those of examples/ersm at
 97 × 97, a size that every stride leaves centered. Agreement is the share of positions that the mask of a turned scene,
