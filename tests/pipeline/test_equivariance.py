@@ -138,7 +138,7 @@ def test_a_strict_network_stays_strict_in_int8(strict, tmp_path):
 def test_a_mask_off_the_center_is_held_against_the_network_without(tmp_path):
     """A persistent mask is halved off the center of odd sizes, where its strict network is centered."""
     plain, masked = network(), network(persist="conv")
-    plain.masks[0].threshold.zero_()  # keeps all
+    plain.get_buffer("mask0.threshold").zero_()  # keeps all
     program = export_program(masked, torch.randn(1, 1, SIZE, SIZE), tmp_path / "masked.onnx")
     report = verify_equivariance(build(program, tmp_path / "masked"), images(), against=plain)
     assert report.baseline.error < 1e-5 and not report.passed
