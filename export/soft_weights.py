@@ -143,6 +143,11 @@ def _candidates(model: nn.Module, base: Softness) -> Iterator[_Candidate]:
             elif isinstance(module, nn.Conv2d) and tensor == "weight":
                 rows, columns = module.kernel_size
                 how = _with(base, "kernel", rows) if rows == columns and (rows > 1 or vectors) else None
+            elif isinstance(module, nn.ConvTranspose2d) and tensor == "weight":
+                rows, columns = (
+                    module.kernel_size
+                )  # [in, out, rows, columns]: of scalars, one map like the other
+                how = _with(base, "kernel", rows) if rows == columns > 1 and not vectors else None
             elif isinstance(module, nn.Linear) and tensor == "weight":
                 how = _with(base, "kernel", 1) if vectors else None
             elif isinstance(module, nn.Conv2d | nn.Linear) and tensor == "bias":

@@ -10,34 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
-from ..export.groups import Element, Group
-from ..runtime import load
+from ..export.groups import Element, Group, Space
 from ..runtime.bundle import open_bundle
-from ..runtime.errors import BackendWarning, InputError
-from ..runtime.manifest import Manifest, Region
+from ..runtime.engine import Config
+from ..runtime.errors import InputError
+from ..runtime.manifest import Manifest
 from .data import Dataset, Sample
-from .dense import Dense
+from .equivariance_engines import Answers, open_engines, open_original, open_reference
 from .equivariance_layers import layer_errors, off_center
 from .equivariance_report import ElementError, EngineErrors, EquivarianceReport
 from .metadata import read_equivariance
-from .reference import Reference
 from .turns import disc, is_exact, swaps_sides, turned, turned_back
-from .verify import RANDOM_IMAGES, random_images, strategies_of
+from .verify import RANDOM_IMAGES, random_images
 
 TOLERANCE = 0.01  # of the relative error
 GROUP = "C4"  # where neither the user nor the program names one
-
-Arrays = Mapping[str, np.ndarray]
-Answer = tuple[Arrays, Arrays]  # outputs, and keep masks, by name
-Answers = Callable[[np.ndarray], Answer]
 
 
 def verify_equivariance(
@@ -47,6 +40,8 @@ def verify_equivariance(
     group: str | None = None,
     tolerance: float = TOLERANCE,
     against: Any = None,
+    vectors: Collection[str] = (),
+    backends: Sequence[str | Config] | None = None,
     limit: int | None = None,
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -55,22 +50,26 @@ def verify_equivariance(
 
     group: "C4", "D4" or "C<n>"; by default the one that the program was softened to, else C4. against: what the engines
     must not be worse than by more than `tolerance`: a program's path, a checkpoint's, or a torch module; by default the
-    bundle's program in stock onnxruntime. `tick` is called after each image. Returns the report, passed or not; its
-    `require` raises. Raises InputError, BundleError.
+    bundle's program in stock onnxruntime. vectors: outputs whose channels are vectors, x (to the right) before y
+    (downwards). backends: as `foveate.load` takes one; by default the bundle's and all that need no engines and run
+    here. `tick` is called after each image. Returns the report, passed or not; its `require` raises. Raises InputError,
+    BundleError.
     """
     start, bundle = time.monotonic(), Path(bundle)
     manifest = open_bundle(bundle, verify=False).manifest
     program = bundle / manifest.program
     softened = read_equivariance(program)
     chosen = Group(group or (softened[0]["group"] if softened else GROUP))
+    _check_vectors(vectors, manifest)
     images, first = 0, None
     with contextlib.ExitStack() as stack:
-        engines, notes = _engines(bundle, manifest, threads, stack)
-        reference = Reference(bundle, manifest, threads or 0)
-        dense = {"the program in onnxruntime": lambda image: _of_reference(reference, image)}
-        given = {} if against is None else {"what it was made of": _opened(against, manifest, threads)}
-        (name, *_), answers = list(given or dense), {**dense, **given, **engines}
-        tallies = {each: _Tally(chosen) for each in answers}
+        engines = open_engines(bundle, manifest, backends, threads, stack)
+        dense = {"the program in onnxruntime": open_reference(bundle, manifest, threads or 0)}
+        given = (
+            {} if against is None else {"what it was made of": open_original(against, manifest, threads or 0)}
+        )
+        (name, *_), answers = list(given or dense), {**dense, **given, **engines.answers}
+        tallies = {each: _Tally(chosen, vectors) for each in answers}
         axes = (1, 2) if manifest.preprocess and manifest.preprocess.layout == "nhwc" else (2, 3)
         for sample in _samples(data, manifest, limit):
             _check_square(sample, manifest, chosen, axes)
@@ -79,6 +78,12 @@ def verify_equivariance(
             images, first = images + 1, sample.image if first is None else first
             tick()
     found = {each: EngineErrors(each, tally.means()) for each, tally in tallies.items()}
+    layers = layer_errors(program)
+    missing = {entry["tensor"] for entry in softened} - {layer.tensor for layer in layers}
+    if missing:
+        engines.notes.append(
+            f"no longer in the program, so not held to their bounds: {', '.join(sorted(missing))}"
+        )
     return EquivarianceReport(
         bundle=str(bundle),
         data=data.spec if data else "seeded random images",
@@ -87,9 +92,10 @@ def verify_equivariance(
         tolerance=tolerance,
         baseline=found.pop(name),
         engines=tuple(found.values()),
-        layers=layer_errors(program),
+        layers=layers,
         off_center=off_center(program, first) if first is not None else (),
-        notes=tuple(notes),
+        notes=tuple(engines.notes),
+        not_run=engines.not_run,
         seconds=time.monotonic() - start,
     )
 
@@ -97,13 +103,17 @@ def verify_equivariance(
 class _Tally:
     """Sums over images of what one engine does to each element."""
 
-    def __init__(self, group: Group):
+    def __init__(self, group: Group, vectors: Collection[str]):
         self._found: dict[Element, list[ElementError]] = {element: [] for element in group.elements()}
+        self._vectors = vectors
 
     def add(self, image: np.ndarray, answer: Answers, axes: tuple[int, int]) -> None:
         outputs, keeps = answer(image)
         for element, found in self._found.items():
-            found.append(_compare(element, outputs, keeps, *answer(turned(image, element, axes))))
+            moved, moved_keeps = answer(turned(image, element, axes))
+            pairs = [_aligned(element, outputs[n], moved[n], n in self._vectors) for n in outputs]
+            masks = [_aligned(element, keeps[n], moved_keeps[n]) for n in keeps]
+            found.append(_compare(element, pairs, masks))
 
     def means(self) -> tuple[ElementError, ...]:
         return tuple(_mean(found) for found in self._found.values())
@@ -117,33 +127,43 @@ def _mean(found: Sequence[ElementError]) -> ElementError:
     return ElementError(found[0].element, mean("error"), mean("kl"), mean("consistency"), masks)
 
 
-def _compare(
-    element: Element, outputs: Arrays, keeps: Arrays, moved: Arrays, moved_keeps: Arrays
-) -> ElementError:
-    pairs = [_aligned(element, outputs[name], moved[name]) for name in outputs]
-    first, other = (_log_softmax(scores) for scores in pairs[0])
-    masks = [_aligned(element, keeps[name], moved_keeps[name]) for name in keeps]
+Pair = tuple[np.ndarray, np.ndarray]  # F(x), and F(gx) turned back: [N, K, positions], or [N, K]
+
+
+def _compare(element: Element, outputs: Sequence[Pair], masks: Sequence[Pair]) -> ElementError:
+    first, other = (_log_softmax(scores) for scores in outputs[0])
     return ElementError(
         element.name,
-        max(_relative(*pair) for pair in pairs),
+        max(_relative(*pair) for pair in outputs),
         float((np.exp(first) * (first - other)).sum(1).mean()),
         float((first.argmax(1) == other.argmax(1)).mean()),
         float(np.mean([np.mean((a != 0) == (b != 0)) for a, b in masks])) if masks else None,
     )
 
 
-def _aligned(element: Element, upright: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two answers [N, K, positions], or [N, K] as they are; maps turned back, less what interpolation brought in."""
-    if upright.ndim != 4:
-        flat = upright.reshape(len(upright), -1), moved.reshape(len(moved), -1)
-        return flat if flat[0].shape == flat[1].shape else (flat[0], np.full_like(flat[0], np.inf))
-    moved = turned_back(moved, element)
+def _aligned(element: Element, upright: np.ndarray, moved: np.ndarray, vectors: bool = False) -> Pair:
+    """Of maps without what interpolation brought in."""
+    upright, moved = _as_scores(upright, moved)
+    if upright.ndim == 4:
+        moved = turned_back(moved, element)
+    if vectors:
+        back = Space("vector").action(element).T.astype(moved.dtype)  # the inverse of a turn, or mirror image
+        pairs = moved.reshape(len(moved), -1, 2, *moved.shape[2:])
+        moved = np.einsum("ij,nkj...->nki...", back, pairs).reshape(moved.shape)
     if moved.shape != upright.shape:
-        return upright.reshape(*upright.shape[:2], -1), np.full_like(upright, np.inf).reshape(
-            *upright.shape[:2], -1
-        )
+        moved = np.full_like(upright, np.inf)
+    if upright.ndim != 4:
+        return upright.reshape(len(upright), -1), moved.reshape(len(upright), -1)
     inside = np.ones(upright.shape[2:], bool) if is_exact(element) else disc(*upright.shape[2:])
     return upright[:, :, inside], moved[:, :, inside]
+
+
+def _as_scores(upright: np.ndarray, moved: np.ndarray) -> Pair:
+    """Maps of classes, integers [N, H, W], as scores [N, K, H, W] of 0 and 1; else as they are."""
+    if upright.ndim != 3 or upright.dtype.kind not in "iu":
+        return upright, moved
+    classes = np.arange(max(upright.max(), moved.max()) + 1)[:, None, None]
+    return (upright[:, None] == classes).astype(np.float32), (moved[:, None] == classes).astype(np.float32)
 
 
 def _relative(upright: np.ndarray, moved: np.ndarray) -> float:
@@ -159,72 +179,24 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
     return scores - np.log(np.exp(scores).sum(1, keepdims=True))
 
 
-def _engines(
-    bundle: Path, manifest: Manifest, threads: int | None, stack: contextlib.ExitStack
-) -> tuple[dict[str, Answers], list[str]]:
-    """The bundle by each backend and strategy that run here, and what does not."""
-    selective = any(isinstance(step, Region) for step in manifest.steps)
-    strategies = ("dense", *strategies_of(bundle)) if selective else ("auto",)
-    found, notes = {}, []
-    backends = dict.fromkeys((manifest.backend, "ort"))
-    backends.pop("null", None)  # computes nothing
-    for backend in backends:
-        for strategy in strategies:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", BackendWarning)  # told as a note
-                model = load(bundle, backend=backend, strategy=strategy, threads=threads)
-            stack.enter_context(model)
-            if model.backend != backend:
-                notes.append(f"backend {backend} does not run on this machine: not measured")
-                break
-            name = f"{backend}, {_precision(bundle, manifest, backend)}, {strategy}"
-            found[name] = lambda image, model=model: _of_model(model, image)
-    return found, notes
-
-
-def _precision(bundle: Path, manifest: Manifest, backend: str) -> str:
-    if backend != "ort" and manifest.engines:
-        return "/".join(sorted({engine.precision for engine in manifest.engines}))
-    program = onnx.load(bundle / manifest.program, load_external_data=False)
-    return "int8" if any(n.op_type == "DequantizeLinear" for n in program.graph.node) else "fp32"
-
-
-def _of_model(model: Any, image: np.ndarray) -> Answer:
-    result = model(image)
-    keeps = {name: np.asarray(decision.keep) for name, decision in result.decisions.items()}
-    return {name: np.asarray(result[name]) for name in result}, keeps
-
-
-def _of_reference(reference: Reference, image: np.ndarray) -> Answer:
-    expected = reference(image)
-    names = [decision.name for decision in reference.manifest.decisions]
-    return expected.outputs, {
-        name: np.asarray(keep.keep) for name, keep in zip(names, expected.keeps, strict=True)
-    }
-
-
-def _opened(against: Any, manifest: Manifest, threads: int | None) -> Answers:
-    names = [output.name for output in manifest.outputs]
-    if isinstance(against, str | Path) and str(against).endswith(".onnx"):
-        dense = Dense(Path(against), threads or 0)
-        return lambda image: ({name: value for name, value in dense(image).items() if name in names}, {})
-    from .network import open_network
-
-    module = open_network(against).module
-
-    def answer(image: np.ndarray) -> Answer:
-        import torch
-        from torch.utils import _pytree as pytree
-
-        with torch.inference_mode():
-            values = pytree.tree_leaves(module(torch.from_numpy(image)))
-        return {name: value.numpy() for name, value in zip(names, values, strict=True)}, {}
-
-    return answer
-
-
 def _samples(data: Dataset | None, manifest: Manifest, limit: int | None) -> Iterator[Sample]:
     return data.samples(limit) if data is not None else random_images(manifest, limit or RANDOM_IMAGES)
+
+
+def _check_vectors(vectors: Collection[str], manifest: Manifest) -> None:
+    pairs = [
+        o.name
+        for o in manifest.outputs
+        if len(o.shape) > 1 and isinstance(o.shape[1], int) and o.shape[1] % 2 == 0
+    ]
+    for name in vectors:
+        if name not in pairs:
+            raise InputError(
+                "vectors",
+                got=repr(name),
+                expected="an output with pairs of channels: " + (", ".join(pairs) or "there is none"),
+                fix="`foveate inspect` lists the outputs.",
+            )
 
 
 def _check_square(sample: Sample, manifest: Manifest, group: Group, axes: tuple[int, int]) -> None:

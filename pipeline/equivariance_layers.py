@@ -9,21 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from ..export.groups import Group
 from ..export.softness import Softness, SoftTensor
 from .dense import Dense
 from .metadata import read_equivariance
 
-SAMPLING = ("Conv", "MaxPool", "AveragePool")
+SAMPLING = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _QUANTIZED = "_quantized"  # what onnxruntime's quantizer adds to the name of a weight
 
 
 @dataclass(frozen=True)
 class OffCenter:
     """A layer whose positions do not lie evenly about the center of its input, so that turning the input does not turn
-    its output, whatever its weights. It would be right where (size + pads − kernel) is a multiple of the stride."""
+    its output, whatever its weights. It would be right where (size + pads − kernel) is a multiple of the stride; of a
+    transposed conv, where its output is padded as much on every side."""
 
     layer: str
     op: str
@@ -74,18 +76,19 @@ def off_center(program: Path, image: np.ndarray) -> tuple[OffCenter, ...]:
     found = []
     for node in nodes:
         attributes = {a.name: list(a.ints) for a in node.attribute}
-        weight = node.input[1] if node.op_type == "Conv" else ""
+        weight = node.input[1] if node.op_type in ("Conv", "ConvTranspose") else ""
         weight = makers[weight].input[0] if weight in makers else weight
         kernel = attributes.get("kernel_shape") or weights[weight][2:]
         stride, dilation = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
         before = attributes.get("pads", [0] * 4)[:2]
-        sizes = [values[name].shape[2:] for name in (node.input[0], node.output[0])]
+        size, sampled = (values[name].shape[2:] for name in (node.input[0], node.output[0]))
+        ends = (sampled, size) if node.op_type == "ConvTranspose" else (size, sampled)
         if any(
-            2 * -p + (k - 1) * d + (positions - 1) * s != size - 1
-            for p, k, d, s, size, positions in zip(before, kernel, dilation, stride, *sizes, strict=True)
+            2 * -p + (k - 1) * d + (few - 1) * s != many - 1
+            for p, k, d, s, many, few in zip(before, kernel, dilation, stride, *ends, strict=True)
         ):
             name = weight.removesuffix(".weight") if weight in weights else node.name
-            found.append(OffCenter(name, node.op_type, _pair(kernel), _pair(stride), _pair(sizes[0])))
+            found.append(OffCenter(name, node.op_type, _pair(kernel), _pair(stride), _pair(size)))
     return tuple(found)
 
 
@@ -96,7 +99,8 @@ def _pair(numbers: Sequence[int]) -> tuple[int, int]:
 def _weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """The program's float tensors by name; quantized ones, as they are read, by the name that they had before."""
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    found = {name: array for name, array in arrays.items() if array.dtype == np.float32}
+    floats = {i.name for i in model.graph.initializer if i.data_type in _FLOATS}
+    found = {name: array.astype(np.float64) for name, array in arrays.items() if name in floats}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and all(name in arrays for name in node.input):
             name = node.input[0].removesuffix(_QUANTIZED)

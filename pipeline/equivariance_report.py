@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..runtime.errors import CheckFailed
+from ..runtime.errors import CheckFailed, EngineError
 from .equivariance_layers import LayerError, OffCenter
 
 
@@ -51,7 +51,7 @@ class EngineErrors:
 @dataclass(frozen=True)
 class EquivarianceReport:
     """`baseline`: what the engines are compared with. They may exceed its error, and layers their bound, by
-    `tolerance`."""
+    `tolerance`. `not_run`: why TensorRT runs none of the bundle's engines here; ""."""
 
     bundle: str
     data: str
@@ -63,6 +63,7 @@ class EquivarianceReport:
     layers: tuple[LayerError, ...]
     off_center: tuple[OffCenter, ...]
     notes: tuple[str, ...] = ()
+    not_run: str = ""
     seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -98,6 +99,8 @@ class EquivarianceReport:
             )
         if self.off_center:
             lines.append(f"not equivariant, off the center: {'; '.join(o.line() for o in self.off_center)}")
+        if self.not_run:
+            lines.append(self.said_of_not_run())
         return [
             *lines,
             *(f"note: {note}" for note in self.notes),
@@ -107,16 +110,28 @@ class EquivarianceReport:
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "broken": list(self.broken), "passed": self.passed}
 
-    def require(self) -> EquivarianceReport:
-        """Itself if passed; else raises CheckFailed (exit code 1)."""
-        if self.passed:
-            return self
-        raise CheckFailed(
-            f"equivariance of {self.bundle}",
-            got="; ".join(self.broken),
-            expected=f"errors at most {self.tolerance:g} above",
-            fix="Keep the layers that quantization broke in floats, or the masks open; or pass a larger --tolerance.",
-        )
+    def require(self, engines: bool = False) -> EquivarianceReport:
+        """Itself if passed; else raises CheckFailed (exit code 1). `engines`: also that TensorRT ran them; else raises
+        EngineError (exit code 3)."""
+        if not self.passed:
+            raise CheckFailed(
+                f"equivariance of {self.bundle}",
+                got="; ".join(self.broken),
+                expected=f"errors at most {self.tolerance:g} above",
+                fix="Keep the layers that quantization broke in floats, or the masks open; or pass a larger "
+                "--tolerance.",
+            )
+        if engines and self.not_run:
+            raise EngineError(
+                f"equivariance of {self.bundle}",
+                got=self.said_of_not_run(),
+                expected="its engines run by TensorRT",
+                fix="Verify on a machine with that GPU; or leave out --require-engines.",
+            )
+        return self
+
+    def said_of_not_run(self) -> str:
+        return f"NOT RUN by TensorRT: {self.not_run}"
 
 
 def _mean(numbers: list[float]) -> float:

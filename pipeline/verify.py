@@ -50,12 +50,12 @@ RANDOM_FRACTIONS = (
 )  # forced in turn on random images, whose own masks say nothing
 
 
-def strategies_of(bundle: str | Path) -> tuple[str, ...]:
-    """Those that may run a region of the bundle on this machine."""
+def strategies_of(bundle: str | Path, config: Config | None = None) -> tuple[str, ...]:
+    """Those that may run a region of the bundle on this machine, by that backend or the bundle's."""
     manifest = open_bundle(bundle, verify=False).manifest
     with warnings.catch_warnings():  # `load` says that another backend answers
         warnings.simplefilter("ignore", BackendWarning)
-        runs = able(config_for(manifest.backend, None), manifest)
+        runs = able(config or config_for(manifest.backend, None), manifest)
     native = isinstance(runs, OrtConfig) and native_regions(manifest)
     return ("spans", "rects", "auto") if native else ("rects", "auto")
 

@@ -11,14 +11,20 @@ from examples.ersm.data import CLASSES, load_garments
 
 MEAN, STD = 0.25, 0.35  # of the canvas's pixels in 0 … 1, about
 TILT = 30.0  # degrees, the most of a random rotation
+VALIDATION = 10_000  # of the 60,000 training images, kept from training to choose on
+SEED = 0  # of the draw
 
-__all__ = ["CLASSES", "TILT", "augmented", "load", "tilted", "to_input"]
+__all__ = ["CLASSES", "TILT", "augmented", "blurred", "load", "tilted", "to_input"]
 
 
 def load(split: str, path: str | None = None) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 28, 28] and labels int64 [N] of Fashion-MNIST's "train" or "test"."""
-    garments = load_garments(split, path)
-    return torch.tensor(garments.grey), torch.tensor(garments.labels)
+    """Images uint8 [N, 28, 28] and labels int64 [N]: "train" and "validation", which share Fashion-MNIST's training
+    images between them, the same every time, or "test", its test images."""
+    garments = load_garments("test" if split == "test" else "train", path)
+    count = len(garments.labels)
+    order = np.arange(count) if split == "test" else np.random.default_rng(SEED).permutation(count)
+    chosen = {"train": order[VALIDATION:], "validation": order[:VALIDATION], "test": order}[split]
+    return torch.from_numpy(garments.grey[chosen]), torch.from_numpy(garments.labels[chosen])
 
 
 def to_input(images: Tensor, size: int) -> Tensor:
@@ -40,7 +46,16 @@ def augmented(x: Tensor, random: np.random.Generator) -> Tensor:
 
 def tilted(x: Tensor, seed: int) -> Tensor:
     """Each image turned by an angle of its own within ±30°."""
-    return turned(x, np.random.default_rng(seed).uniform(-TILT, TILT, len(x)))
+    return turned(x, _tilts(x, seed))
+
+
+def blurred(x: Tensor, seed: int) -> Tensor:
+    """Each image `tilted` and turned back: upright, and resampled twice."""
+    return turned(tilted(x, seed), -_tilts(x, seed))
+
+
+def _tilts(x: Tensor, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-TILT, TILT, len(x))
 
 
 def turned(x: Tensor, degrees: np.ndarray) -> Tensor:

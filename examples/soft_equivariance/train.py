@@ -1,10 +1,11 @@
-"""Trains the example's networks: `base`, and from it for as long `control` (softness 1) and `soft`.
+"""Trains the example's networks: `base`, and from it for as long `control` and one of each softness that is asked for.
 
-    python -m examples.soft_equivariance.train --out build/soft          # about half an hour on one core
-    python -m examples.soft_equivariance.train --only resnet --short
+    python -m examples.soft_equivariance.train --softness 0 0.05 0.1 0.3      # to choose among: ten minutes of one core
+    python -m examples.soft_equivariance.train --seeds 1                      # as chosen, by another seed: five
 
 All see the garments turned by 0°, 90°, 180° and 270° equally often, half of them tilted by up to 30° besides. Every
-file is written whole, and with it what it was made by.
+file is written whole, and with it what it was made by; what a stopped run has finished is kept. None sees the
+validation images, on which choose.py chooses.
 """
 
 from __future__ import annotations
@@ -67,15 +68,19 @@ class Run:
 @dataclass(frozen=True)
 class Recipe:
     base: Run
-    tuned: Run  # from the base; of `control` and `soft` alike
-    softness: float
+    tuned: Run  # from the base; of the control and of every softness alike
     seed: int = 0
 
 
 RECIPES = {
-    "resnet": Recipe(Run(2, 3e-3), Run(2, 2e-3), softness=0.05),
-    "vit": Recipe(Run(3, 2e-3), Run(3, 2e-3), softness=0.05),
+    "resnet": Recipe(Run(2, 3e-3), Run(2, 2e-3)),
+    "vit": Recipe(Run(3, 2e-3), Run(3, 2e-3)),
 }
+SOFTNESS = {"resnet": 0.05, "vit": 0.05}  # as choose.py chose
+
+
+def role_of(softness: float) -> str:
+    return f"soft{softness:g}"
 
 
 def config(name: str, recipe: Recipe) -> dict:
@@ -120,41 +125,48 @@ def fit(net: nn.Module, run: Run, size: int, seed: int, path: str | None) -> lis
     return log
 
 
-def train(name: str, role: str, recipe: Recipe, out: Path, path: str | None) -> None:
-    """Writes out/<name>_<role>.safetensors and its log."""
+def train(name: str, role: str, softness: float | None, recipe: Recipe, out: Path, path: str | None) -> None:
+    """Writes out/<name>_<role>.safetensors and its log, unless this recipe has written them."""
+    log_file = out / f"{name}_{role}.json"
+    facts: dict = {"recipe": dataclasses.asdict(recipe), "softness": softness}
+    if log_file.exists() and {**json.loads(log_file.read_text()), "log": None} == {**facts, "log": None}:
+        return
     torch.manual_seed(recipe.seed)
     size, run = NETWORKS[name][2], recipe.base if role == "base" else recipe.tuned
     parent = out / f"{name}_base.safetensors"
     net = build_module(config(name, recipe)) if role == "base" else load_checkpoint(parent)
-    if role == "soft":
-        soften(net, GROUP, recipe.softness)
-    log = fit(net, run, size, recipe.seed + (role != "base"), path)
+    if softness is not None:
+        soften(net, GROUP, softness)
+    log = fit(net, run, size, 2 * recipe.seed + (role != "base"), path)
     save_checkpoint(net, out / f"{name}_{role}.safetensors", config(name, recipe))
-    facts = {"recipe": dataclasses.asdict(recipe), "log": log}
-    write_text(out / f"{name}_{role}.json", json.dumps(facts, indent=1))
+    write_text(log_file, json.dumps({**facts, "log": log}, indent=1))
+    print(f"✓ {out / name}_{role}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the example's networks.")
-    parser.add_argument("--out", default=Path("build/soft"), type=Path, help="folder of checkpoints and logs")
+    parser.add_argument("--out", default=Path("build/soft"), type=Path, help="folder of seed0, seed1, …")
     parser.add_argument("--only", choices=NETWORKS, help="default: all")
-    parser.add_argument("--roles", default="base,control,soft", help="default: base,control,soft")
-    parser.add_argument("--softness", type=float, help="another than the recipe's")
-    parser.add_argument("--short", action="store_true", help="a tenth of the steps")
+    parser.add_argument("--softness", type=float, nargs="+", help="default: the one that was chosen")
+    parser.add_argument("--seeds", default=[0], type=int, nargs="+")
+    parser.add_argument("--epochs", type=float, help="of every run (default: its recipe's)")
     parser.add_argument("--threads", default=1, type=int)
     parser.add_argument("--fashion-mnist", help="folder of the .gz files; default: Debian's package")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name in [args.only] if args.only else NETWORKS:
-        recipe = RECIPES[name]
-        if args.softness is not None:
-            recipe = dataclasses.replace(recipe, softness=args.softness)
-        if args.short:
-            base, tuned = (dataclasses.replace(r, epochs=r.epochs / 10) for r in (recipe.base, recipe.tuned))
-            recipe = dataclasses.replace(recipe, base=base, tuned=tuned)
-        for role in args.roles.split(","):
-            train(name, role, recipe, args.out, args.fashion_mnist)
+    for seed in args.seeds:
+        out = args.out / f"seed{seed}"
+        out.mkdir(parents=True, exist_ok=True)
+        for name in [args.only] if args.only else NETWORKS:
+            recipe = dataclasses.replace(RECIPES[name], seed=seed)
+            if args.epochs is not None:
+                base, tuned = (
+                    dataclasses.replace(r, epochs=args.epochs) for r in (recipe.base, recipe.tuned)
+                )
+                recipe = dataclasses.replace(recipe, base=base, tuned=tuned)
+            soft = {role_of(s): s for s in args.softness or [SOFTNESS[name]]}
+            for role, softness in {"base": None, "control": None, **soft}.items():
+                train(name, role, softness, recipe, out, args.fashion_mnist)
 
 
 if __name__ == "__main__":

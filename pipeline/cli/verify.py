@@ -61,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     turns.add_argument("--equivariance", action="store_true", help=about)
     about = "C4, D4 or C<n> (default: as the network was softened, else C4)"
     turns.add_argument("--group", metavar="G", help=about)
+    about = "this output's channels are vectors, x to the right before y downwards; repeatable"
+    turns.add_argument("--vectors", metavar="OUTPUT", action="append", default=[], help=about)
     add_data(parser)
     add_preprocess(parser)
     add_threads(parser)
@@ -120,11 +122,15 @@ def _equivariance(args: argparse.Namespace) -> int:
             group=args.group,
             tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
             against=args.against,
+            vectors=args.vectors,
             limit=args.limit,
             threads=args.threads,
             tick=stage.tick,
         )
-    return _told(report.lines(), report.to_dict(), report.passed, args)
+    code = _told(report.lines(), report.to_dict(), report.passed, args)
+    if report.passed:
+        report.require(engines=args.require_engines)
+    return code
 
 
 def _told(lines: Sequence[str], facts: Mapping[str, Any], passed: bool, args: argparse.Namespace) -> int:

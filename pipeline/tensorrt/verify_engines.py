@@ -19,7 +19,6 @@ import numpy as np
 import onnx
 
 from ...runtime.bundle import open_bundle
-from ...runtime.engine import parts
 from ...runtime.errors import told
 from ...runtime.manifest import EngineFile, ExitStep, Manifest
 from ...runtime.nvidia import why_not_here
@@ -29,10 +28,9 @@ from ..reference import Case
 from ..tolerances import tolerance_of
 from ..verify_report import EngineCheck, summarize_engine
 from .borders import Borders, open_session
-from .engine_model import EngineModels, open_choices
+from .engine_model import open_choices
 from .flavour import RTX
-from .precision import KINDS
-from .rounding import in_float32
+from .stand_in import open_stand_in
 
 Runner = Any  # of polygraphy.backend.base
 
@@ -104,14 +102,10 @@ class _Checker:
     def _model(self, engine: EngineFile) -> Runner:
         from polygraphy.backend.onnxrt import OnnxrtRunner
 
-        def open_model() -> Any:
-            model = EngineModels(self._program, engine.precision).make(self._bundle / engine.program)
-            _, floats = parts(engine.precision)
-            if floats in KINDS:
-                model = in_float32(model, floats)
-            return open_session(model, self._bundle, self._threads)
-
-        return OnnxrtRunner(open_model, name="its model in onnxruntime")
+        return OnnxrtRunner(
+            lambda: open_stand_in(self._bundle, self._program, engine, self._threads),
+            name="its model in onnxruntime",
+        )
 
     def _engine(self, engine: EngineFile) -> Runner:
         from polygraphy.backend.trt import EngineFromPath, TrtRunner

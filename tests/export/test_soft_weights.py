@@ -142,6 +142,17 @@ def test_vector_fields_turn_with_the_image():
 
 
 @torch.no_grad()
+def test_a_strict_transposed_conv_turns_with_the_image():
+    torch.manual_seed(0)
+    for up in (nn.ConvTranspose2d(2, 3, 2, stride=2), nn.ConvTranspose2d(2, 4, 3, 2, 1, groups=2)):
+        x = torch.randn(1, 2, 7, 7)
+        assert not torch.allclose(up(x.rot90(1, (2, 3))), up(x).rot90(1, (2, 3)), atol=1e-2)
+        soften(up, "D4", 0.0)
+        assert torch.allclose(up(x.rot90(1, (2, 3))), up(x).rot90(1, (2, 3)), atol=1e-6)
+        assert torch.allclose(up(x.flip(3)), up(x).flip(3), atol=1e-6)
+
+
+@torch.no_grad()
 def test_a_linear_layer_of_vectors_turns_with_them():
     torch.manual_seed(0)
     layer = soften(nn.Linear(4, 6), "C8", 0.0, inputs="vector", outputs="vector")

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from foveate.calibration.layers import layers_of
+from foveate.calibration.quantized import measure_ranges, quantized
 from foveate.export import export_program, insert_energy_mask, small_resnet, soften
 from foveate.export.groups import Element, Group
-from foveate.export.program import save_program
+from foveate.export.program import load_program, save_program
 from foveate.pipeline.build import build
 from foveate.pipeline.cli.main import main
 from foveate.pipeline.data import Dataset, Sample
 from foveate.pipeline.equivariance import verify_equivariance
+from foveate.pipeline.equivariance_engines import open_engines, open_reference
 from foveate.pipeline.equivariance_layers import layer_errors
 from foveate.pipeline.turns import disc, turned, turned_back
-from foveate.runtime.errors import CheckFailed, InputError
+from foveate.pipeline.verify import strategies_of
+from foveate.runtime.bundle import open_bundle
+from foveate.runtime.engine import TorchConfig
+from foveate.runtime.errors import CheckFailed, EngineError, InputError
+from foveate.runtime.manifest import EngineFile
 from torch import nn
 
 SIZE = 33  # 33, 17, 9, 5: every stride of the network leaves positions centered
 
 
-def network(softness: float | None = 0.0) -> nn.Module:
-    """A classifier with a mask that does not persist."""
+def network(softness: float | None = 0.0, persist: Literal["conv"] | None = None) -> nn.Module:
+    """A classifier with a mask."""
     torch.manual_seed(0)
     net = small_resnet([6, 8], [1, 1], 4, 6, 1)
     for module in net.modules():
@@ -34,7 +44,7 @@ def network(softness: float | None = 0.0) -> nn.Module:
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
     if softness is not None:
         soften(net, "C4", softness)
-    net = insert_energy_mask(net, "stem", sample=torch.zeros(1, 1, SIZE, SIZE), start=0.0, persist=None)
+    net = insert_energy_mask(net, "stem", sample=torch.zeros(1, 1, SIZE, SIZE), start=0.0, persist=persist)
     nn.init.zeros_(net.get_parameter("fc.bias"))
     (mask,) = net.eval().masks
     nn.init.normal_(mask.weight)
@@ -112,6 +122,30 @@ def test_a_broken_engine_fails(strict, tmp_path, capsys):
     assert "broken: " in capsys.readouterr().err
 
 
+def test_a_strict_network_stays_strict_in_int8(strict, tmp_path):
+    """What is equal up to a turn is rounded alike."""
+    program = load_program(strict)
+    layers = layers_of(program)
+    feeds = ({program.graph.input[0].name: image[None].numpy()} for image in images_of(3, SIZE))
+    low = quantized(program, measure_ranges(program, layers, feeds), [layer.name for layer in layers], "int8")
+    bundle = build(save_program(low, tmp_path / "int8.onnx"), tmp_path / "int8")
+    report = verify_equivariance(bundle, images(), against=strict, tolerance=1e-5)
+    assert report.passed and len(report.layers) == 6 and not report.notes
+    names = {f"ort, int8, {strategy}" for strategy in ("dense", *strategies_of(bundle))}
+    assert names < {engine.name for engine in report.engines}
+
+
+def test_a_mask_off_the_center_is_held_against_the_network_without(tmp_path):
+    """A persistent mask is halved off the center of odd sizes, where its strict network is centered."""
+    plain, masked = network(), network(persist="conv")
+    plain.get_buffer("mask0.threshold").zero_()  # keeps all
+    program = export_program(masked, torch.randn(1, 1, SIZE, SIZE), tmp_path / "masked.onnx")
+    report = verify_equivariance(build(program, tmp_path / "masked"), images(), against=plain)
+    assert report.baseline.error < 1e-5 and not report.passed
+    assert all(what.endswith(("90°", "180°")) for what in report.broken) and len(report.broken) > 2
+    assert [layer.op for layer in report.off_center] == ["MaxPool"]
+
+
 def test_the_command_measures_a_bundle(bundle, capsys):
     assert main(["verify", str(bundle), "--equivariance", "--group", "D4", "--limit", "1", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -185,3 +219,89 @@ def test_turning_back_undoes_turning(group):
         ramp, Element(np.pi / 4)
     )  # by 45°: the gradient, 2 to the right and 1 down, turns with it
     assert np.isclose(eighth[0, 0, 8, 9] - eighth[0, 0, 8, 8], (2 + 1) / 2**0.5, atol=1e-6)
+
+
+def test_maps_of_classes_are_turned_back(tmp_path):
+    class Classes(Segmenter):
+        def forward(self, input):
+            return super().forward(input).argmax(1)
+
+    program = export_program(soften(Classes(), "C4", 0.0), torch.randn(1, 1, 16, 16), tmp_path / "map.onnx")
+    (engine,) = verify_equivariance(build(program, tmp_path / "map"), images(2, 16)).engines
+    assert engine.error < 0.05 and all(e.consistency > 0.99 for e in engine.elements)
+
+
+def test_fields_of_vectors_turn_with_the_image(tmp_path):
+    torch.manual_seed(0)
+    net = soften(nn.Conv2d(1, 4, 3, padding=1), "D4", 0.0, outputs="vector")
+    bundle = build(export_program(net, torch.randn(1, 1, 9, 9), tmp_path / "flow.onnx"), tmp_path / "flow")
+    (name,) = (output.name for output in open_bundle(bundle).manifest.outputs)
+    as_vectors, as_scalars = (
+        verify_equivariance(bundle, images(2, 9), vectors=v).engines[0] for v in ([name], [])
+    )
+    assert as_vectors.error < 1e-5 < 0.1 < as_scalars.error
+    with pytest.raises(InputError, match=f"pairs of channels: {name}"):
+        verify_equivariance(bundle, images(1, 9), vectors=["nothing"])
+
+
+def test_any_backend_is_measured(bundle):
+    report = verify_equivariance(bundle, images(1), backends=[TorchConfig(device="cpu"), "tensorrt"])
+    assert {"torch, fp32, dense", "torch, fp32, rects", "torch, fp32, auto"} == {
+        e.name for e in report.engines
+    }
+    assert report.passed and all(engine.error < 1e-5 for engine in report.engines)
+    assert "built without such engines" in report.not_run and report.require() is report
+    with pytest.raises(EngineError, match="NOT RUN by TensorRT"):
+        report.require(engines=True)
+
+
+def test_the_precision_of_engines_that_do_not_run_here_is_measured(bundle, monkeypatch):
+    monkeypatch.setattr("foveate.runtime.nvidia.compute_capability", lambda: "")
+    manifest = open_bundle(bundle).manifest
+    engine = EngineFile(manifest.one_engine, "-.plan", "-.json", "tensorrt_rtx", "1", "sm89", "bf16")
+    with contextlib.ExitStack() as stack:
+        low = dataclasses.replace(manifest, backend="tensorrt", engines=(engine,))
+        found = open_engines(bundle, low, ["tensorrt"], 1, stack)
+    (name,), (answer,) = found.answers, found.answers.values()
+    assert name == "tensorrt, bf16, its model in onnxruntime" and "no NVIDIA GPU" in found.not_run
+    image = images_of(1, SIZE).numpy()
+    (scores, keeps), (expected, masks) = answer(image), open_reference(bundle, manifest, 1)(image)
+    assert scores.keys() == expected.keys() and keeps.keys() == masks.keys() != set()
+    for output, values in expected.items():
+        assert 1e-4 < np.abs(scores[output] - values).max() / np.abs(values).max() < 0.2
+
+
+def test_lost_tensors_are_told(strict, tmp_path):
+    model = onnx.load(strict)
+    for node in model.graph.node:
+        node.input[:] = ["renamed" if name == "stem.0.weight" else name for name in node.input]
+    next(i for i in model.graph.initializer if i.name == "stem.0.weight").name = "renamed"
+    report = verify_equivariance(
+        build(save_program(model, tmp_path / "net.onnx"), tmp_path / "net"), images(1)
+    )
+    assert report.notes == ("no longer in the program, so not held to their bounds: stem.0.weight",)
+
+
+def test_weights_in_half_precision_are_measured(strict, tmp_path):
+    model = onnx.load(strict)
+    for tensor in model.graph.initializer:
+        if tensor.name == "stem.0.weight":
+            half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
+    onnx.save(model, tmp_path / "half.onnx")
+    assert {layer.tensor for layer in layer_errors(tmp_path / "half.onnx")} == {
+        layer.tensor for layer in layer_errors(strict)
+    }
+
+
+def test_transposed_convs_off_the_center_are_named(tmp_path):
+    """17 positions between 9 turn with them, 18 do not."""
+    torch.manual_seed(0)
+    ups = [nn.ConvTranspose2d(n, 2, 3, stride=2, padding=1, output_padding=n - 1) for n in (1, 2)]
+    program = export_program(
+        soften(nn.Sequential(*ups), "C4", 0.0), torch.randn(1, 1, 9, 9), tmp_path / "up.onnx"
+    )
+    report = verify_equivariance(build(program, tmp_path / "up"), images(2, 9))
+    assert [layer.tensor for layer in report.layers] == ["0.weight", "1.weight"]
+    assert all(layer.error < 1e-6 for layer in report.layers)
+    assert [layer.layer for layer in report.off_center] == ["1"] and report.engines[0].error > 1e-3
