@@ -17,7 +17,7 @@ from foveate.pipeline.gpu.nvml import open_gpu
 from foveate.pipeline.gpu.timer import DeviceTimer
 from foveate.pipeline.gpu.watch import Watch
 from foveate.pipeline.interleave import Times, interleave
-from foveate.pipeline.tensorrt.precision import lower_precision
+from foveate.pipeline.lower_precision import lower_precision
 from foveate.runtime import Model
 from foveate.runtime.engine import TorchConfig
 

@@ -17,6 +17,7 @@ from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
 from ..runtime.manifest import (
     CHAIN,
+    ONNX,
     DenseSegment,
     EngineFile,
     ExitChain,
@@ -113,14 +114,14 @@ def _layout_ms(bundle: Path) -> dict[str, float]:
 
 
 def _engine(engine: EngineFile, manifest: Manifest, bundle: Path) -> Facts:
-    """`profile` and `layers` as its sidecar has them."""
-    facts = json.loads((bundle / engine.sidecar).read_text(encoding="utf-8"))
+    """`profile` and `layers` as its sidecar has them; an ONNX file takes any shape."""
+    facts = json.loads((bundle / engine.sidecar).read_text(encoding="utf-8")) if engine.sidecar else {}
     return {
         **dataclasses.asdict(engine),
         "bytes": manifest.files[engine.plan].bytes,
-        "profile": facts["profile"],
-        "layers": len(facts["layers"]),
-        "seconds": facts["seconds"],
+        "profile": facts.get("profile", {}),
+        "layers": len(facts["layers"]) if facts else None,
+        "seconds": facts.get("seconds"),
     }
 
 
@@ -298,8 +299,14 @@ def _layout_lines(facts: Facts) -> list[str]:
 def _engine_lines(facts: Facts) -> list[str]:
     shown = []
     for engine in facts["engines"]:
+        size = f"{engine['bytes'] / 2**20:.1f} MiB"
+        if engine["flavour"] == ONNX:
+            shown.append(
+                f"engine     {engine['plan']}: ONNX, {engine['precision']}, {size} without its weights"
+            )
+            continue
         made = f"{engine['flavour']} {engine['version']}, {engine['precision']} for {engine['compute']}"
-        size = f"{engine['bytes'] / 2**20:.1f} MiB, {engine['layers']} layers"
+        size += f", {engine['layers']} layers"
         shapes = (
             f"{name} {' … '.join('×'.join(map(str, shape)) for shape in dict.fromkeys(map(tuple, shapes)))}"
             for name, shapes in engine["profile"].items()

@@ -40,6 +40,7 @@ from .native.library import library, native_isa, why_missing
 from .nvidia import able
 from .options import MAX_STATE_BYTES, SELECTIVE, Options, cache_bytes, check_options
 from .policy import StreamPolicy
+from .precision import as_built, with_types
 from .probes import BUDGET_MS
 from .region_stream import RegionStream, open_regions
 from .request import Request
@@ -102,7 +103,7 @@ def load(
     config = config_for(named, threads) if isinstance(named, str) else named
     if threads is not None and not isinstance(named, str):
         config = replace(config, threads=config_for(config.backend, threads).threads)
-    config = able(config, bundle.manifest)
+    config = as_built(able(config, bundle.manifest), bundle.manifest)
     sizes = cache_bytes, max_state_bytes, memory_bytes
     return Model(
         bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching(), pad, layout)
@@ -119,6 +120,7 @@ class Model:
 
     def __init__(self, bundle: Bundle, options: Options):
         self._options = options
+        bundle = replace(bundle, manifest=with_types(options.config, bundle.manifest))
         self._device = open_device(options.config) if on_device(options.config) else None
         self._fingerprint = _fingerprint(bundle.manifest, options.config, self._device)
         costs = read_costs(bundle.path / "device.json", self._fingerprint, bundle.manifest)

@@ -15,7 +15,8 @@ import numpy as np
 from ...runtime import Model, Result, load
 from ...runtime.cuda_device import compute_capability
 from ...runtime.device.device import DeviceArray
-from ...runtime.engine import Config, CudaConfig, TensorRTConfig, TorchConfig
+from ...runtime.engine import Config, CudaConfig, TorchConfig
+from ...runtime.precision import files_for
 from ..build import build
 from ..ideal import balance
 from ..interleave import interleave
@@ -122,8 +123,8 @@ class GpuTestbed:
         }
 
     def _built(self, program: Path, shape: Sequence[int]) -> Path:
-        """Of another program, a bundle like this one. All backends but TensorRT take the programs themselves."""
-        target = target_of(self._manifest) if isinstance(self.config, TensorRTConfig) else "cpu"
+        """Of another program, a bundle like this one, where the engines are not of the programs themselves."""
+        target = "cpu" if files_for(self.config, self._manifest) is None else target_of(self._manifest)
         return build(program, self._folder / program.stem, sample=tuple(shape), target=target)
 
     def _fastest(self, bundle: Path, image: np.ndarray) -> DeviceDense:
