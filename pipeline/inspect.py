@@ -100,6 +100,7 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "barriers": list(manifest.barriers),
         "notes": list(manifest.notes),
         "engines": [_engine(engine, manifest, path) for engine in manifest.engines],
+        "lowered": list(manifest.lowered),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "created_by": manifest.created_by,
     }
@@ -298,15 +299,13 @@ def _layout_lines(facts: Facts) -> list[str]:
 
 def _engine_lines(facts: Facts) -> list[str]:
     shown = []
-    for engine in facts["engines"]:
-        size = f"{engine['bytes'] / 2**20:.1f} MiB"
-        if engine["flavour"] == ONNX:
-            shown.append(
-                f"engine     {engine['plan']}: ONNX, {engine['precision']}, {size} without its weights"
-            )
-            continue
+    files = [engine for engine in facts["engines"] if engine["flavour"] == ONNX]
+    if files:
+        told = f"{len(files)} ONNX files in {files[0]['precision']}, for backends cuda and torch"
+        shown.append(f"engines    {told}; float16 between them: {', '.join(facts['lowered']) or 'nothing'}")
+    for engine in (engine for engine in facts["engines"] if engine not in files):
         made = f"{engine['flavour']} {engine['version']}, {engine['precision']} for {engine['compute']}"
-        size += f", {engine['layers']} layers"
+        size = f"{engine['bytes'] / 2**20:.1f} MiB, {engine['layers']} layers"
         shapes = (
             f"{name} {' … '.join('×'.join(map(str, shape)) for shape in dict.fromkeys(map(tuple, shapes)))}"
             for name, shapes in engine["profile"].items()

@@ -133,7 +133,8 @@ def is_built_for(manifest: Manifest, target: str) -> bool:
     wanted = getattr(config, "precision", None) or "fp32"
     built = {e.compute for e in manifest.engines if e.precision == wanted}
     if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
-        return manifest.backend == config.backend and bool(built) == (wanted != "fp32")
+        precisions = {e.precision for e in manifest.engines} or {"fp32"}  # of the programs themselves
+        return manifest.backend == config.backend and wanted in precisions
     return manifest.backend == config.backend and bool(built) and set(config.compute) <= built
 
 

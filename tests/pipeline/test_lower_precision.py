@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 from foveate.pipeline.assemble import WHOLE
 from foveate.pipeline.build import build
-from foveate.pipeline.lower_precision import between, decision_tensors, lower_precision
+from foveate.pipeline.lean import lean
+from foveate.pipeline.lower_precision import between, decision_tensors, lower_precision, tensors_made_lower
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
@@ -53,6 +54,39 @@ def test_random_programs_answer_the_same_in_fewer_bits(random_program, data):
     assert list(expected) == list(found)
     for name, value in expected.items():
         assert found[name].dtype == value.dtype and np.isfinite(found[name]).all()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_borders_that_are_named_are_in_the_lower_type(random_program, data):
+    """Cut anywhere, two halves that hand over float16 answer as the whole does."""
+    program = lean(random_program(data.draw, data.draw(st.integers(2, 4)), masked=False))
+    made = sorted(tensors_made_lower(program, "fp16") - {o.name for o in program.graph.output})
+    image = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 4, 24, 24)).astype(np.float32)
+    whole = run(lower_precision(program, "fp16"), {"images": image})
+    if not made:
+        return
+    cut = data.draw(st.sampled_from(made))
+    first, second = onnx.ModelProto(), onnx.ModelProto()
+    first.CopyFrom(program)
+    second.CopyFrom(program)
+    del first.graph.output[:]
+    border = onnx.helper.make_tensor_value_info(cut, TensorProto.FLOAT, None)
+    first.graph.output.append(border)
+    producer = next(node for node in second.graph.node if cut in node.output)
+    if len(producer.output) > 1:
+        return
+    second.graph.node.remove(producer)
+    second.graph.input.append(border)
+    lower = [lower_precision(part, "fp16", borders=[cut]) for part in (first, second)]
+    for part in lower:
+        (value,) = [v for v in (*part.graph.input, *part.graph.output) if v.name == cut]
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT16
+    handed = run(lower[0], {"images": image})[cut]
+    found = run(lower[1], {"images": image, cut: handed})
+    assert handed.dtype == np.float16
+    for name, value in whole.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-2 * max(np.abs(value).max(), 1e-3))
 
 
 def test_weights_are_stored_once_in_the_lower_type():
