@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .engine import NullConfig as NullConfig
     from .engine import OrtConfig as OrtConfig
     from .engine import TensorRTConfig as TensorRTConfig
+    from .engine import TorchConfig as TorchConfig
     from .errors import FoveateError as FoveateError
     from .model import Model as Model
     from .model import load as load
@@ -39,6 +40,7 @@ _PUBLIC = {
     "OrtConfig": "engine",
     "CudaConfig": "engine",
     "TensorRTConfig": "engine",
+    "TorchConfig": "engine",
     "NullConfig": "engine",
     "FoveateError": "errors",
     "DeviceCosts": "costs",
