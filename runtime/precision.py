@@ -13,7 +13,7 @@ from .nvidia import fitting_plans
 def as_built(config: Config, manifest: Manifest) -> Config:
     """`config`; where it leaves its precision open, in the bundle's. Raises InputError where the bundle has no files of
     the one that it asks for."""
-    if not isinstance(config, CudaConfig | TorchConfig) or getattr(config, "provider", "cuda") != "cuda":
+    if not isinstance(config, CudaConfig | TorchConfig) or not _takes_types(config):
         return config
     built = next((e.precision for e in manifest.engines if e.flavour == ONNX), "fp32")
     runs = LOWERED[config.backend]
@@ -48,8 +48,11 @@ def with_types(config: Config, manifest: Manifest) -> Manifest:
 
 
 def _is_lowered(config: Config) -> bool:
-    return (
-        isinstance(config, CudaConfig | TorchConfig)
-        and getattr(config, "provider", "cuda") == "cuda"
-        and config.precision in LOWERED[config.backend]
-    )
+    if not isinstance(config, CudaConfig | TorchConfig) or not _takes_types(config):
+        return False
+    return config.precision in LOWERED[config.backend]
+
+
+def _takes_types(config: CudaConfig | TorchConfig) -> bool:
+    """Whether it computes in the types of its files. onnxruntime's TensorRT lowers them itself."""
+    return isinstance(config, TorchConfig) or config.provider == "cuda"
