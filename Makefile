@@ -73,7 +73,7 @@ build: $(INSTALLED)  ## PROGRAM=… TARGET=cpu OUT=…: program -> bundle; witho
 verify: $(INSTALLED)  ## compare the bundle OUT with its dense reference on DATA
 	@$(FOVEATE) verify $(OUT) --data $(DATA) $(ARGS)
 
-bench: $(INSTALLED)  ## measure the bundle OUT on DATA; TARGET=tensorrt:fp16: on a GPU, the example if there is no bundle
+bench: $(INSTALLED)  ## measure the bundle OUT on DATA; TARGET=tensorrt:fp16, cuda:fp16, torch:fp16: on a GPU, the example if there is no bundle
 	@test -f $(OUT)/manifest.json || { $(FOVEATE) export examples/ersm/masked.safetensors --out $(OUT).onnx && \
 	  $(FOVEATE) export examples/ersm/baseline.safetensors --out $(OUT).baseline.onnx && \
 	  $(FOVEATE) build $(OUT).onnx --target $(TARGET) --out $(OUT); }

@@ -1,4 +1,4 @@
-"""What the benchmarks on a GPU share: which backend runs them, how they are timed, programs in float16."""
+"""What the benchmarks on a GPU share: which backend runs them, and how they are timed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from foveate.pipeline.environment import describe, usable_cores
 from foveate.pipeline.files import write_text
@@ -17,11 +16,12 @@ from foveate.pipeline.gpu.nvml import open_gpu
 from foveate.pipeline.gpu.timer import DeviceTimer
 from foveate.pipeline.gpu.watch import Watch
 from foveate.pipeline.interleave import Times, interleave
-from foveate.pipeline.tensorrt.precision import lower_precision
 from foveate.runtime import Model
 from foveate.runtime.engine import TorchConfig
 
 import foveate
+
+TARGET = "torch:fp16"  # of the bundles that are measured
 
 
 def arguments(about: str, out: str) -> argparse.ArgumentParser:
@@ -88,10 +88,3 @@ class Lab:
     def tell(self, missed: list[str]) -> None:
         """What targets were missed."""
         print("\n".join(f"✗ {miss}" for miss in missed) or "✓ all targets reached")
-
-
-def lowered(program: Path) -> Path:
-    """The same program in float16, beside it: its borders stay float32, its tensors between steps are float16."""
-    out = program.with_suffix(".fp16.onnx")
-    onnx.save(lower_precision(onnx.load(program), "fp16"), out)
-    return out

@@ -17,7 +17,7 @@ from exit_models import SUBJECTS, prepare, tiny
 from foveate.pipeline.build import build
 from foveate.pipeline.mixed import time_mixed
 from foveate.runtime.manifest import CHAIN
-from gpu_common import Lab, arguments, lowered
+from gpu_common import TARGET, Lab, arguments
 
 BATCH, DRY_BATCH = 16, 3
 OF_IDEAL = 0.9
@@ -25,9 +25,9 @@ OF_IDEAL = 0.9
 
 def measure(lab: Lab, work: Path, name: str, rounds: int) -> dict[str, Any]:
     subject = tiny() if lab.dry else SUBJECTS[name]
-    program = lowered(prepare(work / "program.onnx", subject))
+    program = prepare(work / "program.onnx", subject)
     sample = (1, 3, subject.size, subject.size)
-    bundle = build(program, work / "bundle", sample=sample, layout=CHAIN)
+    bundle = build(program, work / "bundle", sample=sample, target=TARGET, layout=CHAIN)
     model, dense = lab.load(bundle, layout=CHAIN), lab.load(bundle, strategy="dense")
     assert model.device is not None
     batch, random = DRY_BATCH if lab.dry else BATCH, np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""`foveate bench` of both examples on a GPU, by backend torch: bench-ersm.json and bench-eco_m2f.json.
+"""`foveate bench` of both examples on a GPU, by backend torch in float16: bench-ersm.json and bench-eco_m2f.json.
 
     python benchmarks/gpu_examples.py [--only ersm]
 
@@ -17,7 +17,7 @@ from foveate.pipeline.cli.main import main as foveate_command
 from foveate.pipeline.data import open_data
 from foveate.pipeline.metadata import read_preprocess
 from foveate.pipeline.report import write_report
-from gpu_common import Lab, arguments
+from gpu_common import TARGET, Lab, arguments
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CHECKPOINTS = {
@@ -40,7 +40,7 @@ def program(name: str, programs: Path) -> Path:
 def measure(lab: Lab, name: str, work: Path, programs: Path) -> dict[str, Any]:
     source = program(name, programs)
     preprocess, masked = read_preprocess(source), name == "ersm"
-    bundle = build(source, work / name, target="torch", preprocess=preprocess)
+    bundle = build(source, work / name, target=TARGET, preprocess=preprocess)
     return bench(
         bundle,
         open_data(DATA[name], preprocess),

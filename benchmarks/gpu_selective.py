@@ -31,25 +31,25 @@ from foveate.pipeline.partition import partition
 from foveate.pipeline.statistics import efficiency, realization
 from foveate.runtime import Model
 from foveate.runtime.manifest import DenseSegment, Region
-from gpu_common import Lab, arguments, lowered
+from gpu_common import TARGET, Lab, arguments
 from steered import ellipse, export_resnet34, hint_of
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 SIZE, DRY_SIZE = (1024, 2048), (256, 256)
 SPEEDUP, REALIZATION, WORST = 3.1, 0.75, 0.95  # at 10 % of batch 4; there; dense ÷ adaptive on any input
 # A call of an engine costs a GPU what billions of multiply-adds do, so segments are long. The plan is made at a quarter
-# of the height and width, and costs are scaled to it.
+# of the height and width, and costs are scaled to it. Bytes are the program's, of which float16 moves the half.
 PLANNED = 64, 128
-COSTS = CostModel(active=0.1, objects=1, call_ms=0.02, gmacs=2e5 / 16, gbytes=1.5e3 / 16)
+COSTS = CostModel(active=0.1, objects=1, call_ms=0.02, gmacs=2e5 / 16, gbytes=3e3 / 16)
 
 
 def measure(lab: Lab, work: Path, rounds: int, keep: Callable[[list], None]) -> list[dict[str, Any]]:
     """`keep` is given the rows so far, again and again: a machine's time may end before the last."""
     height, width = (n // 4 for n in (DRY_SIZE if lab.dry else SIZE))
-    baseline, masked = (lowered(program) for program in _programs(work))
+    baseline, masked = _programs(work)
     sample = {"images": (1, 64, *PLANNED), "hint": (1, 1, *PLANNED)}
-    bundle = build(masked, work / "bundle", sample=sample, model=COSTS)
-    plain = build(baseline, work / "plain", sample=sample["images"])
+    bundle = build(masked, work / "bundle", sample=sample, target=TARGET, model=COSTS)
+    plain = build(baseline, work / "plain", sample=sample["images"], target=TARGET)
     selective, auto, whole = (lab.load(bundle, strategy=s) for s in ("rects", "auto", "dense"))
     dense = {
         f"engine, {'searched' if search else 'expected'}": lab.load(
@@ -135,7 +135,8 @@ def _without_gradients(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _balance(lab: Lab) -> float:
-    """MACs that a convolution in float16 does in the time in which a Relu moves one byte, see `ideal`."""
+    """MACs that a convolution in float16 does in the time in which a Relu moves what is one byte of the program, half a
+    byte in float16: see `ideal`."""
     side = 16 if lab.dry else 256
     x = torch.randn(4, 128, side, side, device=lab.where, dtype=torch.float16).contiguous(
         memory_format=torch.channels_last
@@ -151,7 +152,7 @@ def _balance(lab: Lab) -> float:
         wait()
 
     times = lab.time({"conv": partial(run, conv), "relu": partial(run, torch.relu)}, 5)
-    macs, moved = 9 * 128 * x.numel(), 2 * x.numel() * x.element_size()
+    macs, moved = 9 * 128 * x.numel(), 2 * x.numel() * 4
     return (times.wall["relu"].min() / moved) / (times.wall["conv"].min() / macs)
 
 

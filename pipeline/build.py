@@ -195,9 +195,12 @@ def _write(assembly: Assembly, folder: Path) -> Manifest:
 
 
 def _with_engines(manifest: Manifest, made: Made, folder: Path) -> Manifest:
-    files = {name: _entry(folder / name) for engine in made.engines for name in (engine.plan, engine.sidecar)}
+    names = {name for engine in made.engines for name in (engine.plan, engine.sidecar) if name} | {
+        *made.files
+    }
+    files = manifest.files | {name: _entry(folder / name) for name in sorted(names)}
     notes = (*manifest.notes, *made.notes)
-    return dataclasses.replace(manifest, engines=made.engines, notes=notes, files=manifest.files | files)
+    return dataclasses.replace(manifest, engines=made.engines, lowered=made.lowered, notes=notes, files=files)
 
 
 def _entry(path: Path) -> FileEntry:

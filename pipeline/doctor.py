@@ -17,7 +17,7 @@ from ..runtime.cuda import library as cuda_library
 from ..runtime.cuda_device import compute_capability
 from ..runtime.device.cuda import describe_gpu
 from ..runtime.device.driver import open_driver
-from ..runtime.errors import FoveateError
+from ..runtime.errors import FoveateError, told
 from ..runtime.native.library import path as library_path
 from ..runtime.native.library import why_missing
 from ..runtime.tensorrt.flavour import complete_wheel
@@ -122,7 +122,7 @@ def _package(name: str, needed_for: str, fix: str, importing: Callable[[], objec
     except ModuleNotFoundError as error:
         return Check(name, False, f"no module {error.name!r}", needed_for, fix)
     except Exception as error:  # a broken package may raise anything on import
-        return Check(name, False, f"{type(error).__name__}: {_first_line(error)}", needed_for, fix)
+        return Check(name, False, told(error), needed_for, fix)
     return Check(name, True, str(getattr(module, "__version__", "installed")), needed_for)
 
 
@@ -207,7 +207,7 @@ def _cuda_provider() -> Check:
 
         known = onnxruntime.get_available_providers()
     except Exception as error:  # a broken package may raise anything on import
-        return Check("onnxruntime-gpu", False, _first_line(error), needed_for, fix)
+        return Check("onnxruntime-gpu", False, told(error), needed_for, fix)
     there = [name for name, provider in PROVIDERS.items() if provider in known]
     if "cuda" not in there:
         return Check("onnxruntime-gpu", False, "onnxruntime without its CUDA provider", needed_for, fix)
@@ -237,7 +237,3 @@ def _writable(folder: Path) -> Check:
     except OSError as error:
         return Check("folder", False, f"{folder}: {error.strerror}", "writing bundles", f"chmod u+w {folder}")
     return Check("folder", True, f"{folder} is writable", "writing bundles")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

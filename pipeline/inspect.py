@@ -17,6 +17,7 @@ from ..runtime.errors import FoveateError
 from ..runtime.geometry import count_cells
 from ..runtime.manifest import (
     CHAIN,
+    ONNX,
     DenseSegment,
     EngineFile,
     ExitChain,
@@ -99,6 +100,7 @@ def describe(manifest: Manifest, kind: str, path: Path, stream: SpanPlan | None)
         "barriers": list(manifest.barriers),
         "notes": list(manifest.notes),
         "engines": [_engine(engine, manifest, path) for engine in manifest.engines],
+        "lowered": list(manifest.lowered),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "created_by": manifest.created_by,
     }
@@ -113,14 +115,14 @@ def _layout_ms(bundle: Path) -> dict[str, float]:
 
 
 def _engine(engine: EngineFile, manifest: Manifest, bundle: Path) -> Facts:
-    """`profile` and `layers` as its sidecar has them."""
-    facts = json.loads((bundle / engine.sidecar).read_text(encoding="utf-8"))
+    """`profile` and `layers` as its sidecar has them; an ONNX file takes any shape."""
+    facts = json.loads((bundle / engine.sidecar).read_text(encoding="utf-8")) if engine.sidecar else {}
     return {
         **dataclasses.asdict(engine),
         "bytes": manifest.files[engine.plan].bytes,
-        "profile": facts["profile"],
-        "layers": len(facts["layers"]),
-        "seconds": facts["seconds"],
+        "profile": facts.get("profile", {}),
+        "layers": len(facts["layers"]) if facts else None,
+        "seconds": facts.get("seconds"),
     }
 
 
@@ -297,7 +299,11 @@ def _layout_lines(facts: Facts) -> list[str]:
 
 def _engine_lines(facts: Facts) -> list[str]:
     shown = []
-    for engine in facts["engines"]:
+    files = [engine for engine in facts["engines"] if engine["flavour"] == ONNX]
+    if files:
+        told = f"{len(files)} ONNX files in {files[0]['precision']}, for backends cuda and torch"
+        shown.append(f"engines    {told}; float16 between them: {', '.join(facts['lowered']) or 'nothing'}")
+    for engine in (engine for engine in facts["engines"] if engine not in files):
         made = f"{engine['flavour']} {engine['version']}, {engine['precision']} for {engine['compute']}"
         size = f"{engine['bytes'] / 2**20:.1f} MiB, {engine['layers']} layers"
         shapes = (

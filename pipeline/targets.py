@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..runtime.engine import (
+    LOWERED,
     PRECISIONS,
     Config,
     CudaConfig,
@@ -30,6 +31,22 @@ TARGETS: dict[str, Config] = {
     "torch": TorchConfig(),
     "null": NullConfig(),
 }
+_PRECISIONS: dict[type[Config], tuple[str, ...]] = {
+    TensorRTConfig: PRECISIONS,
+    TorchTensorRTConfig: PRECISIONS,
+    CudaConfig: ("fp32", *LOWERED["cuda"]),
+    TorchConfig: ("fp32", *LOWERED["torch"]),
+}
+_NO_GAIN = "A CPU computes float16 in float32, with a cast on either side; what makes it faster is a program in int8 "
+_NO_GAIN += "(foveate calibrate PROGRAM --precision int8). Pass --target cpu."
+_WHY_NOT = {
+    ("cpu", "fp16"): _NO_GAIN,
+    ("cpu", "bf16"): _NO_GAIN,
+    (
+        "cuda",
+        "bf16",
+    ): "onnxruntime has not all operators in bfloat16. Pass --target cuda:fp16, torch:bf16 or tensorrt:bf16.",
+}
 _COMPUTE = re.compile(r"sm\d{2,3}")
 
 
@@ -46,10 +63,13 @@ class Order:
 
 
 class Made(NamedTuple):
-    """The engines of a bundle that are files of their own, and what is to be noted of them."""
+    """The engines of a bundle that are files of their own, what is to be noted of them, what other files they need, and
+    the manifest's `lowered`."""
 
     engines: tuple[EngineFile, ...] = ()
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    lowered: tuple[str, ...] = ()
 
 
 Builder = Callable[[Order, Any], Made]
@@ -60,8 +80,9 @@ builds = by_config(_BUILDERS, "builders for")  # decorates what makes or checks 
 
 
 def target_config(target: str) -> Config:
-    """The engine config of a target: a name, for TensorRT with a precision and compute capabilities, as in
-    "tensorrt:fp16@sm89,sm120". Raises InputError that suggests the nearest."""
+    """The engine config of a target: a name, with the precision that its backend's engines may have, as in "cuda:fp16",
+    and for TensorRT compute capabilities, as in "tensorrt:fp16@sm89,sm120". Raises InputError that suggests the nearest
+    or says why there is none."""
     head, at, computes = target.partition("@")
     name, colon, precision = head.partition(":")
     if name not in TARGETS:
@@ -72,18 +93,19 @@ def target_config(target: str) -> Config:
             fix=did_you_mean(name, TARGETS, "Pass --target cpu."),
         )
     config = TARGETS[name]
-    if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
-        if colon or at:
-            fix = f"Pass --target {name}; precisions and GPUs are tensorrt's."
-            raise InputError("target", got=repr(target), expected=name, fix=fix)
-        return config
-    if colon and precision not in PRECISIONS:
+    known = _PRECISIONS.get(type(config), ())
+    if colon and precision not in known:
         raise InputError(
             f"precision of target {target!r}",
             got=repr(precision),
-            expected=f"one of {', '.join(PRECISIONS)}",
-            fix=did_you_mean(precision, PRECISIONS, "Pass --target tensorrt:fp16."),
+            expected=f"one of {', '.join(known)}" if known else f"--target {name}, which has no other",
+            fix=_WHY_NOT.get((name, precision)) or did_you_mean(precision, known, f"Pass --target {name}."),
         )
+    if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
+        if at:
+            fix = f"Pass --target {head}; GPUs are tensorrt's to be built for."
+            raise InputError("target", got=repr(target), expected=head, fix=fix)
+        return replace(config, precision=precision) if colon else config
     compute = tuple(computes.split(",")) if at else ()
     if wrong := [part for part in compute if not _COMPUTE.fullmatch(part)]:
         raise InputError(
@@ -115,9 +137,11 @@ def in_precision(target: str, precision: str) -> str:
 def is_built_for(manifest: Manifest, target: str) -> bool:
     """Whether a bundle has what `target` asks for. Raises InputError as `target_config`."""
     config = target_config(target)
+    wanted = getattr(config, "precision", None) or "fp32"
+    built = {e.compute for e in manifest.engines if e.precision == wanted}
     if not isinstance(config, TensorRTConfig | TorchTensorRTConfig):
-        return manifest.backend == config.backend
-    built = {e.compute for e in manifest.engines if e.precision == config.precision}
+        precisions = {e.precision for e in manifest.engines} or {"fp32"}  # of the programs themselves
+        return manifest.backend == config.backend and wanted in precisions
     return manifest.backend == config.backend and bool(built) and set(config.compute) <= built
 
 
@@ -137,11 +161,22 @@ def compile_for_nvidia(order: Order, config: TensorRTConfig | TorchTensorRTConfi
     return Made(*build_engines(order.folder, order.manifest, config, order.ranges, order.tell))
 
 
-@builds(OrtConfig)
 @builds(CudaConfig)
 @builds(TorchConfig)
-def load_in_onnxruntime(order: Order, config: OrtConfig | CudaConfig | TorchConfig) -> Made:
-    """onnxruntime and torch compile on load: each file is its own engine, and only has to load."""
+def lower(order: Order, config: CudaConfig | TorchConfig) -> Made:
+    """onnxruntime and torch compile on load: what is built are files in the precision asked for."""
+    load_in_onnxruntime(order, OrtConfig())
+    if config.precision in (None, "fp32"):
+        return Made()
+    from .lowered_files import lower_files, weights_of
+
+    engines, low = lower_files(order.folder, order.manifest, config.precision)
+    return Made(engines, files=weights_of(engines), lowered=tuple(sorted(low)))
+
+
+@builds(OrtConfig)
+def load_in_onnxruntime(order: Order, config: OrtConfig) -> Made:
+    """Each file is its own engine, and only has to load."""
     try:
         import onnxruntime
     except ImportError as error:

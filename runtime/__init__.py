@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from .engine import NullConfig as NullConfig
     from .engine import OrtConfig as OrtConfig
     from .engine import TensorRTConfig as TensorRTConfig
+    from .engine import TorchConfig as TorchConfig
     from .errors import FoveateError as FoveateError
+    from .loading import load as load
     from .model import Model as Model
-    from .model import load as load
     from .policy import StreamPolicy as StreamPolicy
     from .region_policy import RegionPolicy as RegionPolicy
     from .region_stream import RegionStream as RegionStream
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .stream import Stream as Stream
 
 _PUBLIC = {
-    "load": "model",
+    "load": "loading",
     "Model": "model",
     "Result": "result",
     "DecisionResult": "result",
@@ -39,6 +40,7 @@ _PUBLIC = {
     "OrtConfig": "engine",
     "CudaConfig": "engine",
     "TensorRTConfig": "engine",
+    "TorchConfig": "engine",
     "NullConfig": "engine",
     "FoveateError": "errors",
     "DeviceCosts": "costs",

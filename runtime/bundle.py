@@ -83,7 +83,7 @@ def _named_files(manifest: Manifest) -> set[str]:
     if manifest.stream:
         files |= {name for name in (manifest.stream.spans, manifest.stream.rest) if name}
         files |= {tail.file for tail in manifest.stream.tails}
-    files |= {name for engine in manifest.engines for name in (engine.plan, engine.sidecar)}
+    files |= {name for engine in manifest.engines for name in (engine.plan, engine.sidecar) if name}
     for steps in (manifest.steps, *manifest.layouts.values()):
         files |= {file for step in steps for file in dense_files(step)}
     return files

@@ -80,6 +80,8 @@ class NullConfig:
     fill: float = 0.0
 
 
+LOWERED = {"cuda": ("fp16",), "torch": ("fp16", "bf16")}
+"""By backend that computes in the types of its files, in what else than float32 a bundle may have them."""
 # Of TensorRT. What a program in int8 has in floats runs in fp16, but for "int8+fp32" and "int8+bf16".
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "int8", "fp8+bf16", "int8+bf16", "fp8+fp32", "int8+fp32")
 
@@ -120,8 +122,9 @@ class CudaConfig:
 
     provider: "cuda", or "tensorrt", which builds engines of its own when it first sees a shape, and keeps them below
         ~/.cache/foveate (FOVEATE_CACHE).
-    precision: of float32 values. Provider "cuda" takes the program's own types: "fp32", or "tf32", which computes them
-        with 10 bits of fraction; "tensorrt" also "fp16" and "bf16".
+    precision: None is the bundle's, as it was built. "fp16" wants one that was built so; "fp32" runs the program
+        itself, and so does "tf32", which computes float32 values with 10 bits of fraction. Provider "tensorrt" takes
+        "fp32", "fp16" and "bf16", of any bundle.
     graph: runs of shapes that come back become CUDA graphs, where that is measured to be faster. Programs with nodes
         that run on the CPU, or with control flow, have none.
     nhwc: convolutions work channels last, which tensor cores want.
@@ -130,21 +133,24 @@ class CudaConfig:
     backend: ClassVar[str] = "cuda"
     threads: int = 0
     provider: str = "cuda"
-    precision: str = "fp32"
+    precision: str | None = None
     graph: bool = False
     nhwc: bool = False
 
 
 @dataclass(frozen=True)
 class TorchConfig:
-    """torch, in the types of the program.
+    """torch, in the types of the bundle's files.
 
+    precision: None is the bundle's, as it was built. "fp16" and "bf16" want one that was built so, "fp32" runs the
+        program itself.
     device: "cuda", or "cpu": in this machine's memory, to try out what runs on a GPU.
     graph: runs of shapes that come back become CUDA graphs, where that is measured to be faster.
     search: cuDNN tries its algorithms on each new shape, instead of taking the one that it expects to be fastest."""
 
     backend: ClassVar[str] = "torch"
     threads: int = 0
+    precision: str | None = None
     device: str = "cuda"
     graph: bool = True
     search: bool = False

@@ -13,11 +13,11 @@ from .bundle import Bundle, dense_files
 from .device.device import Device
 from .device.engine import open_on_device
 from .dims import Symbols, resolve_dim, symbols_at
-from .engine import Config, Engine, OrtConfig, Ports, TensorRTConfig, open_engine
+from .engine import Config, Engine, OrtConfig, Ports, open_engine
 from .errors import EngineError, InternalError
 from .manifest import ExitChain, ExitPaths, Manifest, Region, StreamPlan, TensorSpec
 from .native.handles import PoolHandle
-from .nvidia import fitting_plans
+from .precision import files_for
 from .spans import WEIGHTS, SpanEngine, native_regions
 from .stream import StreamEngines
 
@@ -32,7 +32,7 @@ class Engines:
 
     def __init__(self, bundle: Bundle, config: Config, device: Device | None = None):
         self._bundle, self._config, self._device = bundle, config, device
-        self._plans = fitting_plans(bundle.manifest) if isinstance(config, TensorRTConfig) else {}
+        self._made_of = files_for(config, bundle.manifest)
         self._open: dict[str, Engine] = {}
         self._program: Engine | None = None
         self._fixed: dict[tuple[str, Shapes], Engine] = {}  # by file, for inputs of these shapes alone
@@ -132,14 +132,14 @@ class Engines:
         """On a device, a DeviceEngine: it takes and gives other arrays."""
         if self._device is None:
             return open_engine(self._bundle.file(file), self._config, ports)
-        if isinstance(self._config, TensorRTConfig) and file not in self._plans:
+        if self._made_of is not None and file not in self._made_of:
             raise EngineError(
                 f"the engine of {file}",
                 got="none for this GPU in the bundle",
                 expected="one of every file that runs",
                 fix="Build the bundle again with `foveate build`, for the layout that you load.",
             )
-        path = self._bundle.file(self._plans.get(file, file))
+        path = self._bundle.file(self._made_of[file] if self._made_of else file)
         return cast(Engine, open_on_device(path, self._config, ports, self._device))
 
     def _fingerprint(self, file: str) -> str:

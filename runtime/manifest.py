@@ -11,6 +11,7 @@ A bundle is a folder:
     programs/tail<number>.onnx   what lies behind a part of it
     programs/weights.bin         the weights, once, as ONNX external data of all of the above
     engines/<file>.<gpu>.plan    each of those files as an engine of another backend, with a .json that says what it is
+    engines/<file>.fp16.onnx     or in fewer bits; engines/weights.bin, their weights
     device.json                  measured costs with the fingerprint of the device they hold for (optional)
 
 A program runs as a list of *steps*, in order: dense segments, regions, and encoders with exits. A `Region` is a run of
@@ -32,6 +33,7 @@ from functools import cached_property
 from .decode import decode
 
 SCHEMA_VERSION = 1
+ONNX = "onnx"  # flavour of engines that onnxruntime or torch makes of an ONNX file on load
 CHAIN, PER_DEPTH, IF = "chain", "per-depth", "if"  # layouts of a program with exits
 
 Pair = tuple[int, int]  # along (height, width)
@@ -298,7 +300,8 @@ class CropPlan:
 @dataclass(frozen=True)
 class EngineFile:
     """A file of programs/ as an engine for NVIDIA GPUs: of which flavour of TensorRT ("tensorrt_rtx", "tensorrt"), and
-    for which compute capability ("sm89"; "any": all that the flavour knows). `sidecar` says more, as JSON."""
+    for which compute capability ("sm89"; "any": all that the flavour knows). `sidecar` says more, as JSON. Of flavour
+    "onnx" the plan is an ONNX file in `precision`, and has neither version nor sidecar."""
 
     program: str
     plan: str
@@ -349,7 +352,8 @@ class Manifest:
         default_factory=dict
     )  # calibration images by the layers that they took; {}: not calibrated
     stages: dict[str, str] = field(default_factory=dict)  # stage -> hash of its inputs, for skipping
-    engines: tuple[EngineFile, ...] = ()  # those of backend "tensorrt"
+    engines: tuple[EngineFile, ...] = ()  # those that are files of their own
+    lowered: tuple[str, ...] = ()  # of `tensors`, those that engines of flavour "onnx" have in float16
     files: dict[str, FileEntry] = field(default_factory=dict)
     created_by: str = ""
     schema_version: int = SCHEMA_VERSION

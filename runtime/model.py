@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, overload
@@ -18,28 +16,28 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from . import forks
+from .answer import answer_of
 from .batcher import Batcher, closed
-from .batching import Batching
 from .bundle import Bundle, open_bundle
 from .choices import change_choices, default_choices
 from .costs import DeviceCosts, fingerprint, guess_costs, read_costs, write_costs
-from .decisions import read_decisions
 from .device.device import Device
 from .device.executor import DeviceExecutor
 from .device.opening import on_device, open_device
 from .drift import Depths
-from .engine import Config, NullConfig, OrtConfig, TensorRTConfig, config_for
-from .engines import Engines, decision_tensors
+from .engine import Config, NullConfig, OrtConfig, TensorRTConfig
+from .engines import Engines
 from .errors import FoveateError, InputError, did_you_mean
 from .executor import Executor
-from .inputs import Batch, ImageReader, Shape, input_shapes, one_image, to_torch
+from .inputs import Batch, ImageReader, Shape, input_shapes, one_image
 from .lanes import Job
-from .layouts import choose_layout, layouts_for, shallow_and_deep, time_layouts
-from .manifest import CHAIN, Exits, Manifest, Region
+from .layout_times import measure_layouts
+from .layouts import choose_layout
+from .manifest import CHAIN, Manifest, Region
 from .native.library import library, native_isa, why_missing
-from .nvidia import able
-from .options import MAX_STATE_BYTES, SELECTIVE, Options, cache_bytes, check_options
+from .options import SELECTIVE, Options, cache_bytes
 from .policy import StreamPolicy
+from .precision import with_types
 from .probes import BUDGET_MS
 from .region_stream import RegionStream, open_regions
 from .request import Request
@@ -50,63 +48,9 @@ from .stats import Stats
 from .steps import Steps
 from .stream import Stream
 from .submitting import awaited, in_order
+from .whole import prefers_whole, tell_guard
 
-_LOG = logging.getLogger("foveate")
-_LAYOUTS = 4  # times the budget of regions: their runs are few, but of all layers
 MODES = ("layers", "regions")  # of streams
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    threads: int | None = None,
-    backend: str | Config | None = None,
-    strategy: str = "auto",
-    choices: Mapping[str, Any] | None = None,
-    cache_bytes: int | None = None,
-    max_state_bytes: int = MAX_STATE_BYTES,
-    memory_bytes: int | None = None,
-    verify: bool = True,
-    pad: bool = False,
-    batching: Batching | None = None,
-    layout: str | None = None,
-) -> Model:
-    """Opens a bundle.
-
-    threads: of each engine; None or 0 takes one per physical core.
-    backend: "ort", "cuda", "tensorrt", "null" or a config; None takes the bundle's. What cannot run on this machine is
-        replaced, "tensorrt" by "cuda" and that by "ort", with a BackendWarning.
-    strategy: "auto" runs each region selectively or densely, for each image (on a GPU, each batch), by measured costs;
-        "spans" always selectively, by native kernels where they can and by windows elsewhere; "rects" by windows;
-        "dense" never.
-    choices: values other than the bundle's, by name.
-    cache_bytes: bound of the reference states with their scratch. A resolution above it runs dense. None is 512 MiB,
-        on a GPU a quarter of its memory.
-    max_state_bytes: bound of what each stream keeps. Frames that would need more are refused.
-    memory_bytes: inputs that would need more are refused; None takes the machine's memory.
-    verify: check every file's sha256; sizes are always checked.
-    pad: images of sizes that the program does not take are padded with zeros, on the right and at the bottom, and
-        outputs cropped to the image's own size; decisions are those of the padded image. Else they are refused.
-    batching: how images run together that come one by one, to `Model.submit`.
-    layout: of a program with exits: "chain" runs it stage by stage, and batches get smaller as images leave;
-        "per-depth" has an engine for each depth; "if" is one engine, which runs a batch as deep as its deepest image;
-        "auto" takes the one that `measure` found fastest. None is the bundle's.
-
-    Raises BundleError, InputError, EngineError, MissingExtraError.
-    """
-    bundle = open_bundle(path, verify=verify)
-    check_options(
-        strategy, cache_bytes=cache_bytes, max_state_bytes=max_state_bytes, memory_bytes=memory_bytes
-    )
-    named = backend if backend is not None else bundle.manifest.backend
-    config = config_for(named, threads) if isinstance(named, str) else named
-    if threads is not None and not isinstance(named, str):
-        config = replace(config, threads=config_for(config.backend, threads).threads)
-    config = able(config, bundle.manifest)
-    sizes = cache_bytes, max_state_bytes, memory_bytes
-    return Model(
-        bundle, Options(config, strategy, choices or {}, *sizes, verify, batching or Batching(), pad, layout)
-    )
 
 
 class Model:
@@ -119,6 +63,7 @@ class Model:
 
     def __init__(self, bundle: Bundle, options: Options):
         self._options = options
+        bundle = replace(bundle, manifest=with_types(options.config, bundle.manifest))
         self._device = open_device(options.config) if on_device(options.config) else None
         self._fingerprint = _fingerprint(bundle.manifest, options.config, self._device)
         costs = read_costs(bundle.path / "device.json", self._fingerprint, bundle.manifest)
@@ -205,7 +150,7 @@ class Model:
         batch = self._read(images)
         request = self._request(batch, "dense")
         self._live().run_program(request)
-        return self._answer(batch, request, start)
+        return answer_of(request, batch, self.manifest, start)
 
     def warmup(self, *shapes: Shape | Sequence[Shape]) -> None:
         """Pays first-run costs now: opens every engine, measures the device if need be, and computes the reference
@@ -237,7 +182,9 @@ class Model:
         shapes = input_shapes(self.manifest, () if shape is None else (shape,))
         with self._measuring:
             if self.manifest.layouts:
-                layouts = self._measure_layouts(shapes[0], budget_ms)
+                layouts = measure_layouts(
+                    self._chain.manifest, self.backend, self._open_layout, shapes[0], budget_ms
+                )
                 executor.costs = replace(executor.costs, layouts=layouts)
             return self._measure(executor, shapes[0], budget_ms)
 
@@ -484,7 +431,7 @@ class Model:
         return Depths({int(depth): n for depth, n in self.manifest.depths.items()} if same else {})
 
     def _run_all(self, executor: Steps, request: Request) -> None:
-        request.whole = self._prefers_whole_program(executor)
+        request.whole = prefers_whole(executor, self.manifest, self._options.strategy)
         if request.whole:
             executor.run_program(request)
         else:
@@ -497,9 +444,9 @@ class Model:
         return request
 
     def _conclude(self, batch: Batch, request: Request, start: float) -> Result:
-        result = self._answer(batch, request, start)
+        result = answer_of(request, batch, self.manifest, start)
         if self._options.strategy == "auto":
-            self._tell_guard(self._live(), result, request.whole)
+            tell_guard(self._live(), result, request.whole)
         self._stats.add(result, batch.images, request.whole)
         return result
 
@@ -528,50 +475,6 @@ class Model:
         job.request.timing["wait"] = (perf_counter() - job.start) * 1e3 - job.busy_ms
         return self._conclude(job.batch, job.request, job.start)
 
-    def _answer(self, batch: Batch, request: Request, start: float) -> Result:
-        tensors = request.tensors
-        outputs: dict[str, Any] = batch.unpad(
-            {spec.name: tensors[spec.name] for spec in self.manifest.outputs}
-        )
-        known = all(d.keep in tensors for d in self.manifest.decisions)
-        decisions = read_decisions(self.manifest, tensors, request.active) if known else {}
-        if batch.torch:
-            outputs = {name: to_torch(value) for name, value in outputs.items()}
-            decisions = {
-                name: replace(d, keep=to_torch(d.keep), logits=to_torch(d.logits), energy=to_torch(d.energy))
-                for name, d in decisions.items()
-            }
-        request.timing["total"] = (perf_counter() - start) * 1e3
-        return Result(
-            outputs,
-            decisions,
-            request.timing,
-            request.strategies,
-            request.segments,
-            request.depth,
-            request.features,
-        )
-
-    def _prefers_whole_program(self, executor: Steps) -> bool:
-        """Where no region would run selectively, one engine is the best there is, if it tells the decisions too."""
-        strategy = self._options.strategy
-        if strategy != "dense" and any(isinstance(step, Exits) for step in self.manifest.steps):
-            return False
-        guard = executor.guard
-        if strategy in SELECTIVE or (strategy == "auto" and not (guard.all_demoted or guard.resting)):
-            return False
-        given = set(executor.engines.program.outputs)
-        return all(spec.name in given for spec in decision_tensors(self.manifest))
-
-    def _tell_guard(self, executor: Steps, result: Result, whole: bool) -> None:
-        if not whole:
-            executor.guard.saw_choices(all(s == "dense" for ss in result.strategies.values() for s in ss))
-            return
-        for region in executor.regions:
-            executor.guard.pass_by(region.name)
-        least = min((float(d.active_fraction.min()) for d in result.decisions.values()), default=1.0)
-        executor.guard.rested(promising=least < executor.costs.break_even)
-
     def _measure_once(self, executor: Steps, feeds: Mapping[str, np.ndarray]) -> bool:
         """Whether this took the time to measure the device, as the first request does whose strategy asks for costs."""
         if self._options.strategy != "auto" or executor.costs.measured:
@@ -581,6 +484,11 @@ class Model:
                 given = {name: value.shape for name, value in feeds.items()}
                 self._measure(executor, self.manifest.sample or given, BUDGET_MS)
         return True
+
+    def _open_layout(self, name: str) -> Model:
+        """The same bundle, for measurements."""
+        options = replace(self._options, layout=name, strategy="rects", choices=self.choices)
+        return Model(self._chain, options)
 
     def _measure(self, executor: Steps, shapes: Mapping[str, Sequence[int]], budget_ms: float) -> DeviceCosts:
         config = self._options.config
@@ -593,33 +501,6 @@ class Model:
         if executor.costs.covers(executor.regions) and not isinstance(config, NullConfig):
             write_costs(self.path / "device.json", executor.costs)
         return executor.costs
-
-    def _measure_layouts(self, shapes: Mapping[str, Sequence[int]], budget_ms: float) -> dict[str, float]:
-        """The ms of one image in each layout, the mean of the first exit and the last; none where time was short."""
-        bundle = self._chain
-        random = np.random.default_rng(0)
-        feeds = {
-            spec.name: random.random((1, *shapes[spec.name][1:])).astype(spec.dtype)
-            for spec in self.manifest.inputs
-        }
-        forced = shallow_and_deep(bundle.manifest)
-        with contextlib.ExitStack() as stack:
-            runs: dict[str, list[Callable[[], object]]] = {}
-            for name in layouts_for(bundle.manifest, self.backend):
-                options = replace(self._options, layout=name, strategy="rects", choices=self.choices)
-                model = stack.enter_context(Model(bundle, options))
-                runs[name] = [partial(_run_with, model, choices, feeds) for choices in forced]
-            found = time_layouts(runs, perf_counter() + _LAYOUTS * budget_ms / 1e3)
-        if not found:
-            _LOG.warning(
-                "layouts were not measured in time: call model.measure with more than %.0f ms", budget_ms
-            )
-        return found
-
-
-def _run_with(model: Model, choices: Mapping[str, Any], feeds: Mapping[str, np.ndarray]) -> None:
-    model.set_choices(choices)
-    model(feeds)
 
 
 def _fingerprint(manifest: Manifest, config: Config, device: Device | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .cuda_device import compute_capability
 from .engine import Config, CudaConfig, OrtConfig, TensorRTConfig, TorchConfig, TorchTensorRTConfig
 from .errors import BackendWarning
-from .manifest import EngineFile, Manifest
+from .manifest import ONNX, EngineFile, Manifest
 
 _PROVIDER = "CUDAExecutionProvider"
 _NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
@@ -40,7 +40,8 @@ def able(config: Config, manifest: Manifest) -> Config:
 def why_not(manifest: Manifest, config: Config) -> str:
     """Why the engines of a bundle cannot run here by that backend; "" where they can."""
     torch = isinstance(config, TorchTensorRTConfig)
-    if not manifest.engines or torch != (manifest.engines[0].flavour == "torch_tensorrt"):
+    built = manifest.engines[0].flavour if manifest.engines else ONNX
+    if built == ONNX or torch != (built == "torch_tensorrt"):
         return f"the bundle was built without such engines (foveate build --target {config.backend})"
     if reason := why_not_here(manifest.engines):
         return reason

@@ -19,7 +19,7 @@ MAX_STATE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Options:
-    """With the bundle's path, all that a copy of a model in another process needs. Fields as in `model.load`."""
+    """With the bundle's path, all that a copy of a model in another process needs. Fields as in `loading.load`."""
 
     config: Config
     strategy: str

@@ -1,7 +1,7 @@
 """Measure a bundle against the strongest dense engine, interleaved, on real images; writes report.json, .md and .html.
 
     foveate bench build/x --data photos/ --baseline plain.onnx
-    foveate bench build/x --data photos/ --target tensorrt:fp16
+    foveate bench build/x --data photos/ --target tensorrt:fp16        (or cuda:fp16, torch:fp16)
 
 A bundle for a GPU is measured there, against dense engines of its own backend and precision.
 """

@@ -2,15 +2,15 @@
 
     foveate cache ls build/            every measurement below the folder, and whether it holds for this device
     foveate cache prune build/         remove those that do not, --all for all of them
-    foveate cache ls                   the same of the current folder; and the engines of the cache
+    foveate cache ls                   the same of the current folder; the engines of the cache, and what was compiled
     foveate cache show 3f2a            what an engine was built from, and what it is
     foveate cache verify               whether engines are what was built
-    foveate cache prune                remove engines that are broken or of another TensorRT, --all for all of them
+    foveate cache prune                remove what is broken or of another TensorRT, --all for all of it
     foveate cache prune --limit 5GB    and those unused for longest, until the rest takes no more
 
 A bundle without a measurement is measured again when it is first loaded (within 2 s); an engine that is not there is
-built again. The cache lies in FOVEATE_CACHE, by default ~/.cache/foveate, and builds keep it below FOVEATE_CACHE_LIMIT,
-by default 20GB.
+built again, and what TensorRT-RTX compiled of it on a GPU is compiled again. The cache lies in FOVEATE_CACHE, by
+default ~/.cache/foveate, and builds keep it below FOVEATE_CACHE_LIMIT, by default 20GB.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.tensorrt.jit import JitEntry
 from .arguments import add_json, print_json
 
 if TYPE_CHECKING:
@@ -35,13 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "a bundle, or a folder of bundles, for its measurements alone; show: the beginning of an engine's name"
     parser.add_argument("what", nargs="?", metavar="FOLDER", help=about)
     parser.add_argument("--all", action="store_true", help="prune: also what is good here")
-    about = "prune: also engines that were unused for longest, until the rest takes no more, e.g. 5GB"
+    about = "prune: also what was unused for longest, until the rest takes no more, e.g. 5GB"
     parser.add_argument("--limit", metavar="BYTES", help=about)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..tensorrt.engine_cache import EngineCache, read_bytes
+    from ..tensorrt.cache_limit import beyond, read_bytes
+    from ..tensorrt.engine_cache import EngineCache
 
     cache = EngineCache()
     if args.action == "show":
@@ -51,21 +53,27 @@ def run(args: argparse.Namespace) -> int:
     from ..measurements import find, remove
 
     measured = find(Path(args.what or "."))
-    engines = list(cache.entries()) if args.what is None else []
+    kept: list[Entry | JitEntry] = [] if args.what else [*cache.entries(), *cache.compiled()]
+    names = {entry.sidecar.sha256[:32]: entry.sidecar.name for entry in cache.entries() if entry.sidecar}
     prunes = args.action == "prune"
     if prunes:
         measured = [m for m in measured if args.all or not m.holds]
-        engines = [e for e in engines if args.all or _not_for_here(e)]
-        if args.limit is not None and args.what is None:
-            engines += cache.beyond(read_bytes(args.limit), {entry.plan for entry in engines})
+        gone = [k for k in kept if args.all or _not_for_here(k)]
+        if args.limit is not None:
+            gone += beyond((k for k in kept if k not in gone), read_bytes(args.limit))
+        kept = gone
         remove(measured)
-    said = [_engine_line(entry) for entry in engines]  # while they are there
+    said = [  # while they are there
+        _jit_line(k, names.get(k.engine)) if isinstance(k, JitEntry) else _engine_line(k) for k in kept
+    ]
     if args.json:
-        print_json({"measurements": measured, "engines": [_facts(entry) for entry in engines]})
+        engines = [_facts(k) for k in kept if not isinstance(k, JitEntry)]
+        compiled = [_jit_facts(k) for k in kept if isinstance(k, JitEntry)]
+        print_json({"measurements": measured, "engines": engines, "compiled": compiled})
     else:
         _print(measured, said, args, cache)
-    for entry in engines if prunes else ():
-        cache.remove(entry)
+    for each in kept if prunes else ():
+        cache.remove(each)
     return 0
 
 
@@ -113,17 +121,31 @@ def _verify(cache: EngineCache, as_json: bool) -> int:
     return 1 if bad else 0
 
 
-def _not_for_here(entry: Entry) -> bool:
+def _not_for_here(kept: Entry | JitEntry) -> bool:
     """Broken, or of another TensorRT than is installed."""
     from ...runtime.errors import FoveateError
-    from ..tensorrt.flavour import open_flavour
+    from ..tensorrt.flavour import RTX, open_flavour
 
-    if entry.broken or entry.key is None:
+    if isinstance(kept, JitEntry):
+        flavour, version = RTX, kept.version
+    elif kept.broken or kept.key is None:
         return True
+    else:
+        flavour, version = kept.key.flavour, kept.key.version
     try:
-        return open_flavour(entry.key.flavour).version != entry.key.version
+        return open_flavour(flavour).version != version
     except FoveateError:
         return True
+
+
+def _jit_line(compiled: JitEntry, name: str | None) -> str:
+    of = name or "an engine that the cache has not"
+    version = compiled.version or "of no known version"
+    return f"{compiled.engine[:12]}  {compiled.bytes} bytes  compiled of {of}  {compiled.compute}  {version}"
+
+
+def _jit_facts(compiled: JitEntry) -> dict[str, Any]:
+    return {**dataclasses.asdict(compiled), "path": str(compiled.path), "bytes": compiled.bytes}
 
 
 def _engine_line(entry: Entry) -> str:

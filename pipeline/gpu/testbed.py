@@ -15,10 +15,12 @@ import numpy as np
 from ...runtime import Model, Result, load
 from ...runtime.cuda_device import compute_capability
 from ...runtime.device.device import DeviceArray
-from ...runtime.engine import Config, CudaConfig, TensorRTConfig, TorchConfig
+from ...runtime.engine import Config, CudaConfig, TorchConfig
+from ...runtime.precision import files_for
 from ..build import build
 from ..ideal import balance
 from ..interleave import interleave
+from ..lower_precision import KINDS
 from ..targets import target_of
 from .energy import joules_per_call
 from .nvml import Gpu, open_gpu
@@ -99,7 +101,10 @@ class GpuTestbed:
         return self._placed[id(image)][1]
 
     def balance(self) -> float:
-        return balance(self._fastest_call, CONV, RELU)
+        """Of the program's bytes, of which engines in 16 bits move the half."""
+        lowered = files_for(self.config, self._manifest) is not None
+        precisions = {engine.precision for engine in self._manifest.engines} if lowered else set()
+        return balance(self._fastest_call, CONV, RELU) * (0.5 if precisions & KINDS.keys() else 1.0)
 
     def joules(self, run: Callable[[], object]) -> float | None:
         if self._gpu is None:
@@ -122,8 +127,8 @@ class GpuTestbed:
         }
 
     def _built(self, program: Path, shape: Sequence[int]) -> Path:
-        """Of another program, a bundle like this one. All backends but TensorRT take the programs themselves."""
-        target = target_of(self._manifest) if isinstance(self.config, TensorRTConfig) else "cpu"
+        """Of another program, a bundle like this one, where the engines are not of the programs themselves."""
+        target = "cpu" if files_for(self.config, self._manifest) is None else target_of(self._manifest)
         return build(program, self._folder / program.stem, sample=tuple(shape), target=target)
 
     def _fastest(self, bundle: Path, image: np.ndarray) -> DeviceDense:
@@ -160,13 +165,15 @@ def candidates(config: Config) -> dict[str, Config]:
     if isinstance(config, CudaConfig) and config.provider == "cuda":
         graph = replace(config, graph=True)
         return {
-            "ONNX Runtime CUDA, channels first, CUDA graphs": replace(graph, nhwc=False),
-            "ONNX Runtime CUDA, channels last, CUDA graphs": replace(graph, nhwc=True),
+            f"ONNX Runtime CUDA, {config.precision}, channels first, CUDA graphs": replace(graph, nhwc=False),
+            f"ONNX Runtime CUDA, {config.precision}, channels last, CUDA graphs": replace(graph, nhwc=True),
         }
     if isinstance(config, TorchConfig) and config.device == "cuda":
         return {
-            "torch, cuDNN's choice of algorithms, CUDA graphs": replace(config, search=False),
-            "torch, algorithms searched, CUDA graphs": replace(config, search=True),
+            f"torch, {config.precision}, cuDNN's choice of algorithms, CUDA graphs": replace(
+                config, search=False
+            ),
+            f"torch, {config.precision}, algorithms searched, CUDA graphs": replace(config, search=True),
         }
     return {f"{config.backend}, {getattr(config, 'precision', 'the program')}, CUDA graphs": config}
 

@@ -4,8 +4,8 @@ A key is a few fields in clear text, and an engine's name is their hash. Nothing
 sets are sorted, so that the same build has the same key in every process. The fields lie beside the engine: a miss says
 what differs, and an entry of an older schema is one.
 
-What the cache may take is bounded: a build that adds to it removes what was unused for longest, by the time at which a
-plan was last taken.
+What the cache may take is bounded: a build that adds to it removes what was unused for longest, of engines and of what
+TensorRT-RTX compiled of them on a GPU (jit/, beside).
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
-import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +23,14 @@ from ...runtime.bundle import hash_file
 from ...runtime.decode import decode
 from ...runtime.errors import EngineError, InputError
 from ...runtime.files import cache_folder, replacing
+from ...runtime.tensorrt.jit import FOLDER as JIT
+from ...runtime.tensorrt.jit import JitEntry, jit_entries
+from .cache_limit import beyond, cache_limit
 from .profiles import Profile
 from .sidecar import Sidecar, read_sidecar
 
 SCHEMA = 1
 PLAN, SIDECAR = ".plan", ".json"
-LIMIT_VARIABLE, LIMIT = "FOVEATE_CACHE_LIMIT", "20GB"
-_IN_USE = 3600  # seconds after it was taken in which an engine stays: a build may not have copied it yet
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,10 @@ class Entry:
     broken: str = ""
 
     @property
+    def path(self) -> Path:
+        return self.plan
+
+    @property
     def bytes(self) -> int:
         return self.plan.stat().st_size if self.plan.is_file() else 0
 
@@ -130,26 +132,18 @@ class EngineCache:
                 expected="a folder that can be written",
                 fix="Check the permissions and the free space, or set FOVEATE_CACHE to another folder.",
             ) from error
-        for entry in self.beyond(limit):
-            self.remove(entry)
+        for kept in beyond([*self.entries(), *self.compiled()], limit):
+            self.remove(kept)
         return path
-
-    def beyond(self, limit: int, but: Collection[Path] = ()) -> list[Entry]:
-        """The engines that were unused for longest, so many that all others take `limit` bytes at most. None that was
-        taken within the last hour. `but`: plans that go anyway."""
-        kept = [entry for entry in self.entries() if entry.plan not in but]
-        total, found = sum(entry.bytes for entry in kept), []
-        for entry in sorted(kept, key=_taken):
-            if total <= limit or _taken(entry) > time.time() - _IN_USE:
-                break
-            total -= entry.bytes
-            found.append(entry)
-        return found
 
     def entries(self) -> Iterator[Entry]:
         """By name. What is broken or of another schema is among them."""
         for path in sorted(self.folder.glob(f"[!.]*{PLAN}")):  # not what is being written
             yield self._entry(path)
+
+    def compiled(self) -> Iterator[JitEntry]:
+        """What TensorRT-RTX compiled of these engines and of others, by name."""
+        yield from jit_entries(self.folder.parent / JIT)
 
     def get(self, start: str) -> Entry:
         """The one whose name starts so. Raises InputError."""
@@ -169,8 +163,9 @@ class EngineCache:
             return entry.broken
         return "" if hash_file(entry.plan) == entry.sidecar.sha256 else "its sha256 is not what was built"
 
-    def remove(self, entry: Entry) -> None:
-        for path in (entry.plan, entry.plan.with_suffix(SIDECAR)):
+    def remove(self, kept: Entry | JitEntry) -> None:
+        paths = (kept.path, kept.path.with_suffix(SIDECAR)) if isinstance(kept, Entry) else (kept.path,)
+        for path in paths:
             path.unlink(missing_ok=True)
 
     def _entry(self, path: Path) -> Entry:
@@ -209,29 +204,3 @@ def differences(old: Key, new: Key) -> list[str]:
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-
-
-def _taken(entry: Entry) -> float:
-    """When it was last taken; 0 where another process has removed it."""
-    try:
-        return entry.plan.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def cache_limit() -> int:
-    """Bytes that the cache may take: FOVEATE_CACHE_LIMIT. Raises InputError."""
-    return read_bytes(os.environ.get(LIMIT_VARIABLE) or LIMIT)
-
-
-def read_bytes(text: str) -> int:
-    """ "500MB" -> 500 000 000. Raises InputError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
-    if found is None or found[2] not in _UNITS:
-        raise InputError(
-            "limit of the engine cache",
-            got=repr(text),
-            expected="bytes, such as 500MB or 20GB",
-            fix=f"Correct {LIMIT_VARIABLE} or --limit.",
-        )
-    return int(float(found[1]) * _UNITS[found[2]])

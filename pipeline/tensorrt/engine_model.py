@@ -13,9 +13,10 @@ from ...export.ops.deformable_sample import with_gathers
 from ...runtime.engine import parts
 from ..graph import SAMPLE
 from ..lean import lean
+from ..lower_precision import KINDS, between, decision_tensors, lower_precision
 from ..weights import INLINE
 from .plugin_nodes import keys, leave_to_plugins, restore
-from .precision import KINDS, between, decision_tensors, lower_precision, sums_of_bytes
+from .precision import sums_of_bytes
 
 _WEIGHTS = "weights.bin"
 

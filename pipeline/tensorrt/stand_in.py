@@ -10,10 +10,10 @@ import onnx
 
 from ...runtime.engine import parts
 from ...runtime.manifest import EngineFile
+from ..lower_precision import KINDS
+from ..rounding import in_float32
 from .borders import open_session
 from .engine_model import EngineModels
-from .precision import KINDS
-from .rounding import in_float32
 
 
 def open_stand_in(bundle: Path, program: onnx.ModelProto, engine: EngineFile, threads: int = 0) -> Any:

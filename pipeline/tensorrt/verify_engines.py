@@ -3,6 +3,7 @@
 An engine is fed what the reference has on its borders, so an error is told of the engine that makes it; the engine of
 the whole program tells what comes of all of them. Where TensorRT cannot run an engine, the model that it was built from
 takes its place, in onnxruntime and rounded as its precision is: that checks casts and Q/DQ, and no kernel of TensorRT.
+Engines that are ONNX files themselves run in onnxruntime on the CPU, those in bfloat16 rounded so.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import onnx
 
 from ...runtime.bundle import open_bundle
 from ...runtime.errors import told
-from ...runtime.manifest import EngineFile, ExitStep, Manifest
+from ...runtime.manifest import ONNX, EngineFile, ExitStep, Manifest
 from ...runtime.nvidia import why_not_here
 from ..compare import ImageCheck, Keep, compare
+from ..lower_precision import cast_inputs
 from ..masks import margins, masks_of
 from ..reference import Case
+from ..rounding import in_float32
 from ..tolerances import tolerance_of
 from ..verify_report import EngineCheck, summarize_engine
 from .borders import Borders, open_session
@@ -62,7 +65,7 @@ def _one_each(engines: Sequence[EngineFile]) -> list[EngineFile]:
     """Of each program the one that runs here, or the first."""
     chosen: dict[str, EngineFile] = {}
     for engine in engines:
-        if engine.program not in chosen or not why_not_here([engine]):
+        if engine.program not in chosen or (engine.flavour != ONNX and not why_not_here([engine])):
             chosen[engine.program] = engine
     return list(chosen.values())
 
@@ -82,10 +85,13 @@ class _Checker:
         self._program = onnx.load(bundle / manifest.program, load_external_data=False)
 
     def check(self, engine: EngineFile, tolerance: float) -> EngineCheck:
-        why = why_not_here([engine]) or _why_other_flavour(engine)
-        profile = json.loads((self._bundle / engine.sidecar).read_text(encoding="utf-8"))["profile"]
+        why = "" if engine.flavour == ONNX else why_not_here([engine]) or _why_other_flavour(engine)
+        profile = {}
+        if engine.sidecar:
+            profile = json.loads((self._bundle / engine.sidecar).read_text(encoding="utf-8"))["profile"]
         feeds = _Feeds(self._borders, self._decisions, self._cases(), profile)
-        reference, runner = self._reference(engine), self._model(engine) if why else self._engine(engine)
+        run = self._lowered if engine.flavour == ONNX else self._model if why else self._engine
+        reference, runner = self._reference(engine), run(engine)
         comparison = _Comparison(self._decisions.names, feeds, tolerance)
         failed = _compare([reference, runner], feeds, comparison)
         return summarize_engine(engine, why, comparison.checks, tolerance, feeds.outside, failed)
@@ -106,6 +112,22 @@ class _Checker:
             lambda: open_stand_in(self._bundle, self._program, engine, self._threads),
             name="its model in onnxruntime",
         )
+
+    def _lowered(self, engine: EngineFile) -> Runner:
+        from polygraphy.backend.onnxrt import OnnxrtRunner
+
+        path = self._bundle / engine.plan
+
+        def open_lowered() -> Any:
+            if engine.precision == "fp16":
+                model = onnx.load(path, load_external_data=False)
+                cast_inputs(model)
+            else:
+                model = in_float32(onnx.load(path), engine.precision)
+            open_choices(model)
+            return open_session(model, path.parent, self._threads)
+
+        return OnnxrtRunner(open_lowered, name=path.name)
 
     def _engine(self, engine: EngineFile) -> Runner:
         from polygraphy.backend.trt import EngineFromPath, TrtRunner

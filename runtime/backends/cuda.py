@@ -26,14 +26,14 @@ from ..device.cuda import CudaDevice
 from ..device.device import DeviceArray
 from ..device.engine import register_on_device
 from ..device.replay import Feeds, Prepared, Replays
-from ..engine import CudaConfig, Ports, fed
+from ..engine import LOWERED, CudaConfig, Ports, fed
 from ..errors import EngineError, InputError, MissingExtraError, did_you_mean, told
 from ..files import cache_folder
 from .ort import check_border
 
 _LOG = logging.getLogger("foveate")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-_PRECISIONS = {"cuda": ("fp32", "tf32"), "tensorrt": ("fp32", "fp16", "bf16")}
+_PRECISIONS = {"cuda": ("fp32", "tf32", *LOWERED["cuda"]), "tensorrt": ("fp32", "fp16", "bf16")}
 _DEVICE = "cuda"  # as onnxruntime calls it
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -161,12 +161,12 @@ def _check(config: CudaConfig) -> None:
             expected=f"one of {', '.join(PROVIDERS)}",
             fix=did_you_mean(config.provider, PROVIDERS, "Leave it out for cuda."),
         )
-    if config.precision not in _PRECISIONS[config.provider]:
+    if config.precision is not None and config.precision not in _PRECISIONS[config.provider]:
         raise InputError(
             f"precision of provider {config.provider!r}",
             got=repr(config.precision),
             expected=f"one of {', '.join(_PRECISIONS[config.provider])}",
-            fix="The CUDA provider computes in the types of the program: convert that.",
+            fix="The CUDA provider computes in the types of its files: foveate build --target cuda:fp16.",
         )
     if config.graph and config.provider != "cuda":
         raise InputError(

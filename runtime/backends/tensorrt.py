@@ -37,7 +37,7 @@ class TensorRTEngine:
         with device.queue.current():
             with self._timed("deserialize"):
                 self._plan = plan = Plan(path)
-            self._jit = JitFile(plan.sha256, device.compute)
+            self._jit = JitFile(plan.sha256, device.compute, plan.flavour.version)
             self.timing["jit_known"] = float(len(self._jit.known))
             self._contexts = plan.flavour.contexts(plan.engine, self._jit.known)
             with self._timed("context"):

@@ -17,7 +17,7 @@ from ..errors import InternalError
 from ..manifest import Pair
 from .array import CudaArray, Memory, adopt
 from .device import DeviceArray, Reach, Shape, TileGrid, Tiles
-from .driver import COMPUTE_MAJOR, COMPUTE_MINOR, Driver, open_driver
+from .driver import Driver, compute_of, find_gpu, open_driver
 from .queue import Event, Queue
 from .staging import Staging
 
@@ -185,15 +185,11 @@ def _total_memory(driver: Driver, device: int) -> int:
 
 def describe_gpu(driver: Driver, ordinal: int = 0) -> dict[str, str]:
     """Its name, its compute capability, and the CUDA version that its driver speaks: "13.0". Raises EngineError."""
-    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGet(ctypes.byref(device), ordinal)
+    device, version, name = find_gpu(driver, ordinal), ctypes.c_int(), ctypes.create_string_buffer(256)
     driver.cuDeviceGetName(name, len(name), device)
     driver.cuDriverGetVersion(ctypes.byref(version))
-    for attribute, value in ((COMPUTE_MAJOR, major), (COMPUTE_MINOR, minor)):
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
     return {
         "device": name.value.decode(),
-        "compute": f"sm{major.value}{minor.value}",
+        "compute": compute_of(driver, device),
         "driver": f"{version.value // 1000}.{version.value % 1000 // 10}",
     }

@@ -35,6 +35,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGet": (c_void_p, c_int),
     "cuDeviceGetName": (c_void_p, c_int, c_int),
     "cuDeviceGetAttribute": (c_void_p, c_int, c_int),
+    "cuDeviceGetPCIBusId": (c_void_p, c_int, c_int),
     "cuDeviceTotalMem_v2": (c_void_p, c_int),
     "cuDevicePrimaryCtxRetain": (c_void_p, c_int),
     "cuCtxGetCurrent": (c_void_p,),
@@ -167,3 +168,18 @@ def open_driver() -> Driver:
             fix="Install the driver, or load with backend='ort'.",
         ) from error
     return Driver(library)
+
+
+def find_gpu(driver: Driver, ordinal: int = 0) -> int:
+    """Its handle. Raises EngineError where there is none."""
+    device = c_int()
+    driver.cuDeviceGet(ctypes.byref(device), ordinal)
+    return device.value
+
+
+def compute_of(driver: Driver, device: int) -> str:
+    """Its compute capability, as "sm89". Raises EngineError."""
+    major, minor = c_int(), c_int()
+    for attribute, value in ((COMPUTE_MAJOR, major), (COMPUTE_MINOR, minor)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return f"sm{major.value}{minor.value}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from foveate.pipeline.targets import in_precision, is_built_for, target_config, target_of
-from foveate.runtime.engine import PRECISIONS, NullConfig, OrtConfig, TensorRTConfig
+from foveate.runtime.engine import PRECISIONS, CudaConfig, NullConfig, OrtConfig, TensorRTConfig, TorchConfig
 from foveate.runtime.errors import InputError
-from foveate.runtime.manifest import EngineFile, Manifest
+from foveate.runtime.manifest import ONNX, EngineFile, Manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +19,12 @@ def test_a_target_says_precision_and_gpus(precision, compute):
     assert target_config(target) == TensorRTConfig(precision=precision or "fp32", compute=tuple(compute))
 
 
-def test_other_targets_are_names():
+def test_other_targets_are_names_with_the_precisions_that_they_have():
     assert target_config("cpu") == OrtConfig() and target_config("null") == NullConfig()
+    assert target_config("cuda") == CudaConfig() and target_config("cuda:fp16") == CudaConfig(
+        precision="fp16"
+    )
+    assert target_config("torch:bf16") == TorchConfig(precision="bf16")
 
 
 @pytest.mark.parametrize(
@@ -29,8 +33,13 @@ def test_other_targets_are_names():
         ("tensorr", "Did you mean 'tensorrt'"),
         ("tensorr:fp16@sm89", "Did you mean 'tensorrt'"),
         ("", "one of cpu, cuda, tensorrt, torch_tensorrt, torch, null"),
-        ("cpu:fp16", "precisions and GPUs are tensorrt's"),
-        ("null@sm89", "precisions and GPUs are tensorrt's"),
+        ("cpu:fp16", "computes float16 in float32(.|\n)*--precision int8"),
+        ("cuda:bf16", "not all operators in bfloat16(.|\n)*torch:bf16"),
+        ("cuda:int8", "one of fp32, fp16"),
+        ("torch:fp61", "Did you mean 'fp16'"),
+        ("torch:fp16@sm89", "Pass --target torch:fp16; GPUs are tensorrt's"),
+        ("null:fp16", "--target null, which has no other"),
+        ("null@sm89", "GPUs are tensorrt's"),
         ("tensorrt:", "one of fp32"),
         ("tensorrt:fp61", "Did you mean 'fp16'"),
         ("tensorrt@", "RTX 4090"),
@@ -52,6 +61,8 @@ def engines(*computes: str, precision: str = "fp16", flavour: str = "tensorrt_rt
     [
         ("ort", (), "cpu"),
         ("torch", (), "torch"),
+        ("torch", engines("any", flavour=ONNX, precision="bf16"), "torch:bf16"),
+        ("cuda", engines("any", flavour=ONNX), "cuda:fp16"),
         ("tensorrt", engines("sm120", "sm89"), "tensorrt:fp16@sm120,sm89"),
         ("tensorrt", engines("any"), "tensorrt:fp16"),
         ("tensorrt", engines("sm90", flavour="tensorrt", precision="fp32"), "tensorrt:fp32"),
@@ -80,3 +91,9 @@ def test_a_bundle_for_another_target(target):
 )
 def test_a_target_in_another_precision(target, other):
     assert in_precision(target, "int8") == other
+
+
+def test_a_bundle_in_float16_is_none_in_float32_and_the_other_way_round():
+    lowered = Manifest("x", (), (), (), (), backend="cuda", engines=engines("any", flavour=ONNX))
+    assert not is_built_for(lowered, "cuda") and not is_built_for(lowered, "torch:fp16")
+    assert not is_built_for(Manifest("x", (), (), (), (), backend="cuda"), "cuda:fp16")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from foveate.runtime import cuda_device
+from foveate.runtime.device.driver import open_driver
 
 ask = cuda_device.compute_capability.__wrapped__
 ask_bus = cuda_device.pci_bus_id.__wrapped__
@@ -34,7 +35,9 @@ def driver(monkeypatch):
         calls |= {failing: lambda *_: 100} if failing else {}
         monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(**calls))
 
-    return install
+    open_driver.cache_clear()
+    yield install
+    open_driver.cache_clear()
 
 
 def test_its_compute_capability(driver):

@@ -52,10 +52,11 @@ def data_of(path, count=4):
 
 
 @pytest.fixture(scope="module")
-def masked(tiny_bundle, tmp_path_factory):
+def masked(build_tiny_bundle, tmp_path_factory):
+    """Of a bundle in float16."""
     data = data_of(tmp_path_factory.mktemp("data") / "d.npz")
     return bench(
-        tiny_bundle,
+        build_tiny_bundle(target="torch:fp16"),
         data,
         backend=TorchConfig(device="cpu"),
         images=2,
@@ -76,7 +77,7 @@ def test_the_result_follows_the_schema_and_its_report_shows_the_gpu(masked, tmp_
 
 
 def test_dense_engines_are_the_backends(masked):
-    assert masked["baseline"]["settings"].startswith("torch")
+    assert masked["baseline"]["settings"].startswith("torch, fp16")
     assert masked["environment"]["backend"] == "torch"
     assert masked["parity"]["passed"]
     assert "windows" in masked["strategies"] or "dense" in masked["strategies"]

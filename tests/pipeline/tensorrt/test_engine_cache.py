@@ -6,10 +6,13 @@ import dataclasses
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
+from foveate.pipeline.cli.main import main
+from foveate.pipeline.tensorrt.cache_limit import beyond, read_bytes
 from foveate.pipeline.tensorrt.engine_build import Built, Layer, Tensor
-from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, make_key, read_bytes
+from foveate.pipeline.tensorrt.engine_cache import EngineCache, Key, make_key
 from foveate.pipeline.tensorrt.flavour import RTX, Flavour
 from foveate.pipeline.tensorrt.sidecar import describe
 from foveate.runtime.errors import EngineError, InputError
@@ -163,7 +166,7 @@ def test_what_may_be_in_use_stays_whatever_the_limit(cache, monkeypatch):
     keys = [add_old(cache, number, hours) for number, hours in enumerate((0.9, 0.1))]
     cache.add(KEY, BUILT.plan, SIDECAR)
     assert all(cache.find(key)[0] is not None for key in (*keys, KEY))
-    assert cache.beyond(0) == []
+    assert beyond(cache.entries(), 0) == []
 
 
 @settings(max_examples=15, deadline=None)
@@ -173,11 +176,49 @@ def test_no_more_goes_than_must_and_the_oldest_first(tmp_path_factory, ages, lim
     for number, hours in enumerate(ages):
         add_old(cache, number, hours)
     kept = list(cache.entries())
-    gone = cache.beyond(limit)
+    gone = beyond(kept, limit)
     left = [entry for entry in kept if entry not in gone]
     assert sum(entry.bytes for entry in left) <= limit
     assert not gone or sum(entry.bytes for entry in left) + gone[-1].bytes > limit
     assert all(a.plan.stat().st_mtime <= b.plan.stat().st_mtime for a in gone for b in left)
+
+
+def compiled(cache: EngineCache, name: str, hours: float) -> Path:
+    """What TensorRT-RTX made of an engine, 400 bytes, taken so many hours ago."""
+    path = cache.folder.parent / "jit" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(400))
+    taken = time.time() - 3600 * hours
+    os.utime(path, (taken, taken))
+    return path
+
+
+def test_what_was_compiled_is_of_the_same_limit(cache, monkeypatch):
+    monkeypatch.setenv("FOVEATE_CACHE_LIMIT", "900B")
+    key = add_old(cache, 0, 3)
+    old, new = compiled(cache, "a.sm89.1.7.bin", 5), compiled(cache, "b.sm89.1.7.bin", 2)
+    add_old(cache, 1, 0)
+    assert not old.exists() and new.exists() and cache.find(key)[0] is None
+
+
+def test_prune_takes_what_was_compiled_by_another_version_or_not_used(rtx, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    cache = EngineCache()
+    cache.add(dataclasses.replace(KEY, version=rtx.version), BUILT.plan, SIDECAR)
+    engine = SIDECAR.sha256[:32]
+    names = [f"{engine}.sm89.{rtx.version}.bin", f"{'0' * 32}.sm120.1.2.3.bin", f"{'1' * 32}.sm89.bin"]
+    here, other, nameless = (compiled(cache, name, 2) for name in names)
+    assert main(["cache", "ls"]) == 0
+    said = capsys.readouterr().out
+    assert f"compiled of {SIDECAR.name}  sm89  {rtx.version}" in said
+    assert "compiled of an engine that the cache has not  sm120  1.2.3" in said
+    assert main(["cache", "prune", "--json"]) == 0
+    gone = json.loads(capsys.readouterr().out)
+    assert [entry["version"] for entry in gone["compiled"]] == ["1.2.3", ""] and gone["engines"] == []
+    assert here.exists() and not other.exists() and not nameless.exists()
+    assert main(["cache", "prune", "--limit", "0"]) == 0
+    assert not here.exists() and len(list(cache.entries())) == 1  # which was added just now
 
 
 @pytest.mark.parametrize(

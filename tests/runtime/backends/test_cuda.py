@@ -175,7 +175,7 @@ def test_tensorrts_provider_comes_first(gpu, monkeypatch, tmp_path):
     ("config", "error", "match"),
     [
         (CudaConfig(provider="tensort"), InputError, "Did you mean 'tensorrt'"),
-        (CudaConfig(precision="fp16"), InputError, "fp32, tf32"),
+        (CudaConfig(precision="bf16"), InputError, "fp32, tf32, fp16"),
         (CudaConfig(provider="tensorrt", graph=True), InputError, "graph"),
         (CudaConfig(), MissingExtraError, r"foveate\[gpu\]"),
     ],

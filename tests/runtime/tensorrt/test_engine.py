@@ -230,7 +230,7 @@ def test_what_was_compiled_is_kept_for_the_next_process(engine, device, tmp_path
     assert first.timing["jit_known"] == 0
     check(device, first, feeds(device))
     (file,) = (tmp_path / "cache" / "jit").iterdir()
-    assert file.name == "0123456789abcdef" * 2 + ".sm90.bin"
+    assert file.name == "0123456789abcdef" * 2 + ".sm90.1.7.bin"
     network = scaled()
     second = engine(network)
     assert second.timing["jit_known"] == len(file.read_bytes())

@@ -79,6 +79,9 @@ class FakeLibrary:
     def _cuDeviceGetAttribute(self, out, attribute, device):
         _write(out, {75: 9, 76: 0, 115: int(self.pools)}[attribute], c_int)
 
+    def _cuDeviceGetPCIBusId(self, out, length, device):
+        ctypes.memmove(out, b"0000:01:00.0\0", 13)
+
     def _cuDeviceTotalMem_v2(self, out, device):
         _write(out, self.total)
 

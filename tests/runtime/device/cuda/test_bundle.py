@@ -101,3 +101,21 @@ def test_it_takes_and_gives_nothing_back_late(emulated, gpu: FakeLibrary, handma
     del opened
     gc.collect()
     assert not gpu.live and not gpu.events and gpu.ended == 1
+
+
+def test_a_bundle_in_float16_runs_as_such(emulated, build_tiny_bundle: Callable[..., Path]):
+    bundle = build_tiny_bundle(target="cuda:fp16")
+    images = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
+    with load(bundle, strategy="rects") as model, load(bundle, backend="ort") as on_cpu:
+        assert model.config == CudaConfig(precision="fp16")
+        lowered = {spec.name for spec in model.manifest.tensors if spec.dtype == "float16"}
+        assert lowered and lowered == set(model.manifest.lowered)
+        found, dense, expected = model(images), model.dense(images), on_cpu(images)
+        assert all("windows" in used for used in found.strategies.values())
+        keeps = [np.asarray(answer.decisions["mask0"].keep) for answer in (found, dense, expected)]
+        np.testing.assert_array_equal(keeps[0], keeps[1])
+        assert np.mean(keeps[0] == keeps[2]) > 0.99
+        for name, value in dense.items():
+            assert found[name].dtype == np.float32
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-3 * np.abs(value).max())
+            assert np.mean(np.abs(value - expected[name]) < 5e-3 * np.abs(value).max()) > 0.9

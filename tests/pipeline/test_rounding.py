@@ -7,8 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 from foveate.pipeline.lean import lean
-from foveate.pipeline.tensorrt.precision import KINDS, lower_precision
-from foveate.pipeline.tensorrt.rounding import in_float32
+from foveate.pipeline.lower_precision import KINDS, lower_precision
+from foveate.pipeline.rounding import in_float32
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ...export.values import graphs
-from .precision import KINDS
+from ..export.values import graphs
+from .lower_precision import KINDS
 
 
 def in_float32(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
