@@ -25,10 +25,10 @@ from ...runtime.bundle import hash_file
 from ...runtime.decode import decode
 from ...runtime.errors import EngineError, InputError
 from ...runtime.files import cache_folder, replacing
-from .profiles import Profile
+from .profiles import Profile, Profiles
 from .sidecar import Sidecar, read_sidecar
 
-SCHEMA = 1
+SCHEMA = 2
 PLAN, SIDECAR = ".plan", ".json"
 LIMIT_VARIABLE, LIMIT = "FOVEATE_CACHE_LIMIT", "20GB"
 _IN_USE = 3600  # seconds after it was taken in which an engine stays: a build may not have copied it yet
@@ -45,7 +45,9 @@ class Key:
     version: str
     compute: str  # "sm89", "any"
     precision: str
-    profile: tuple[str, ...]  # "images [1, 3, 32, 32] [1, 3, 224, 224] [16, 3, 512, 512]", sorted
+    profiles: tuple[
+        str, ...
+    ]  # each "images [1, 3, 32, 32] [1, 3, 224, 224] [16, 3, 512, 512]", inputs sorted
     flags: tuple[str, ...] = ()  # of the builder, sorted
     plugins: tuple[str, ...] = ()  # sorted
     schema: int = SCHEMA
@@ -63,21 +65,24 @@ def make_key(
     version: str,
     compute: str,
     precision: str,
-    profile: Profile,
+    profiles: Profiles,
     flags: Iterable[str] = (),
     plugins: Iterable[str] = (),
 ) -> Key:
-    shapes = sorted(f"{name} {' '.join(str(list(s)) for s in shapes)}" for name, shapes in profile.items())
     return Key(
         onnx,
         flavour,
         version,
         compute,
         precision,
-        tuple(shapes),
+        tuple(map(_told_profile, profiles)),
         tuple(sorted(flags)),
         tuple(sorted(plugins)),
     )
+
+
+def _told_profile(profile: Profile) -> str:
+    return ", ".join(sorted(f"{n} {' '.join(str(list(s)) for s in shapes)}" for n, shapes in profile.items()))
 
 
 @dataclass(frozen=True)

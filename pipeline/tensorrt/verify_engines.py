@@ -84,7 +84,7 @@ class _Checker:
 
     def check(self, engine: EngineFile, tolerance: float) -> EngineCheck:
         why = why_not_here([engine]) or _why_other_flavour(engine)
-        profile = json.loads((self._bundle / engine.sidecar).read_text(encoding="utf-8"))["profile"]
+        profile = json.loads((self._bundle / engine.sidecar).read_text(encoding="utf-8"))["profiles"][0]
         feeds = _Feeds(self._borders, self._decisions, self._cases(), profile)
         reference, runner = self._reference(engine), self._model(engine) if why else self._engine(engine)
         comparison = _Comparison(self._decisions.names, feeds, tolerance)
@@ -145,7 +145,7 @@ class _Decisions:
 @dataclass
 class _Feeds:
     """What an engine is fed, image after image: every tensor of the borders, of which a runner takes its own. Images
-    outside of its profile are left out, and counted."""
+    outside of its first profile, which a runner takes, are left out, and counted."""
 
     borders: Borders
     decisions: _Decisions
