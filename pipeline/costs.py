@@ -30,10 +30,10 @@ class CostModel:
     tiles: tuple[int, ...] = ()  # sides in cells; windows are copied from and to maps, which is traffic, too
 
 
-_GPU_ACTIVE = (
-    0.1  # in one area, as the runtime has it where it chooses tiles (device/executor.py): more pays less
-)
-_GPU_CALL_MS = 0.02  # 10 to 20 µs to queue an engine, and the launches that copy windows before and behind it
+# Of an image, in one area, as the runtime has it where it chooses tiles (device/executor.py).
+_GPU_ACTIVE = 0.1
+# To queue an engine and the copies of windows around it, 20 µs, for two images: between one and a large batch.
+_GPU_CALL_MS = 0.02 / 2
 _GPU_GBYTES = 3350.0
 _GPU_RATES = {  # by precision: multiply-adds per second, in 1e9, and bytes of a value
     "fp32": (33.5e3, 4),

@@ -148,10 +148,11 @@ class DeviceRegion:
 
     def most(self, grid: RegionGrid) -> list[Most]:
         """Of every window rule."""
+        sharing: list[list[tuple[LocalSegment, DeviceEngine]]] = [[] for _ in grid.dirtiness.windows]
         groups = grid.dirtiness.segments
-        runs = list(zip(self.region.segments, self._engines, groups, strict=True))
-        rules = range(len(grid.dirtiness.windows))
-        return [partial(_most, [run for *run, group in runs if group == rule]) for rule in rules]
+        for segment, engine, group in zip(self.region.segments, self._engines, groups, strict=True):
+            sharing[group].append((segment, engine))
+        return [partial(_most, runs) for runs in sharing]
 
 
 def run_whole(engine: DeviceEngine, segment: LocalSegment, feeds: Tensors, tensors: Tensors) -> None:
@@ -181,13 +182,12 @@ def run_windows(
 
 
 def _most(runs: Sequence[tuple[LocalSegment, DeviceEngine]], window: Pair) -> int:
-    """What all these engines take at once."""
-    high, wide = window
-    sizes = [
-        ({t.name: (high * t.positions[0], wide * t.positions[1]) for t in segment.inputs}, engine)
-        for segment, engine in runs
-    ]
-    return min((n for size, engine in sizes if (n := engine.most(size))), default=0)
+    """Windows of so many cells that all these engines take at once; 0 for any number."""
+    limits = []
+    for segment, engine in runs:
+        sizes = {t.name: (window[0] * t.positions[0], window[1] * t.positions[1]) for t in segment.inputs}
+        limits.append(engine.most(sizes))
+    return min((n for n in limits if n), default=0)
 
 
 def _refusal(grid: RegionGrid, shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -122,13 +122,15 @@ def test_what_an_engine_makes_the_next_one_takes(which, request):
 def test_windows_are_many_where_they_are_small(height, width, batch, halo, positions):
     """Those of one call hold no more than the largest maps, and are as large as tiles are."""
     x, keep = GridTensor("x", (positions, positions)), GridTensor("keep")
-    segment = LocalSegment("s", "s.onnx", (x, keep), (keep,), (halo, halo), (halo, halo), 1.0)
-    at = tuple(
-        {"x": (n, 8, k * height * positions, k * width * positions), "keep": (n, 1, k * height, k * width)}
-        for n, k in ((1, 1), (1, 2), (batch, 4))
-    )
-    whole, *windows = Shapes(at).windows(segment)
-    assert whole["keep"][1:] == (at[1]["keep"], at[2]["keep"])
+    segment = LocalSegment("s", "s.onnx", (x, keep), (keep,), (halo, halo), (halo, halo))
+
+    def at(images: int, times: int) -> dict[str, tuple[int, ...]]:
+        high, wide = times * height, times * width
+        return {"x": (images, 8, high * positions, wide * positions), "keep": (images, 1, high, wide)}
+
+    shapes = Shapes((at(1, 1), at(1, 2), at(batch, 4)))
+    whole, *windows = shapes.windows(segment)
+    assert whole["keep"][1:] == (shapes.at[1]["keep"], shapes.at[2]["keep"])
     assert whole["keep"][0] == (1, 1, min(1 + 2 * halo, height), min(1 + 2 * halo, width))
     for profile in windows:
         count, _, *sides = profile["keep"][2]
@@ -139,11 +141,10 @@ def test_windows_are_many_where_they_are_small(height, width, batch, halo, posit
     for profile in (whole, *windows):
         for a, b in zip(profile["x"], profile["keep"], strict=True):
             assert a == (b[0], 8, b[2] * positions, b[3] * positions)
-    assert Shapes(at, batched=False).windows(segment) == (whole,)
+    assert dataclasses.replace(shapes, batched=False).windows(segment) == (whole,)
 
 
-def test_what_tiles_are_made_of_fits_a_profile(masked):
-    """Every window that a map of the ranges may be cut into, with its tensors."""
+def test_windows_are_of_whole_cells_that_fit_together(masked):
     shapes = measure_shapes(masked.path, masked.manifest, RANGES)
     segments = [s for step in masked.manifest.steps if isinstance(step, Region) for s in step.segments]
     assert segments
