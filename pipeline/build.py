@@ -14,17 +14,17 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ..runtime import load
-from ..runtime.engine import NullConfig
+from ..runtime.engine import Config, NullConfig, OrtConfig
 from ..runtime.errors import InputError, InternalError
 from ..runtime.layouts import AUTO, choose_layout
 from ..runtime.manifest import FileEntry, Manifest, Preprocess
 from .assemble import PROGRAM, Assembly, assemble
 from .bundle_folder import replacing_folder
 from .check import check_chain, failing_segments
-from .costs import CostModel
+from .costs import CostModel, usual_model
 from .metadata import read_labels, read_sample
 from .native_cut import plan_for_kernels
-from .plan import Plan
+from .plan import Plan, plan
 from .targets import Made, Order, build_engines, target_config
 from .weights import FILE, WeightFile
 
@@ -59,7 +59,8 @@ def build(
 
     sample: the shape the plan is made at, of the one input or by input name; by default what `preprocess` makes, else
     the one that the program was exported with, else what it fixes, else 224 × 224. choices: new defaults by name.
-    active_fraction: mean over calibration images; the plan's cost model takes it for typical. labels: names of the
+    active_fraction: mean over calibration images; the plan's cost model takes it for typical. model: costs to plan by;
+    by default those that are assumed for devices of the target (`costs.usual_model`). labels: names of the
     classes; None takes what the program says. stream_policy: fields of StreamPolicy that the bundle's streams take by
     default. depths: calibration images by the layers that they took.
     layout: of a program with exits ("chain", "per-depth", "if"), that is loaded by default; "auto" measures them, on
@@ -76,6 +77,7 @@ def build(
         choices=choices,
         active=active_fraction,
         model=model,
+        config=config,
     )
     facts = {
         "backend": config.backend,
@@ -111,9 +113,11 @@ def plan_model(
     choices: Mapping[str, float | Sequence[float]] | None = None,
     active: float | None = None,
     model: CostModel | None = None,
+    config: Config | None = None,
 ) -> Plan:
-    """The plan of a program's file. A local segment that does not compute the same on windows as on the whole map is
-    made dense, and a note says so."""
+    """The plan of a program's file, by `model`, or what is usual for engines of `config`: of onnxruntime on the CPU, if
+    none is given. A local segment that does not compute the same on windows as on the whole map is made dense, and a
+    note says so."""
     from ..export.program import load_program
     from .analyze import analyze
 
@@ -121,10 +125,12 @@ def plan_model(
     set_choices(program, choices or {})
     analysis = analyze(program, sample_shapes(program, sample, preprocess, read_sample(program_path)))
     if model is None:
-        model = CostModel() if active is None else CostModel(active=min(max(active, 0.01), 1.0))
+        model = usual_model(config or OrtConfig(), analysis)
+        model = model if active is None else dataclasses.replace(model, active=min(max(active, 0.01), 1.0))
+    make = plan if model.tiles else plan_for_kernels
     kept_dense: dict[str, str] = {}
     while True:
-        planned = plan_for_kernels(analysis, model=model, keep_dense=kept_dense)
+        planned = make(analysis, model=model, keep_dense=kept_dense)
         failing = failing_segments(planned)
         if not failing:
             return planned

@@ -115,12 +115,12 @@ def _layout_ms(bundle: Path) -> dict[str, float]:
 
 
 def _engine(engine: EngineFile, manifest: Manifest, bundle: Path) -> Facts:
-    """`profile` and `layers` as its sidecar has them; an ONNX file takes any shape."""
+    """`profiles` and `layers` as its sidecar has them; an ONNX file takes any shape."""
     facts = json.loads((bundle / engine.sidecar).read_text(encoding="utf-8")) if engine.sidecar else {}
     return {
         **dataclasses.asdict(engine),
         "bytes": manifest.files[engine.plan].bytes,
-        "profile": facts.get("profile", {}),
+        "profiles": facts.get("profiles", []),
         "layers": len(facts["layers"]) if facts else None,
         "seconds": facts.get("seconds"),
     }
@@ -306,12 +306,16 @@ def _engine_lines(facts: Facts) -> list[str]:
     for engine in (engine for engine in facts["engines"] if engine not in files):
         made = f"{engine['flavour']} {engine['version']}, {engine['precision']} for {engine['compute']}"
         size = f"{engine['bytes'] / 2**20:.1f} MiB, {engine['layers']} layers"
-        shapes = (
-            f"{name} {' … '.join('×'.join(map(str, shape)) for shape in dict.fromkeys(map(tuple, shapes)))}"
-            for name, shapes in engine["profile"].items()
-        )
-        shown.append(f"engine     {engine['plan']}: {made}, {size}; {'; '.join(shapes)}")
+        shapes = " or ".join(map(_profile_shown, engine["profiles"]))
+        shown.append(f"engine     {engine['plan']}: {made}, {size}; {shapes}")
     return shown
+
+
+def _profile_shown(profile: Facts) -> str:
+    return "; ".join(
+        f"{name} {' … '.join('×'.join(map(str, shape)) for shape in dict.fromkeys(map(tuple, shapes)))}"
+        for name, shapes in profile.items()
+    )
 
 
 def _reason(step: Facts) -> str:

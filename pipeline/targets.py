@@ -128,10 +128,12 @@ def target_of(manifest: Manifest) -> str:
 
 
 def in_precision(target: str, precision: str) -> str:
-    """That target with engines in another precision; the same where engines have none of their own."""
+    """That target for a program in another precision: with engines in it, or in the program's where it has no such
+    engines."""
     head, at, computes = target.partition("@")
     name, colon, _ = head.partition(":")
-    return f"{name}:{precision}{at}{computes}" if colon else target
+    own = colon and precision in _PRECISIONS.get(type(TARGETS[name]), ())
+    return f"{name}:{precision}{at}{computes}" if own else name
 
 
 def is_built_for(manifest: Manifest, target: str) -> bool:

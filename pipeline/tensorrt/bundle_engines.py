@@ -23,7 +23,7 @@ from .engine_model import EngineModel, EngineModels
 from .flavour import Flavour, find_flavour, find_torch
 from .layout_choice import choose_engines
 from .precision import check_quantized
-from .profiles import Profile, Range, Shapes, choose_ranges, measure_shapes
+from .profiles import Profiles, Range, Shapes, choose_ranges, measure_shapes
 from .sidecar import describe
 from .timing_cache import TimingCache
 from .torch_build import build_by_torch
@@ -67,32 +67,35 @@ def build_engines(
     builder = _Builder(flavour, config.precision, models, build, tell)
     (folder / FOLDER).mkdir()
     made = []
-    for file, profile in engine_profiles(manifest, shapes, layout).items():
-        for compute, entry in builder.entries(folder / file, profile, targets):
+    for file, profiles in engine_profiles(manifest, shapes, layout).items():
+        profiles = profiles[:1] if by_torch else profiles  # Torch-TensorRT takes one
+        for compute, entry in builder.entries(folder / file, profiles, targets):
             made.append(_copy(entry, file, folder, compute, flavour, config.precision))
     return tuple(made), notes
 
 
-def engine_profiles(manifest: Manifest, shapes: Shapes, layout: str) -> dict[str, Profile]:
+def engine_profiles(manifest: Manifest, shapes: Shapes, layout: str) -> dict[str, Profiles]:
     """The files that engines are built of, with their profiles: the whole program, the steps of that layout, if there
     are several, and local segments, for windows. Not what takes over from the native kernels in a stream."""
-    found = {manifest.one_engine: shapes.profile([spec.name for spec in manifest.inputs])}
+    found: dict[str, Profiles] = {
+        manifest.one_engine: (shapes.profile([spec.name for spec in manifest.inputs]),)
+    }
     for step in manifest.layouts.get(layout, manifest.steps):
         found |= _step_profiles(step, shapes)
     return found
 
 
-def _step_profiles(step: Step, shapes: Shapes) -> Iterator[tuple[str, Profile]]:
+def _step_profiles(step: Step, shapes: Shapes) -> Iterator[tuple[str, Profiles]]:
     if isinstance(step, ExitChain | ExitPaths):
         for stage in step.stages if isinstance(step, ExitChain) else step.paths:
-            yield stage.file, shapes.profile(stage.inputs)
+            yield stage.file, (shapes.profile(stage.inputs),)
     elif isinstance(step, Region):
-        yield step.fallback, shapes.profile(step.inputs)
+        yield step.fallback, (shapes.profile(step.inputs),)
         for segment in step.segments:
             if segment.strategy != "dense":
                 yield segment.file, shapes.windows(segment)
     else:
-        yield step.file, shapes.profile(step.inputs)
+        yield step.file, (shapes.profile(step.inputs),)
 
 
 class _Builder:
@@ -111,17 +114,17 @@ class _Builder:
         self.cache = EngineCache()
         self.library = hash_file(library.path()) if models.plugins else ""
 
-    def entries(self, file: Path, profile: Profile, targets: Sequence[str]) -> Iterator[tuple[str, Entry]]:
+    def entries(self, file: Path, profiles: Profiles, targets: Sequence[str]) -> Iterator[tuple[str, Entry]]:
         """Of each compute capability; the model that they are built from is the same."""
         with tempfile.TemporaryDirectory() as name:
             model = self.models.write(file, Path(name))
             for compute in targets:
-                yield compute, self._entry(model, profile, compute)
+                yield compute, self._entry(model, profiles, compute)
 
-    def _entry(self, model: EngineModel, profile: Profile, compute: str) -> Entry:
+    def _entry(self, model: EngineModel, profiles: Profiles, compute: str) -> Entry:
         flavour, name = self.flavour, model.path.name
         plugins = [f"{plugin} {self.library}" for plugin in model.plugins]
-        said = flavour.name, flavour.version, compute, self.precision, profile, flavour.flags, plugins
+        said = flavour.name, flavour.version, compute, self.precision, profiles, flavour.flags, plugins
         key = make_key(model.digest, *said)
         found, why = self.cache.find(key)
         self.tell(f"{name} {compute}: {why}")
@@ -130,8 +133,8 @@ class _Builder:
         timing = None
         if flavour.is_full:
             timing = TimingCache(self.cache.folder / f"timing-{flavour.version}-{compute}.bin")
-        built = self.build(model.path, profile, compute, flavour, timing, name)
-        sidecar = describe(name, built, flavour, compute, self.precision, profile, model.plugins)
+        built = self.build(model.path, profiles, compute, flavour, timing, name)
+        sidecar = describe(name, built, flavour, compute, self.precision, profiles, model.plugins)
         return Entry(self.cache.add(key, built.plan, sidecar), key, sidecar)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ...runtime.errors import EngineError, ProgramError
 from ...runtime.tensorrt.flavour import logger, said
 from .flavour import Flavour
-from .profiles import Profile
+from .profiles import Profile, Profiles
 from .timing_cache import TimingCache
 
 
@@ -48,7 +48,7 @@ class Built:
 
 def build_plan(
     onnx_file: Path,
-    profile: Profile,
+    profiles: Profiles,
     compute: str,
     flavour: Flavour,
     timing: TimingCache | None = None,
@@ -65,7 +65,8 @@ def build_plan(
         _parse(trt.OnnxParser(network, logger(flavour)), onnx_file, name, flavour, log)
         config = builder.create_builder_config()
         flavour.configure(config, compute)
-        _add_profile(builder, network, config, profile, name)
+        for profile in profiles:
+            _add_profile(builder, network, config, profile, name)
         if timing is not None:
             timing.give(config)
         plan = builder.build_serialized_network(network, config)

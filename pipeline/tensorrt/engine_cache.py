@@ -26,10 +26,10 @@ from ...runtime.files import cache_folder, replacing
 from ...runtime.tensorrt.jit import FOLDER as JIT
 from ...runtime.tensorrt.jit import JitEntry, jit_entries
 from .cache_limit import beyond, cache_limit
-from .profiles import Profile
+from .profiles import Profile, Profiles
 from .sidecar import Sidecar, read_sidecar
 
-SCHEMA = 1
+SCHEMA = 2
 PLAN, SIDECAR = ".plan", ".json"
 
 
@@ -43,7 +43,9 @@ class Key:
     version: str
     compute: str  # "sm89", "any"
     precision: str
-    profile: tuple[str, ...]  # "images [1, 3, 32, 32] [1, 3, 224, 224] [16, 3, 512, 512]", sorted
+    profiles: tuple[
+        str, ...
+    ]  # each "images [1, 3, 32, 32] [1, 3, 224, 224] [16, 3, 512, 512]", inputs sorted
     flags: tuple[str, ...] = ()  # of the builder, sorted
     plugins: tuple[str, ...] = ()  # sorted
     schema: int = SCHEMA
@@ -61,21 +63,24 @@ def make_key(
     version: str,
     compute: str,
     precision: str,
-    profile: Profile,
+    profiles: Profiles,
     flags: Iterable[str] = (),
     plugins: Iterable[str] = (),
 ) -> Key:
-    shapes = sorted(f"{name} {' '.join(str(list(s)) for s in shapes)}" for name, shapes in profile.items())
     return Key(
         onnx,
         flavour,
         version,
         compute,
         precision,
-        tuple(shapes),
+        tuple(map(_told_profile, profiles)),
         tuple(sorted(flags)),
         tuple(sorted(plugins)),
     )
+
+
+def _told_profile(profile: Profile) -> str:
+    return ", ".join(sorted(f"{n} {' '.join(str(list(s)) for s in shapes)}" for n, shapes in profile.items()))
 
 
 @dataclass(frozen=True)

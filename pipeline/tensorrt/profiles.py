@@ -8,12 +8,14 @@ the same amount with each image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ...runtime.device.tiles import SIDES
 from ...runtime.errors import InputError, ProgramError, did_you_mean, told
 from ...runtime.geometry import count_cells
 from ...runtime.manifest import GridTensor, LocalSegment, Manifest, TensorSpec
@@ -22,8 +24,10 @@ from .borders import Borders
 Shape = tuple[int, ...]
 Range = tuple[int, int, int]  # least, opt, most
 Profile = dict[str, tuple[Shape, Shape, Shape]]  # by input: its shape at the least, the opt and the most
+Profiles = tuple[Profile, ...]  # of an engine; the first takes whole images
 
 MOST_BATCH = 16
+MOST_WINDOWS = 1024  # of a call: more of them would not make it cheaper
 _GROWTH = 2  # of the sample's height and width
 
 
@@ -88,9 +92,11 @@ def _checked(name: str, sizes: Range, least: int, multiple: int) -> Range:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of all tensors that cross a border between engines, at the least, the opt and the most."""
+    """Of all tensors that cross a border between engines, at the least, the opt and the most. `batched`: the program
+    takes any number of images, which is the first dim of maps."""
 
     at: tuple[dict[str, Shape], dict[str, Shape], dict[str, Shape]]
+    batched: bool = True
 
     def profile(self, inputs: Sequence[str]) -> Profile:
         """Raises ProgramError for a tensor that gets smaller as its image grows."""
@@ -107,18 +113,38 @@ class Shapes:
             found[name] = least, opt, most
         return found
 
-    def windows(self, segment: LocalSegment) -> Profile:
-        """Of a local segment, which runs on windows: from one cell with its halo, or the least image, to the largest
-        image. The opt is a quarter of the sample's height and width, with the halo."""
+    def windows(self, segment: LocalSegment) -> Profiles:
+        """Of a local segment, which runs on whole maps and on windows. The first profile takes both, from one image and
+        one cell with its halo on. The second takes the many windows of one call: as large as tiles are, of a quarter of
+        the map at most, and so many that together they hold no more than the first's largest maps, for TensorRT
+        reserves what the most of a profile needs. It is fastest for as many as hold a sample's maps."""
         cells = [_cells(segment, shapes) for shapes in self.at]
         halo = [low + high for low, high in zip(segment.halo_low, segment.halo_high, strict=True)]
         small = [min(1 + more, whole) for more, whole in zip(halo, cells[0], strict=True)]
-        usual = [max(s, min(-(-w // 4) + m, w)) for s, m, w in zip(small, halo, cells[1], strict=True)]
+        usual, large = (_tile_with(halo, whole) for whole in cells[1:])
+        images = [shapes[segment.inputs[0].name][0] for shapes in self.at] if self.batched else [1, 1, 1]
+        most = min(images[2] * math.prod(cells[2]) // math.prod(large), max(MOST_WINDOWS, images[2]))
+        opt = min(images[1] * math.prod(cells[1]) // math.prod(usual), most)
+        whole = self._of_windows(segment, (1, small), (images[1], cells[1]), (images[2], cells[2]))
+        if not self.batched or most <= images[2]:
+            return (whole,)
+        return whole, self._of_windows(segment, (1, small), (opt, usual), (most, large))
+
+    def _of_windows(self, segment: LocalSegment, *sizes: tuple[int, Sequence[int]]) -> Profile:
+        """For so many windows of so many cells, at the least, the opt and the most."""
         found: Profile = {}
         for tensor in segment.inputs:
-            least, opt, most = (shapes[tensor.name] for shapes in self.at)
-            found[tensor.name] = _window(tensor, least, small), _window(tensor, opt, usual), most
+            pairs = zip((shapes[tensor.name] for shapes in self.at), sizes, strict=True)
+            least, opt, most = (_window(tensor, whole, *size, self.batched) for whole, size in pairs)
+            found[tensor.name] = least, opt, most
         return found
+
+
+def _tile_with(halo: Sequence[int], cells: Sequence[int]) -> list[int]:
+    """Cells of a window whose tile is the largest, or a quarter of the map."""
+    return [
+        min(min(-(-whole // 4), SIDES[-1]) + more, whole) for whole, more in zip(cells, halo, strict=True)
+    ]
 
 
 def _cells(segment: LocalSegment, shapes: Mapping[str, Shape]) -> tuple[int, int]:
@@ -127,10 +153,10 @@ def _cells(segment: LocalSegment, shapes: Mapping[str, Shape]) -> tuple[int, int
     return count_cells((shape[tensor.axes[0]], shape[tensor.axes[1]]), tensor.positions)
 
 
-def _window(tensor: GridTensor, whole: Shape, cells: Sequence[int]) -> Shape:
-    sizes = list(whole)
-    for axis, count, positions in zip(tensor.axes, cells, tensor.positions, strict=True):
-        sizes[axis] = min(sizes[axis], count * positions)
+def _window(tensor: GridTensor, whole: Shape, count: int, cells: Sequence[int], batched: bool) -> Shape:
+    sizes = [count, *whole[1:]] if batched else list(whole)
+    for axis, n, positions in zip(tensor.axes, cells, tensor.positions, strict=True):
+        sizes[axis] = min(sizes[axis], n * positions)
     return tuple(sizes)
 
 
@@ -146,7 +172,7 @@ def measure_shapes(folder: Path, manifest: Manifest, ranges: Mapping[str, Range]
                 two = _run_at(borders, manifest.inputs, sizes | dict.fromkeys(batches, 2))
                 one = {name: _grown(shape, two[name], sizes[batches[0]]) for name, shape in one.items()}
             at.append(one)
-    return Shapes((at[0], at[1], at[2]))
+    return Shapes((at[0], at[1], at[2]), bool(batches))
 
 
 def _grown(one: Shape, two: Shape, batch: int) -> Shape:

@@ -9,12 +9,12 @@ from typing import Any
 from ...runtime.decode import decode
 from .engine_build import Built, Layer, Tensor
 from .flavour import Flavour
-from .profiles import Profile
+from .profiles import Profiles
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """`profile`: by input its least, opt and most shape. `layers` of the network, in order."""
+    """`profiles`: of each, by input its least, opt and most shape. `layers` of the network, in order."""
 
     name: str  # of the ONNX file
     flavour: str
@@ -23,7 +23,7 @@ class Sidecar:
     precision: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    profile: dict[str, tuple[tuple[int, ...], ...]]
+    profiles: tuple[dict[str, tuple[tuple[int, ...], ...]], ...]
     layers: tuple[Layer, ...]
     warnings: tuple[str, ...]
     seconds: float  # of the build
@@ -38,7 +38,7 @@ def describe(
     flavour: Flavour,
     compute: str,
     precision: str,
-    profile: Profile,
+    profiles: Profiles,
     plugins: tuple[str, ...] = (),
 ) -> Sidecar:
     return Sidecar(
@@ -49,7 +49,7 @@ def describe(
         precision,
         built.inputs,
         built.outputs,
-        {name: tuple(shapes) for name, shapes in profile.items()},
+        tuple({name: tuple(shapes) for name, shapes in profile.items()} for profile in profiles),
         built.layers,
         built.warnings,
         round(built.seconds, 3),

@@ -16,23 +16,24 @@ from onnx import TensorProto
 from ...runtime.errors import EngineError, FoveateError, told
 from .engine_build import Built, Layer, Tensor
 from .flavour import Flavour
-from .profiles import Profile, Shape
+from .profiles import Profiles, Shape
 from .timing_cache import TimingCache
 
 
 def build_by_torch(
     onnx_file: Path,
-    profile: Profile,
+    profiles: Profiles,
     compute: str,
     flavour: Flavour,
     timing: TimingCache | None = None,
     name: str = "",
 ) -> Built:
-    """As `engine_build.build_plan`, for the GPU of this machine. Raises ProgramError that names the op that has no
-    function of torch, EngineError with what torch.export or Torch-TensorRT says."""
+    """As `engine_build.build_plan`, for the GPU of this machine and one profile. Raises ProgramError that names the op
+    that has no function of torch, EngineError with what torch.export or Torch-TensorRT says."""
     from .torch_module import OnnxModule, export
 
     start, name = perf_counter(), name or onnx_file.name
+    (profile,) = profiles
     model = onnx.load(onnx_file)
     try:
         module = OnnxModule(model)

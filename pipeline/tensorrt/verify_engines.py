@@ -88,7 +88,7 @@ class _Checker:
         why = "" if engine.flavour == ONNX else why_not_here([engine]) or _why_other_flavour(engine)
         profile = {}
         if engine.sidecar:
-            profile = json.loads((self._bundle / engine.sidecar).read_text(encoding="utf-8"))["profile"]
+            profile = json.loads((self._bundle / engine.sidecar).read_text(encoding="utf-8"))["profiles"][0]
         feeds = _Feeds(self._borders, self._decisions, self._cases(), profile)
         run = self._lowered if engine.flavour == ONNX else self._model if why else self._engine
         reference, runner = self._reference(engine), run(engine)
@@ -163,7 +163,7 @@ class _Decisions:
 @dataclass
 class _Feeds:
     """What an engine is fed, image after image: every tensor of the borders, of which a runner takes its own. Images
-    outside of its profile are left out, and counted."""
+    outside of its first profile, which a runner takes, are left out, and counted."""
 
     borders: Borders
     decisions: _Decisions

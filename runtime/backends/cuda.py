@@ -23,7 +23,7 @@ import numpy as np
 
 from ..device.array import CudaArray, Memory
 from ..device.cuda import CudaDevice
-from ..device.device import DeviceArray
+from ..device.device import DeviceArray, Shape
 from ..device.engine import register_on_device
 from ..device.replay import Feeds, Prepared, Replays
 from ..engine import LOWERED, CudaConfig, Ports, fed
@@ -52,8 +52,6 @@ _GRAPHS = 32  # of a session, which cannot forget one
 class CudaEngine:
     """One session. See `device.engine.DeviceEngine`."""
 
-    most = 0
-
     def __init__(self, path: Path, config: CudaConfig, ports: Ports, device: CudaDevice):
         self.name, self._device, self._graphs = path.name, device, 0
         self._session: Any
@@ -66,6 +64,9 @@ class CudaEngine:
         self.outputs = tuple(t.name for t in (*ports.outputs, *ports.extras) if t.name in has)
         self._queued = _run_options("-1" if captures else None)
         self._replays = Replays(device, self._plain, self._prepare) if captures else None
+
+    def most(self, sizes: Mapping[str, Shape]) -> int:
+        return 0
 
     def run(self, feeds: Feeds) -> list[DeviceArray]:
         """Raises EngineError."""

@@ -7,15 +7,16 @@ are replayed where that is faster (`device/replay.py`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
 from ..device.cuda import CudaDevice
-from ..device.device import DeviceArray
+from ..device.device import DeviceArray, Shape
 from ..device.engine import register_on_device
+from ..device.parts import run_in_parts
 from ..device.replay import Feeds, Prepared, Replays
 from ..engine import Ports, TensorRTConfig
 from ..errors import EngineError
@@ -46,22 +47,33 @@ class TensorRTEngine:
         self.inputs = tuple(name for name in plan.inputs if name in given)
         self.optional = tuple(name for name in plan.inputs if name not in given)
         self.outputs = tuple(t.name for t in (*ports.outputs, *ports.extras) if t.name in plan.outputs)
-        self.most = plan.most(ports)
+        self._batched = _per_image(ports, self.outputs)
         _check_outputs(path, plan, ports)
         replayed = config.graph and not plan.host
         self._replays = Replays(device, self._plain, self._prepare) if replayed else None
 
+    def most(self, sizes: Mapping[str, Shape]) -> int:
+        return self._plan.most(sizes, self._ports)
+
     def run(self, feeds: Feeds) -> list[DeviceArray]:
-        """Raises InputError for shapes that the engine was not built for, EngineError."""
+        """A batch of more images than the engine was built for runs in parts. Raises InputError for other shapes that
+        it was not built for, EngineError."""
+        shapes = {name: feeds[name].shape for name in self._batched}
+        most = self.most({name: shape[1:] for name, shape in shapes.items()})
         with self._device.queue.current():
-            if "first_run" not in self.timing:
-                with self._timed("first_run"):
-                    outputs = self._plain(feeds)
-                self._jit.keep(self._contexts.jit())
-                return outputs
-            if self._replays is None:
-                return self._plain(feeds)
-            return self._replays.run(tuple(feeds[name].shape for name in self._plan.inputs), feeds)
+            if most and any(shape[0] > most for shape in shapes.values()):
+                return run_in_parts(self._device, self._run, feeds, self._batched, most)
+            return self._run(feeds)
+
+    def _run(self, feeds: Feeds) -> list[DeviceArray]:
+        if "first_run" not in self.timing:
+            with self._timed("first_run"):
+                outputs = self._plain(feeds)
+            self._jit.keep(self._contexts.jit())
+            return outputs
+        if self._replays is None:
+            return self._plain(feeds)
+        return self._replays.run(tuple(feeds[name].shape for name in self._plan.inputs), feeds)
 
     def close(self) -> None:
         with self._device.queue.current():
@@ -99,6 +111,14 @@ class TensorRTEngine:
         start = perf_counter()
         yield
         self.timing[what] = (perf_counter() - start) * 1e3
+
+
+def _per_image(ports: Ports, outputs: Sequence[str]) -> tuple[str, ...]:
+    """The inputs of which each image has its own; none where an output is not the images' alone."""
+    batched = [t for t in ports.inputs if t.shape and isinstance(t.shape[0], str)]
+    made = [t for t in (*ports.outputs, *ports.extras) if t.name in outputs]
+    dims = {t.shape[0] if t.shape else None for t in (*batched, *made)}
+    return tuple(t.name for t in batched) if len(dims) == 1 else ()
 
 
 def _check_outputs(path: Path, plan: Plan, ports: Ports) -> None:

@@ -7,13 +7,13 @@ are replayed as CUDA graphs where that is faster (`device/replay.py`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..device.array import CudaArray
 from ..device.cuda import CudaDevice
-from ..device.device import Device, DeviceArray
+from ..device.device import Device, DeviceArray, Shape
 from ..device.engine import register_on_device
 from ..device.host import HostArray
 from ..device.replay import Feeds, Prepared, Replays
@@ -34,8 +34,6 @@ _WARM = 2  # runs before one is captured: torch allocates, cuDNN chooses its alg
 class TorchEngine:
     """See `device.engine.DeviceEngine`."""
 
-    most = 0
-
     def __init__(self, path: Path, config: TorchConfig, ports: Ports, device: Device):
         self.name, self._device = path.name, device
         self._stream: Any = None
@@ -52,6 +50,9 @@ class TorchEngine:
         self._replays = None
         if isinstance(device, CudaDevice) and config.graph:
             self._replays = Replays(device, self._plain, self._prepare)
+
+    def most(self, sizes: Mapping[str, Shape]) -> int:
+        return 0
 
     def run(self, feeds: Feeds) -> list[DeviceArray]:
         """Raises EngineError."""

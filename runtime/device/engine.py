@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 from ..engine import Border, Config, Ports, by_config
 from ..errors import InternalError
-from .device import Device, DeviceArray
+from .device import Device, DeviceArray, Shape
 
 
 class DeviceEngine(Border, Protocol):
-    """`engine.Engine` on a device. Not for concurrent callers: the executor takes turns. `most`: the largest batch that
-    it takes; 0 for any."""
+    """`engine.Engine` on a device. Not for concurrent callers: the executor takes turns."""
 
-    @property
-    def most(self) -> int: ...
+    def most(self, sizes: Mapping[str, Shape]) -> int:
+        """The largest batch that it takes at once, of inputs whose last dims are these; 0 for any."""
+        ...
 
     def run(self, feeds: Mapping[str, DeviceArray]) -> list[DeviceArray]:
         """Outputs in order, in memory of their own, as the queue of work will make them. Feeds are only read."""

@@ -35,7 +35,7 @@ from .device import Device, TileGrid, Tiles
 from .engine import DeviceEngine
 from .reference import DeviceReference, DeviceScratch
 from .regions import run_whole, run_windows
-from .tiles import bucket, choose_grids, predict_ms, split
+from .tiles import Most, bucket, choose_grids, predict_ms, split
 
 if TYPE_CHECKING:
     from .executor import DeviceExecutor
@@ -147,7 +147,7 @@ def _probe(
     executor: DeviceExecutor,
     segment: LocalSegment,
     grid: TileGrid,
-    most: int,
+    most: Most,
     inside: Tensors,
     probes: _DeviceProbes,
 ) -> list[Probe]:
@@ -164,7 +164,7 @@ def _probe(
     found = []
     for share in _SHARES if grid.tile != grid.cells else ():
         n = min(bucket(-(-there // share)), there)
-        calls = split(n, min(most or there, there))
+        calls = split(n, min(most(grid.window) or there, there))
         tiles = _first_tiles(device, grid, probes.images, n)
         cells = math.prod(grid.window) * sum(size for _, size in calls)
         found.append(Probe(partial(run, tiles, n, calls), cells))

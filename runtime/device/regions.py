@@ -6,18 +6,19 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..grid import RegionGrid, grid_of
-from ..manifest import LocalSegment, Region
+from ..manifest import LocalSegment, Pair, Region
 from ..request import Request, Tensors
 from ..selective import choice_key
 from .device import Device, Tiles
 from .engine import DeviceEngine
 from .reference import DeviceReference, DeviceScratch
-from .tiles import Call, bucket, choose_grids, find_tiles, price
+from .tiles import Call, Most, bucket, choose_grids, find_tiles, price
 
 if TYPE_CHECKING:
     from .executor import DeviceExecutor
@@ -34,7 +35,7 @@ class WindowPlan:
     reference: DeviceReference
     tiles: list[Tiles]
     images: int
-    most: Sequence[int]  # windows a call, by rule
+    most: Sequence[Most]  # by rule
     dense_ms: float | None
     budget_ms: float
     counts: list[int] = field(default_factory=list)
@@ -145,13 +146,13 @@ class DeviceRegion:
             run_whole(engine, segment, self._executor.choice_feeds(engine, choices), tensors)
         return {t.name: tensors[t.name] for s in self.region.segments for t in s.outputs}
 
-    def most(self, grid: RegionGrid) -> list[int]:
-        """Windows a call of every window rule: 0 for any number."""
-        most = [0] * len(grid.dirtiness.windows)
-        for engine, group in zip(self._engines, grid.dirtiness.segments, strict=True):
-            limits = [n for n in (most[group], engine.most) if n]
-            most[group] = min(limits, default=0)
-        return most
+    def most(self, grid: RegionGrid) -> list[Most]:
+        """Of every window rule."""
+        sharing: list[list[tuple[LocalSegment, DeviceEngine]]] = [[] for _ in grid.dirtiness.windows]
+        groups = grid.dirtiness.segments
+        for segment, engine, group in zip(self.region.segments, self._engines, groups, strict=True):
+            sharing[group].append((segment, engine))
+        return [partial(_most, runs) for runs in sharing]
 
 
 def run_whole(engine: DeviceEngine, segment: LocalSegment, feeds: Tensors, tensors: Tensors) -> None:
@@ -178,6 +179,15 @@ def run_windows(
         }
         for name, values in zip(engine.outputs, engine.run(given), strict=True):
             device.put_windows(tensors[name], tiles, positions[name], values, first)
+
+
+def _most(runs: Sequence[tuple[LocalSegment, DeviceEngine]], window: Pair) -> int:
+    """Windows of so many cells that all these engines take at once; 0 for any number."""
+    limits = []
+    for segment, engine in runs:
+        sizes = {t.name: (window[0] * t.positions[0], window[1] * t.positions[1]) for t in segment.inputs}
+        limits.append(engine.most(sizes))
+    return min((n for n in limits if n), default=0)
 
 
 def _refusal(grid: RegionGrid, shapes: Mapping[str, tuple[int, ...]]) -> str:

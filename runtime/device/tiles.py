@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,8 +18,9 @@ from ..selective import dirty_cells, dirty_maps
 from .device import Device, DeviceArray, Reach, TileGrid, Tiles
 
 Call = tuple[int, int]  # the first window, and how many
+Most = Callable[[Pair], int]  # windows a call, of windows of that many cells; 0: any number
 
-_SIDES = (4, 8, 16, 32, 64)  # of tiles, in cells, beside the whole map
+SIDES = (4, 8, 16, 32, 64)  # of tiles, in cells, beside the whole map
 _STEPS = 4  # sizes of batches between a power of two and the next one
 
 
@@ -34,29 +35,29 @@ def split(n: int, most: int) -> list[Call]:
     return [(first, min(bucket(n - first), most)) for first in range(0, n, most)]
 
 
-def price(rule: WindowRule, grid: TileGrid, n: int, images: int, most: int) -> tuple[list[Call], float]:
-    """The calls that compute n windows of a batch, of at most `most` each (0: of any number), and the ms that they
-    should take; no calls where whole maps are cheaper, or nothing is dirty."""
+def price(rule: WindowRule, grid: TileGrid, n: int, images: int, most: Most) -> tuple[list[Call], float]:
+    """The calls that compute n windows of a batch, and the ms that they should take; no calls where whole maps are
+    cheaper, or nothing is dirty."""
     if not n:
         return [], 0.0
     there = images * grid.count
-    calls = split(n, min(most or there, there))
+    calls = split(n, min(most(grid.window) or there, there))
     cells = math.prod(grid.window) * sum(size for _, size in calls)
     windows = len(calls) * rule.fixed_ms + rule.ms_per_cell * cells
     whole = rule.fixed_ms + rule.ms_per_cell * math.prod(grid.cells) * images
     return (calls, windows) if windows < whole else ([], whole)
 
 
-def choose_grids(grid: RegionGrid, most: Sequence[int], fraction: float) -> tuple[TileGrid, ...]:
-    """The tiles of every window rule: of those tried, the cheapest on an image of which that fraction is active, with
-    at most so many windows a call. Rules of the same cells have the same tiles, so that these are looked for once."""
+def choose_grids(grid: RegionGrid, most: Sequence[Most], fraction: float) -> tuple[TileGrid, ...]:
+    """The tiles of every window rule: of those tried, the cheapest on an image of which that fraction is active. Rules
+    of the same cells have the same tiles, so that these are looked for once."""
     rules = grid.dirtiness
     maps = dirty_maps(rules.maps, _ellipses(grid, fraction))
     chosen: list[Pair] = []
     for index, cells in enumerate(rules.cells):
-        sharing = [(rule, n) for rule, n in zip(rules.windows, most, strict=True) if rule.cell_rule == index]
+        sharing = [pair for pair in zip(rules.windows, most, strict=True) if pair[0].cell_rule == index]
         active, whole = dirty_cells(cells, maps), cells.cells
-        tried = dict.fromkeys(_tile(side, whole, [rule for rule, _ in sharing]) for side in _SIDES)
+        tried = dict.fromkeys(_tile(side, whole, [rule for rule, _ in sharing]) for side in SIDES)
         chosen.append(min([whole, *tried], key=partial(_cost, active=active, cells=whole, sharing=sharing)))
     return tuple(
         _grid_of(rule, rules.cells[rule.cell_rule].cells, chosen[rule.cell_rule]) for rule in rules.windows
@@ -64,7 +65,7 @@ def choose_grids(grid: RegionGrid, most: Sequence[int], fraction: float) -> tupl
 
 
 def predict_ms(
-    grid: RegionGrid, grids: Sequence[TileGrid], most: Sequence[int], images: int, fraction: float
+    grid: RegionGrid, grids: Sequence[TileGrid], most: Sequence[Most], images: int, fraction: float
 ) -> float:
     """Of a region, on so many images of which that fraction is active."""
     rules = grid.dirtiness
@@ -116,7 +117,7 @@ def _grid_of(rule: WindowRule, cells: Pair, tile: Pair) -> TileGrid:
     return TileGrid(cells, tile, (top, left), (bottom, right))
 
 
-def _cost(tile: Pair, active: np.ndarray, cells: Pair, sharing: Sequence[tuple[WindowRule, int]]) -> float:
+def _cost(tile: Pair, active: np.ndarray, cells: Pair, sharing: Sequence[tuple[WindowRule, Most]]) -> float:
     total = 0.0
     for rule, most in sharing:
         grid = _grid_of(rule, cells, tile)

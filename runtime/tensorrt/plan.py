@@ -34,7 +34,8 @@ class Plan:
     """A file of engines/, deserialized for the GPU whose context is current.
 
     inputs, outputs: all of the engine's, in its order. host: inputs that shapes depend on, which TensorRT reads in the
-    host's memory. ranges: of each profile, by input, its least, opt and most shape."""
+    host's memory. ranges: of each profile, by input, its least, opt and most shape; the first takes whole images, the
+    others are for some of its shapes, or for more of them."""
 
     def __init__(self, path: Path):
         self.name = path.name
@@ -69,15 +70,20 @@ class Plan:
             return fixed, fixed, fixed
         return tuple(tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, profile))
 
-    def most(self, ports: Ports) -> int:
-        """The largest batch; 0 where the program's inputs have none."""
-        batched = [t.name for t in ports.inputs if t.shape and isinstance(t.shape[0], str)]
-        return min(
-            (max(r[name][2][0] for r in self.ranges) for name in batched if name in self.inputs), default=0
-        )
+    def most(self, sizes: Mapping[str, Shape], ports: Ports) -> int:
+        """The largest batch of inputs whose last dims are these; 0 where the program's inputs have none, or no profile
+        has such sizes."""
+        batched = {t.name for t in ports.inputs if t.shape and isinstance(t.shape[0], str)}
+        names = [name for name in self.inputs if name in sizes and name in batched]
+        held = [
+            min(ranges[name][2][0] for name in names)
+            for ranges in self.ranges
+            if names and all(_within(sizes[n], _last(ranges[n], len(sizes[n]))) for n in names)
+        ]
+        return max(held, default=0)
 
     def profile(self, feeds: Mapping[str, DeviceArray], ports: Ports) -> int:
-        """The number of one that has these shapes. Raises InputError where none has."""
+        """The number of the last one that has these shapes. Raises InputError where none has."""
         for name in self.inputs:
             if feeds[name].dtype != self.dtypes[name]:
                 raise InputError(
@@ -86,7 +92,7 @@ class Plan:
                     expected=str(self.dtypes[name]),
                     fix=REBUILD,
                 )
-        for number, ranges in enumerate(self.ranges):
+        for number, ranges in reversed(list(enumerate(self.ranges))):
             if all(_within(feeds[name].shape, ranges[name]) for name in self.inputs):
                 return number
         ranges = self.ranges[0]
@@ -107,11 +113,15 @@ def _within(shape: Shape, sizes: tuple[Shape, ...]) -> bool:
     return len(shape) == len(least) and all(a <= n <= b for a, n, b in zip(least, shape, most, strict=True))
 
 
+def _last(sizes: tuple[Shape, ...], count: int) -> tuple[Shape, ...]:
+    return tuple(shape[len(shape) - count :] for shape in sizes)
+
+
 def _symbol_outside(name: str, shape: Shape, sizes: tuple[Shape, ...], ports: Ports) -> str:
-    """The program's dim that goes beyond the profile: what --profile is given."""
+    """The program's last dim that goes beyond the profile, for of images there may be more: what --profile is given."""
     spec = next((t for t in ports.inputs if t.name == name), None)
     dims = spec.shape if spec is not None and len(spec.shape) == len(shape) == len(sizes[0]) else ()
-    for dim, n, least, most in zip(dims, shape, sizes[0], sizes[2], strict=False):
+    for dim, n, least, most in reversed(list(zip(dims, shape, sizes[0], sizes[2], strict=False))):
         if isinstance(dim, str) and not least <= n <= most and (found := re.search(r"[A-Za-z_]\w*", dim)):
             return found.group()
     return "batch"

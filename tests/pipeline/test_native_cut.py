@@ -77,6 +77,12 @@ def test_native_regions_before_and_behind(with_op, tmp_path):
     assert any("relu0 (Sin) has no native kernel" in line for line in lines(facts))
 
 
+def test_a_gpu_has_no_native_kernels_to_cut_for(with_op, tmp_path):
+    facts = inspect(build(with_op("Sin"), tmp_path / "b", target="cuda"))
+    assert [s["kind"] for s in facts["steps"]] == ["dense", "region", "dense"]
+    assert len(facts["steps"][1]["segments"]) == 1
+
+
 def test_a_cut_that_does_not_pay_is_not_made(with_op):
     """With 8 channels, the op on the whole map costs about what a convolution on the active part does."""
     facts = inspect(with_op("Sin"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from foveate.export.domain import DOMAIN, VERSION, domain_op
 from foveate.pipeline.analyze import analyze
-from foveate.pipeline.costs import CostModel
+from foveate.pipeline.costs import CostModel, group_ms, usual_model
 from foveate.pipeline.partition import partition
 from foveate.pipeline.plan import plan
+from foveate.runtime.engine import CudaConfig, NullConfig, OrtConfig, TensorRTConfig, TorchConfig
 from foveate.runtime.manifest import Term
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 helper = onnx.helper
 CHANNELS = 4
@@ -221,3 +226,50 @@ def test_macs_of_the_segments_are_those_of_the_region(stride):
                      for s in step.segments]  # fmt: skip
             total = sum(s.macs_per_cell * n for s, n in zip(step.segments, cells, strict=True))
             assert total == pytest.approx(step.step.macs)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return masked_blocks(4, stride=2)[0]
+
+
+def total_ms(planned, model) -> float:
+    return sum(
+        group_ms(s.nodes, s.geometry, s.outputs, step.step.dirty, planned.analysis, model)
+        for step in planned.steps
+        for s in step.segments
+    )
+
+
+GPUS = (TorchConfig(), CudaConfig(), TensorRTConfig(precision="fp16"), TensorRTConfig(precision="int8"))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from(GPUS), st.floats(0.01, 1.0), st.integers(1, 5), st.sampled_from([0.0, 1e-4, 0.02, 1.0])
+)
+def test_a_plan_for_a_gpu_is_never_worse_there_than_one_for_a_cpu(blocks, config, active, objects, call_ms):
+    model = replace(usual_model(config, blocks), active=active, objects=objects, call_ms=call_ms)
+    own, other = plan(blocks, model=model), plan(blocks)
+    assert total_ms(own, model) <= total_ms(other, model) * (1 + 1e-9)
+    assert total_ms(own, model) == pytest.approx(sum(s.cost_ms for step in own.steps for s in step.segments))
+    more = total_ms(own, replace(model, active=min(1.0, 1.5 * active)))
+    assert total_ms(own, model) <= more <= total_ms(own, replace(model, active=1.0, objects=100)) + 1e-9
+
+
+def test_usual_costs_are_those_of_the_device_and_its_precision(blocks):
+    assert usual_model(OrtConfig(), blocks) == usual_model(NullConfig(), blocks) == CostModel()
+    slow, half, eighth = (usual_model(config, blocks) for config in GPUS[1:])
+    assert usual_model(GPUS[0], blocks) == slow and slow.tiles
+    assert slow.gmacs < half.gmacs < eighth.gmacs and 4 * slow.gbytes == 2 * half.gbytes == eighth.gbytes
+    sample = blocks.probes.sample
+    halves = replace(sample, dtypes=dict.fromkeys(sample.dtypes, "float16"))
+    program = replace(blocks, probes=replace(blocks.probes, runs=(halves,)))
+    assert usual_model(GPUS[0], program) == half == usual_model(TensorRTConfig(), program)
+
+
+def test_a_gpu_takes_fewer_and_larger_segments(blocks):
+    on_cpu = plan(blocks, model=CostModel(call_ms=0.0))
+    on_gpu = plan(blocks, model=usual_model(TensorRTConfig(precision="fp16"), blocks))
+    count = [sum(len(step.segments) for step in planned.steps) for planned in (on_cpu, on_gpu)]
+    assert count[1] < count[0]

@@ -85,6 +85,7 @@ def test_a_bundle_for_another_target(target):
     ("target", "other"),
     [
         ("cpu", "cpu"),
+        ("cuda:fp16", "cuda"),
         ("tensorrt:fp16@sm89,sm120", "tensorrt:int8@sm89,sm120"),
         ("tensorrt:fp32", "tensorrt:int8"),
     ],

@@ -158,7 +158,7 @@ def test_every_layout_of_exits_has_its_engines(tmp_path, layout, precision, stag
     assert {engine.compute for engine in manifest.engines} == {"any"}
     last = max(stage for stage in stages if not stage.startswith(("dense", "region")))
     facts = json.loads((bundle / f"engines/{last}.any.json").read_text())
-    tokens = {name: [shape[1] for shape in shapes] for name, shapes in facts["profile"].items()}
+    tokens = {name: [shape[1] for shape in shapes] for name, shapes in facts["profiles"][0].items()}
     assert layout == "if" or [4, 16, 64] in tokens.values()  # patches of 8 × 8
     kinds = [layer["kind"] for layer in facts["layers"]]
     assert kinds.count("CONDITION") == 2 * (layout == "if")  # one engine, that skips what no image takes
@@ -252,7 +252,7 @@ def test_engines_of_the_mask2former_example_are_built_at_every_depth(tmp_path):
 def test_inspect_lists_the_engines(built):
     facts = inspect(built)
     whole = next(engine for engine in facts["engines"] if engine["plan"].startswith("engines/whole"))
-    assert whole["profile"]["images"] == [[1, 3, 32, 32], [1, 3, 64, 96], [4, 3, 96, 96]]
+    assert whole["profiles"][0]["images"] == [[1, 3, 32, 32], [1, 3, 64, 96], [4, 3, 96, 96]]
     text = "\n".join(inspected(facts))
     assert "whole.sm89.plan: tensorrt_rtx" in text and "images 1×3×32×32 … 1×3×64×96 … 4×3×96×96" in text
 
@@ -290,7 +290,7 @@ def test_the_commands(tiny_program, tmp_path, capsys):
     assert main(cache) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
     whole = max(engines, key=lambda engine: engine["layers"])
-    assert "images [1, 3, 64, 64] [2, 3, 64, 96] [4, 3, 64, 96]" in whole["key"]["profile"]
+    assert "images [1, 3, 64, 64] [2, 3, 64, 96] [4, 3, 64, 96]" in whole["key"]["profiles"]
     assert main(["cache", "show", whole["name"][:12]]) == 0
     assert "precision  fp32" in capsys.readouterr().out
     assert main(["cache", "verify"]) == 0

@@ -15,7 +15,7 @@ PROFILE = {"x": ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}
 
 def test_an_engine_is_built_and_described(write_graph, rtx):
     path = write_graph(["a = Relu (x)", "y = Shape (a)"], x="float[n, 3, 8, 8]", y="int64[4]")
-    built = build_plan(path, PROFILE, "sm89", rtx)
+    built = build_plan(path, (PROFILE,), "sm89", rtx)
     assert len(built.plan) > 1000 and built.seconds > 0
     assert [(t.name, t.dtype, t.shape) for t in built.inputs] == [("x", "FLOAT", (-1, 3, 8, 8))]
     assert [(t.name, t.dtype) for t in built.outputs] == [("y", "INT64")]
@@ -24,21 +24,21 @@ def test_an_engine_is_built_and_described(write_graph, rtx):
 
 def test_a_graph_of_one_shape_needs_no_profile(write_graph, rtx):
     path = write_graph(["y = Relu (x)"], x="float[1, 3, 8, 8]", y="float[1, 3, 8, 8]")
-    assert build_plan(path, {}, "any", rtx).plan
+    assert build_plan(path, (), "any", rtx).plan
 
 
 def test_an_op_that_is_not_supported_is_named_with_its_node(write_graph, rtx):
     nodes = ["c = Constant <value_ints = [1]> ()", "d = Cast <to = 9> (c)", "y = Compress <axis = 1> (x, d)"]
     path = write_graph(nodes, x="float[n, 3, 8, 8]", y="float[n, m, 8, 8]")
     with pytest.raises(ProgramError, match=r"graph\.onnx, node node2 \(Compress\)") as caught:
-        build_plan(path, PROFILE, "any", rtx)
+        build_plan(path, (PROFILE,), "any", rtx)
     assert "build for cpu" in caught.value.fix
 
 
 def test_a_file_that_does_not_parse_is_named(tmp_path, rtx):
     (tmp_path / "graph.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"reading graph\.onnx"):
-        build_plan(tmp_path / "graph.onnx", {}, "any", rtx)
+        build_plan(tmp_path / "graph.onnx", (), "any", rtx)
 
 
 def test_no_engine_becomes_an_error_with_the_builders_log(write_graph, rtx):
@@ -46,7 +46,7 @@ def test_no_engine_becomes_an_error_with_the_builders_log(write_graph, rtx):
     nodes = ["s = Constant <value_ints = [7, 3, 8, 8]> ()", "y = Reshape (x, s)"]
     path = write_graph(nodes, x="float[n, 3, 8, 8]", y="float[7, 3, 8, 8]")
     with pytest.raises(EngineError, match=r"building the engine of graph\.onnx: got .*\w") as caught:
-        build_plan(path, PROFILE, "any", rtx)
+        build_plan(path, (PROFILE,), "any", rtx)
     assert "nothing in its log" not in caught.value.got
 
 
@@ -56,7 +56,7 @@ def test_a_capability_that_the_builder_refuses_gives_no_engine(write_graph, rtx,
         type(rtx), "configure", lambda self, config, compute: setattr(config, "num_compute_capabilities", 1)
     )
     with pytest.raises(EngineError, match="an engine of tensorrt_rtx"):
-        build_plan(path, PROFILE, "sm90", rtx)
+        build_plan(path, (PROFILE,), "sm90", rtx)
 
 
 class FakeFull:
@@ -108,9 +108,9 @@ def test_full_tensorrt_is_called_as_documented_and_its_timings_are_kept(tmp_path
     trt, timing = FakeFull(), TimingCache(tmp_path / "timing.bin")
     flavour = Flavour(FULL, "11.0", trt)
     profile = {"x": ((1, 3), (1, 3), (2, 3))}
-    built = build_plan(tmp_path / "graph.onnx", profile, "sm90", flavour, timing)
+    built = build_plan(tmp_path / "graph.onnx", (profile,), "sm90", flavour, timing)
     assert built.plan == b"plan" and trt.calls == ["clear_flag TF32", "set_shape x", "set_timing_cache"]
-    build_plan(tmp_path / "graph.onnx", profile, "sm90", flavour, timing)
+    build_plan(tmp_path / "graph.onnx", (profile,), "sm90", flavour, timing)
     assert trt.given == [b"", b"timings"]
 
 

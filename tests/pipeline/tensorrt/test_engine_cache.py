@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PROFILE = {"x": ((1, 3), (1, 3), (4, 3)), "a": ((1,), (2,), (3,))}
-KEY = make_key("f00d", RTX, "1.7", "sm89", "fp16", PROFILE, ["STRONGLY_TYPED", "TF32"], ["b1", "b0"])
+KEY = make_key("f00d", RTX, "1.7", "sm89", "fp16", (PROFILE,), ["STRONGLY_TYPED", "TF32"], ["b1", "b0"])
 BUILT = Built(
     b"plan" * 100,
     1.25,
@@ -29,7 +29,7 @@ BUILT = Built(
     (Layer("node0", "ACTIVATION", ("FLOAT",)),),
     (),
 )
-SIDECAR = describe("dense0.onnx", BUILT, Flavour(RTX, "1.7", None), "sm89", "fp16", PROFILE)
+SIDECAR = describe("dense0.onnx", BUILT, Flavour(RTX, "1.7", None), "sm89", "fp16", (PROFILE,))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_every_field_changes_the_key(field):
 )
 def test_the_order_of_sets_does_not(names, flags, plugins):
     profile = {name: PROFILE[name] for name in names}
-    assert make_key("f00d", RTX, "1.7", "sm89", "fp16", profile, flags, plugins) == KEY
+    assert make_key("f00d", RTX, "1.7", "sm89", "fp16", (profile,), flags, plugins) == KEY
 
 
 def test_every_shape_of_a_profile_changes_the_key():
@@ -57,14 +57,21 @@ def test_every_shape_of_a_profile_changes_the_key():
         shapes = list(PROFILE["x"])
         shapes[place] = (2, 3)
         key = make_key(
-            "f00d", RTX, "1.7", "sm89", "fp16", {**PROFILE, "x": tuple(shapes)}, KEY.flags, KEY.plugins
+            "f00d", RTX, "1.7", "sm89", "fp16", ({**PROFILE, "x": tuple(shapes)},), KEY.flags, KEY.plugins
         )
         assert key.digest != KEY.digest
 
 
+def test_profiles_are_numbered():
+    other = {**PROFILE, "x": ((1, 3), (2, 3), (64, 3))}
+    given = [(PROFILE,), (other,), (PROFILE, other), (other, PROFILE)]
+    keys = [make_key("f00d", RTX, "1.7", "sm89", "fp16", p, KEY.flags, KEY.plugins) for p in given]
+    assert len({key.digest for key in keys}) == 4
+
+
 def test_a_key_is_the_same_in_every_process():
     """Engines that users have stay theirs: a change of this number is a change of SCHEMA."""
-    assert KEY.digest == "64d7ef60d3552a9e6cc2a9c13a7566eaf83a929eb67670989825fb1c455799ea"
+    assert KEY.digest == "a1aabae5565a3b5c0e38a5b3ca8e93f104e39923f5d994c6e0bf7df34737b9cc"
 
 
 def test_what_was_added_is_found_with_its_facts(cache):

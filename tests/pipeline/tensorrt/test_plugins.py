@@ -43,7 +43,7 @@ def layers_of(model: Path, profile, rtx, folder: Path, precision: str, plugins=(
     """Of the engine of a program: kind and types of those that are plugins; and the ops of the file it is built of."""
     program = onnx.load(model)
     written = EngineModels(program, precision, plugins).write(model, folder)
-    built = build_plan(written.path, profile, "sm89", rtx)
+    built = build_plan(written.path, (profile,), "sm89", rtx)
     graph = onnx.load(written.path, load_external_data=False).graph
     return written.plugins, {s.name: s.dtypes for s in built.layers if s.kind == "PLUGIN_V3"}, graph.node
 

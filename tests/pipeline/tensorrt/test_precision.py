@@ -26,7 +26,7 @@ def test_tensorrt_builds_what_is_cast(exits, rtx, tmp_path, precision):
     path = tmp_path / "exits.onnx"
     onnx.save(lower_precision(onnx.load(exits / "programs/exits.onnx"), precision), path)
     shapes = (1, 3, 16, 16), (1, 3, 32, 32), (4, 3, 64, 64)
-    built = build_plan(path, {"images": shapes}, "any", rtx)
+    built = build_plan(path, ({"images": shapes},), "any", rtx)
     kind = {"fp16": "HALF", "bf16": "BF16"}[precision]
     assert ("CONVOLUTION", (kind,)) in {(layer.kind, layer.dtypes) for layer in built.layers}
     assert {t.dtype for t in (*built.inputs, *built.outputs)} == {"FLOAT", "INT64"}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import onnxruntime
 import pytest
 from foveate.pipeline.build import build
 from foveate.pipeline.tensorrt.bundle_engines import engine_profiles
-from foveate.pipeline.tensorrt.profiles import choose_ranges, measure_shapes
+from foveate.pipeline.tensorrt.profiles import MOST_WINDOWS, Shapes, choose_ranges, measure_shapes
 from foveate.runtime.bundle import Bundle, open_bundle
 from foveate.runtime.errors import InputError, ProgramError
-from foveate.runtime.manifest import CHAIN, Manifest, Region, TensorSpec
+from foveate.runtime.manifest import CHAIN, GridTensor, LocalSegment, Manifest, Region, TensorSpec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,11 +108,40 @@ def test_what_an_engine_makes_the_next_one_takes(which, request):
     shapes = measure_shapes(bundle.path, bundle.manifest, RANGES)
     profiles = engine_profiles(bundle.manifest, shapes, CHAIN)
     windows = {s.file for step in bundle.manifest.steps if isinstance(step, Region) for s in step.segments}
-    for file, profile in profiles.items():
-        for name, (least, opt, most) in profile.items():
-            assert most == shapes.at[2][name]
-            assert file in windows or (least, opt) == (shapes.at[0][name], shapes.at[1][name])
-            assert all(a <= b <= c for a, b, c in zip(least, opt, most, strict=True))
+    for file, (whole, *more) in profiles.items():
+        for name, (least, opt, most) in whole.items():
+            assert (opt, most) == (shapes.at[1][name], shapes.at[2][name])
+            assert file in windows or least == shapes.at[0][name]
+        assert file in windows or not more
+        for profile in (whole, *more):
+            for least, opt, most in profile.values():
+                assert all(a <= b <= c for a, b, c in zip(least, opt, most, strict=True))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 32), st.integers(0, 12), st.integers(1, 4))
+def test_windows_are_many_where_they_are_small(height, width, batch, halo, positions):
+    """Those of one call hold no more than the largest maps, and are as large as tiles are."""
+    x, keep = GridTensor("x", (positions, positions)), GridTensor("keep")
+    segment = LocalSegment("s", "s.onnx", (x, keep), (keep,), (halo, halo), (halo, halo))
+
+    def at(images: int, times: int) -> dict[str, tuple[int, ...]]:
+        high, wide = times * height, times * width
+        return {"x": (images, 8, high * positions, wide * positions), "keep": (images, 1, high, wide)}
+
+    shapes = Shapes((at(1, 1), at(1, 2), at(batch, 4)))
+    whole, *windows = shapes.windows(segment)
+    assert whole["keep"][1:] == (shapes.at[1]["keep"], shapes.at[2]["keep"])
+    assert whole["keep"][0] == (1, 1, min(1 + 2 * halo, height), min(1 + 2 * halo, width))
+    for profile in windows:
+        count, _, *sides = profile["keep"][2]
+        tiles = [min(64, n) + 2 * halo for n in (height, width)]
+        assert sides == [min(tile, 4 * n) for tile, n in zip(tiles, (height, width), strict=True)]
+        assert batch < count <= MOST_WINDOWS
+        assert count * math.prod(sides) <= batch * 16 * height * width
+    for profile in (whole, *windows):
+        for a, b in zip(profile["x"], profile["keep"], strict=True):
+            assert a == (b[0], 8, b[2] * positions, b[3] * positions)
+    assert dataclasses.replace(shapes, batched=False).windows(segment) == (whole,)
 
 
 def test_windows_are_of_whole_cells_that_fit_together(masked):
@@ -119,13 +149,13 @@ def test_windows_are_of_whole_cells_that_fit_together(masked):
     segments = [s for step in masked.manifest.steps if isinstance(step, Region) for s in step.segments]
     assert segments
     for segment in segments:
-        for place, of in enumerate(zip(*shapes.windows(segment).values(), strict=True)):
-            cells = set()
-            for tensor, shape in zip(segment.inputs, of, strict=True):
-                sizes = [shape[axis] for axis in tensor.axes]
-                cells.add(tuple(-(-n // p) for n, p in zip(sizes, tensor.positions, strict=True)))
-                assert shape[0] == RANGES["batch"][place]
-            assert len(cells) == 1
+        for profile in shapes.windows(segment):
+            for of in zip(*profile.values(), strict=True):
+                cells = set()
+                for tensor, shape in zip(segment.inputs, of, strict=True):
+                    sizes = [shape[axis] for axis in tensor.axes]
+                    cells.add(tuple(-(-n // p) for n, p in zip(sizes, tensor.positions, strict=True)))
+                assert len(cells) == 1 and len({shape[0] for shape in of}) == 1
 
 
 def test_the_layout_that_is_asked_for_is_the_one_that_is_built(exits):

@@ -85,7 +85,7 @@ def check(device: CudaDevice, engine: Any, batch: int, **choices: float) -> list
 def test_an_engine_runs_on_the_devices_memory(program, device):
     engine = open_on_device(program, CudaConfig(), PORTS, device)
     assert (engine.inputs, engine.optional, engine.outputs) == (("x",), ("scale",), ("y", "positive"))
-    assert engine.most == 0
+    assert engine.most({}) == 0
     for batch in (1, 3, 1):
         check(device, engine, batch)
     check(device, engine, 2, scale=-1.5)

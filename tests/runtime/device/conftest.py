@@ -19,7 +19,7 @@ from foveate.runtime.errors import InternalError
 
 @dataclass(frozen=True)
 class HostedConfig:
-    """`most`: of an engine's batch."""
+    """`most`: of windows, of any size."""
 
     backend: ClassVar[str] = "hosted"
     threads: int = 1
@@ -28,7 +28,7 @@ class HostedConfig:
 
 class HostedEngine:
     def __init__(self, path: Path, config: HostedConfig, ports: Ports, device: Device):
-        self._engine, self._device, self.most = (
+        self._engine, self._device, self._most = (
             open_engine(path, OrtConfig(config.threads), ports),
             device,
             config.most,
@@ -38,6 +38,9 @@ class HostedEngine:
             self._engine.optional,
             self._engine.outputs,
         )
+
+    def most(self, sizes: Mapping[str, tuple[int, ...]]) -> int:
+        return self._most
 
     def run(self, feeds: Mapping[str, Any]) -> list[DeviceArray]:
         for name, value in feeds.items():

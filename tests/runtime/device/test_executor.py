@@ -51,7 +51,7 @@ def always_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def force_windows(patch: pytest.MonkeyPatch) -> None:
     """Segments never run on whole maps."""
     forced = lambda rule, grid, n, images, most: (  # noqa: E731
-        tiles.split(n, min(most or n, images * grid.count)) if n else [],
+        tiles.split(n, min(most(grid.window) or n, images * grid.count)) if n else [],
         0.0,
     )
     patch.setattr(regions, "price", forced)
@@ -85,7 +85,7 @@ def test_windows_are_dense(
     masks = [rng.random((height, width)) < share for share in active]
     images = np.concatenate([make_image(mask, seed % 1000 + n) for n, mask in enumerate(masks)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "_SIDES", tuple(sides))
+        patch.setattr(tiles, "SIDES", tuple(sides))
         if windows:
             force_windows(patch)
         model.executor.references.clear()

@@ -47,15 +47,19 @@ def test_calls_cover_all_windows(n: int, most: int):
     assert all(size <= most for _, size in calls) and sum(size for _, size in calls) >= n
 
 
+def any_number(window: tuple[int, int]) -> int:
+    return 0
+
+
 def test_whole_maps_where_they_cost_less():
     rule = WindowRule(0, (1, 1, 1, 1), "rects", fixed_ms=1.0, ms_per_cell=0.1)
     grid = TileGrid((8, 8), (2, 2), (1, 1), (1, 1))
-    assert price(rule, grid, 0, 2, 0) == ([], 0.0)
-    assert price(rule, grid, 3, 2, 0) == ([(0, 3)], pytest.approx(1 + 0.1 * 16 * 3))
-    assert price(rule, grid, 3, 2, 2) == ([(0, 2), (2, 1)], pytest.approx(2 + 0.1 * 16 * 3))
-    assert price(rule, grid, 8, 2, 0) == ([], pytest.approx(1 + 0.1 * 128))
-    assert price(rule, grid, 9, 20, 0) == ([(0, 10)], pytest.approx(1 + 0.1 * 16 * 10))
-    assert price(rule, grid, 9, 20, 9)[0] == [(0, 9)], "an engine that takes no more"
+    assert price(rule, grid, 0, 2, any_number) == ([], 0.0)
+    assert price(rule, grid, 3, 2, any_number) == ([(0, 3)], pytest.approx(1 + 0.1 * 16 * 3))
+    assert price(rule, grid, 3, 2, lambda _: 2) == ([(0, 2), (2, 1)], pytest.approx(2 + 0.1 * 16 * 3))
+    assert price(rule, grid, 8, 2, any_number) == ([], pytest.approx(1 + 0.1 * 128))
+    assert price(rule, grid, 9, 20, any_number) == ([(0, 10)], pytest.approx(1 + 0.1 * 16 * 10))
+    assert price(rule, grid, 9, 20, {(4, 4): 9}.__getitem__)[0] == [(0, 9)], "an engine that takes no more"
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def region_grid(handmade: Path, hosted: Any):
 def test_tiles_fit_and_are_chosen_by_cost(region_grid):
     grid = region_grid(0.0)
     rules = grid.dirtiness.windows
-    most = [0] * len(rules)
+    most = [any_number] * len(rules)
     grids = choose_grids(grid, most, 0.1)
     for rule, tiles in zip(rules, grids, strict=True):
         sides = zip(tiles.tile, tiles.window, tiles.cells, rule.halo[:2], rule.halo[2:], strict=True)
@@ -85,8 +89,9 @@ def test_tiles_fit_and_are_chosen_by_cost(region_grid):
     shared = {(rule.cell_rule, tiles.tile) for rule, tiles in zip(rules, grids, strict=True)}
     assert len(shared) == len({rule.cell_rule for rule in rules})
     assert all(tiles.tile < tiles.cells for tiles in grids)
-    few = choose_grids(grid, [1] * len(rules), 0.1)
-    dear = choose_grids(region_grid(10.0), [1] * len(rules), 0.1)  # each window is a call
+    one = [lambda _: 1] * len(rules)
+    few = choose_grids(grid, one, 0.1)
+    dear = choose_grids(region_grid(10.0), one, 0.1)  # each window is a call
     assert [t.tile for t in few] == [t.tile for t in grids]
     assert all(tiles.tile == tiles.cells for tiles in dear)
     growing = [predict_ms(grid, grids, most, 4, fraction) for fraction in (0.0, 0.05, 0.2, 0.6, 1.0)]

@@ -31,11 +31,16 @@ _NUMPY = {"FLOAT": np.float32, "INT64": np.int64, "BOOL": np.bool_, "HALF": np.f
 
 @dataclass(frozen=True)
 class Port:
-    """`sizes`: least, opt and most shape of an input. `host`: its values are a shape."""
+    """`sizes`: least, opt and most shape of an input, and `others` in further profiles. `host`: its values are a
+    shape."""
 
     dtype: str = "FLOAT"
     sizes: tuple[Shape, Shape, Shape] = ((1,), (1,), (1,))
     host: bool = False
+    others: tuple[tuple[Shape, Shape, Shape], ...] = ()
+
+    def at(self, profile: int) -> tuple[Shape, Shape, Shape]:
+        return (self.sizes, *self.others)[profile]
 
 
 @dataclass
@@ -94,11 +99,13 @@ class FakeTensorRT:
 class FakeEngine:
     """ICudaEngine."""
 
-    num_optimization_profiles = 1
-
     def __init__(self, trt: FakeTensorRT, network: Network):
         self._trt, self._network = trt, network
         self._ports = {**network.inputs, **network.outputs}
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return 1 + max(len(port.others) for port in self._network.inputs.values())
 
     @property
     def num_io_tensors(self) -> int:
@@ -122,7 +129,7 @@ class FakeEngine:
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Shape]:
         assert -1 in self.get_tensor_shape(name) and name in self._network.inputs
-        return list(self._ports[name].sizes)
+        return list(self._ports[name].at(profile_index))
 
     def create_runtime_config(self) -> FakeRuntimeConfig:
         return FakeRuntimeConfig()
@@ -179,11 +186,12 @@ class FakeContext:
         self._addresses: dict[str, int] = {}
         self._allocators: dict[str, Any] = {}
         self._memory = (0, 0)
+        self.profile = 0
         self.runs = 0
 
     def set_input_shape(self, name: str, shape: Shape) -> bool:
         assert isinstance(shape, tuple) and not self._network.inputs[name].host
-        least, _, most = self._network.inputs[name].sizes
+        least, _, most = self._network.inputs[name].at(self.profile)
         self._shapes[name] = shape
         return all(a <= n <= b for a, n, b in zip(least, shape, most, strict=True))
 
@@ -196,7 +204,8 @@ class FakeContext:
         return True
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        return False
+        self.profile, self._shapes = profile_index, {}
+        return True
 
     def infer_shapes(self) -> list[str]:
         wanted = [name for name, port in self._network.inputs.items() if not port.host]

@@ -27,7 +27,7 @@ from ..device.cuda.fake_driver import FakeLibrary
 from .fake_tensorrt import FakeTensorRT, Network, Port
 
 MakeImage = Callable[..., np.ndarray]
-_MOST = 64  # of every open dim
+_MOST, _BATCH = 64, 2  # of every open dim, and of the first
 
 
 def network_of(program: Path) -> Network:
@@ -37,7 +37,9 @@ def network_of(program: Path) -> Network:
     inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
 
     def port(value) -> Port:
-        least, most = (tuple(d if isinstance(d, int) else n for d in value.shape) for n in (1, _MOST))
+        open_dims = (_BATCH, *(_MOST for _ in value.shape[1:]))
+        least = tuple(d if isinstance(d, int) else 1 for d in value.shape)
+        most = tuple(d if isinstance(d, int) else n for d, n in zip(value.shape, open_dims, strict=False))
         return Port({"tensor(float)": "FLOAT", "tensor(int64)": "INT64"}[value.type], (least, least, most))
 
     def compute(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -95,6 +97,7 @@ def trt(bundle: Path, gpu: FakeLibrary, emulated_cuda: Path, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("graph", [False, True])
 def test_answers_are_the_dense_programs(trt: FakeTensorRT, bundle: Path, make_image: MakeImage, graph: bool):
+    """Also of batches and windows that are more than engines were built for."""
     masks = np.zeros((3, 64, 64), bool)
     masks[0, 10:18, 20:30] = masks[1] = True
     images = np.concatenate([make_image(mask, seed) for seed, mask in enumerate(masks)])
@@ -108,6 +111,7 @@ def test_answers_are_the_dense_programs(trt: FakeTensorRT, bundle: Path, make_im
         assert_close(model.dense(images), expected)
         model.set_choices({"gain": 3.0})
         assert_close(model(images), changed)
+        assert_close(model(images[:2]), {name: value[:2] for name, value in changed.items()})
     assert sum(len(network.made) for network in trt.networks.values()) >= len(trt.networks) - 1
 
 

@@ -101,7 +101,7 @@ def check(device: CudaDevice, engine: Any, given: dict[str, Any]) -> None:
 def test_an_engine_runs_at_all_shapes_of_its_profile(engine, device, flavour):
     opened = engine(network := scaled(), flavour)
     assert (opened.inputs, opened.optional, opened.outputs) == (("x",), ("scale",), ("y", "extra"))
-    assert opened.most == 4
+    assert opened.most({"x": (3, 4)}) == opened.most({"x": (8,)}) == 4 and opened.most({"x": (9,)}) == 0
     for batch, height in ((2, 4), (1, 1), (4, 8), (2, 4)):
         check(device, opened, feeds(device, batch, height))
     assert len(network.made) == 1  # one context serves all
@@ -115,14 +115,55 @@ def test_a_view_of_a_larger_array_is_fed_as_it_is(engine, device):
 
 def test_shapes_beyond_the_profile_say_which_dim_to_widen(engine, device):
     opened = engine(scaled())
-    with pytest.raises(InputError, match=r"\[5, 3, 4\]; expected \[1..4, 3, 1..8\](.|\n)*--profile batch="):
-        opened.run(feeds(device, 5))
+    with pytest.raises(InputError, match=r"\[5, 3, 9\]; expected \[1..4, 3, 1..8\](.|\n)*--profile height="):
+        opened.run(feeds(device, 5, 9))
     with pytest.raises(InputError, match=r"--profile height="):
         opened.run(feeds(device, 2, 9))
     given = feeds(device)
     with pytest.raises(InputError, match="int32; expected float32"):
         opened.run({**given, "x": device.put(np.zeros((2, 3, 4), np.int32))})
     check(device, opened, given)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_more_images_than_it_was_built_for_run_in_parts(engine, device, graph, monkeypatch):
+    monkeypatch.setattr(replay, "_GAIN", 1e9)
+    opened = engine(network := scaled(), graph=graph)
+    for batch in (5, 64, 9, 4):
+        before = network.made[0].runs
+        check(device, opened, feeds(device, batch))
+        assert graph or network.made[0].runs - before == -(-batch // 4)
+
+
+def test_what_is_not_per_image_runs_whole_or_not_at_all(engine, device):
+    """An output of all images together, or a batch that has a least."""
+    ports = Ports(PORTS.inputs, (TensorSpec("y", "float32", ("found",)),))
+    network = Network({"x": X}, {"y": Port()}, lambda shapes: {"y": (-1,)}, lambda v: {"y": v["x"].ravel()})
+    with pytest.raises(InputError, match=r"\[5, 3, 4\]; expected \[1..4, 3, 1..8\](.|\n)*--profile batch="):
+        engine(network, ports=ports).run({"x": feeds(device, 5)["x"]})
+    network = scaled()
+    network.inputs["x"] = Port(sizes=((4, 3, 1), (4, 3, 4), (4, 3, 8)))
+    with pytest.raises(InputError, match=r"\[3, 3, 4\]; expected \[4, 3, 1..8\](.|\n)*--profile batch="):
+        engine(network).run(feeds(device, 6))
+
+
+def test_of_several_profiles_the_narrowest_that_fits_is_taken(engine, device):
+    """Whole maps, or many windows of them."""
+    network = scaled()
+    network.inputs["x"] = Port(sizes=X.sizes, others=(((1, 3, 1), (16, 3, 2), (32, 3, 2)),))
+    network.inputs["scale"] = Port(sizes=((), (), ()), others=(((), (), ()),))
+    opened = engine(network)
+    assert [opened.most({"x": (height,)}) for height in (1, 2, 3, 8, 9)] == [32, 32, 4, 4, 0]
+    for batch, height, profile, calls in (
+        (2, 4, 0, 1),
+        (32, 2, 1, 1),
+        (1, 1, 1, 1),
+        (5, 4, 0, 2),
+        (40, 2, 1, 2),
+    ):
+        before = network.made[0].runs
+        check(device, opened, feeds(device, batch, height))
+        assert (network.made[0].profile, network.made[0].runs - before) == (profile, calls)
 
 
 def test_outputs_of_shapes_that_only_the_data_tell(engine, device):
@@ -326,7 +367,7 @@ KINDS = {
     fake.DynamicShapesKernelSpecializationStrategy: "DynamicShapesKernelSpecializationStrategy",
     fake.CudaGraphStrategy: "CudaGraphStrategy",
 }
-OURS = {"config", "runs", "blob", "cache", "memory"}  # of the stand-ins
+OURS = {"config", "runs", "blob", "cache", "memory", "profile"}  # of the stand-ins
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=KINDS.values())

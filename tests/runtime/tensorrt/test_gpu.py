@@ -48,9 +48,9 @@ def test_it_answers_what_onnxruntime_does(device: CudaDevice, tmp_path: Path, mo
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
     program, flavour = tmp_path / "net.onnx", open_flavour(RTX)
     onnx.save(onnx.parser.parse_model(GRAPH), program)
-    built = build_plan(program, PROFILE, ANY, flavour)
+    built = build_plan(program, (PROFILE,), ANY, flavour)
     (tmp_path / "net.any.plan").write_bytes(built.plan)
-    sidecar = describe("net.onnx", built, flavour, ANY, "fp32", PROFILE)
+    sidecar = describe("net.onnx", built, flavour, ANY, "fp32", (PROFILE,))
     (tmp_path / "net.any.json").write_text(json.dumps(dataclasses.asdict(sidecar)))
     ports = Ports(
         (TensorSpec("x", "float32", ("batch", 3, "h", "w")),),
@@ -58,7 +58,7 @@ def test_it_answers_what_onnxruntime_does(device: CudaDevice, tmp_path: Path, mo
     )
     engine = open_on_device(tmp_path / "net.any.plan", TensorRTConfig(graph=graph), ports, device)
     session = onnxruntime.InferenceSession(str(program), providers=["CPUExecutionProvider"])
-    assert engine.optional == ("scale",) and engine.most == 4
+    assert engine.optional == ("scale",) and engine.most({"x": (4,)}) == 4
     for batch, size in [(2, 16)] * 6 + [(1, 8), (4, 32), (3, 24)] + [(2, 16)] * 6:
         x = np.random.default_rng(batch * size).random((batch, 3, size, size)).astype(np.float32)
         feeds = {"x": x, "scale": np.array(batch, np.float32)}
