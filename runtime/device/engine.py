@@ -11,14 +11,18 @@ from typing import Any, Protocol
 from ..engine import Border, Config, Ports, by_config
 from ..errors import InternalError
 from .device import Device, DeviceArray
+from .recording import Capture
 
 
 class DeviceEngine(Border, Protocol):
     """`engine.Engine` on a device. Not for concurrent callers: the executor takes turns. `most`: the largest batch that
-    it takes; 0 for any."""
+    it takes; 0 for any. `capture`: what captures work with runs of this engine in it (see `Device.capture`); None where
+    they cannot be captured, or shall not."""
 
     @property
     def most(self) -> int: ...
+    @property
+    def capture(self) -> Capture | None: ...
 
     def run(self, feeds: Mapping[str, DeviceArray]) -> list[DeviceArray]:
         """Outputs in order, in memory of their own, as the queue of work will make them. Feeds are only read."""

@@ -77,7 +77,7 @@ def test_windows(device: CudaDevice, grid: TileGrid, dtype):
         target, restored = on.copy(on.put(reference), 2), on.put(source)
         on.put_windows(target, tiles, positions, windows)
         on.put_windows(target, tiles, positions, on.take_windows(on.put(source), tiles, positions, n), first)
-        on.restore_tiles(restored, on.put(reference), tiles, positions, n)
+        on.restore_tiles(restored, on.put(reference), tiles, positions, n + 3)
         places, more = on.get([tiles.places, again.count])
         return [count, more, places[:n], *on.get([windows, shared, target, restored])]
 
