@@ -92,7 +92,6 @@ def test_replays_are_dense(models, cpu, close, make_image: MakeImage, requests, 
     rng, model = np.random.default_rng(seed), models[most]
     model.executor.references.clear()
     model.executor.costs = costs(1e-3 * (seed % 2))
-    before = replayed(model)
     for height, active, gain in requests:
         masks = [rng.random((height, 40)) < share for share in active]
         images = np.concatenate([make_image(mask, int(rng.integers(1000))) for mask in masks])
@@ -187,18 +186,22 @@ def test_a_failure_forgets_the_scratch_and_its_replays(
     images = blobs(make_image, 9)
     for _ in range(3):
         model(images)
-    before = replayed(model)
+    before, put, calls = replayed(model), HostDevice.put_windows, []
+
+    def fails_at_the_last(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise EngineError("d", got="a failure", expected="none", fix="Wait.")
+        put(*arguments)
+
     with monkeypatch.context() as patch, pytest.raises(EngineError):
-        patch.setattr(HostDevice, "put_windows", _fail)
+        patch.setattr(HostDevice, "put_windows", fails_at_the_last)
         model(images)
     for _ in range(3):
-        close(model(images), dense(images))
+        elsewhere = images[..., ::-1, ::-1].copy()
+        close(model(elsewhere), dense(elsewhere))
     assert replayed(model) > before
     assert_restored(model)
-
-
-def _fail(*_: object) -> None:
-    raise EngineError("put_windows", got="a failure", expected="none", fix="Wait.")
 
 
 def test_what_cannot_be_captured_runs_as_before(
