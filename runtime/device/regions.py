@@ -69,6 +69,13 @@ class WindowPlan:
     def predicted_ms(self) -> float:
         return self.schedule.ms
 
+    @property
+    def calls_ms(self) -> float:
+        """What of these is not for cells."""
+        assert self.reference.grid is not None
+        rules = zip(self.reference.grid.dirtiness.windows, self.schedule.calls, strict=True)
+        return math.fsum(rule.fixed_ms * (1 if calls is None else len(calls)) for rule, calls in rules)
+
 
 class DeviceRegion:
     """Plans and runs one region, for the one whose turn it is. `replayed`: so many runs."""
@@ -152,8 +159,9 @@ class DeviceRegion:
         for segment, group in zip(self.region.segments, reference.grid.dirtiness.segments, strict=True):
             if schedule.calls[group]:
                 for t in segment.outputs:
-                    state, zero, most = scratch.arrays[t.name], reference.arrays[t.name], schedule.room(group)
-                    self._device.restore_tiles(state, zero, tiles[group], t.positions, most)
+                    state, original = scratch.arrays[t.name], reference.arrays[t.name]
+                    most = schedule.room(group)
+                    self._device.restore_tiles(state, original, tiles[group], t.positions, most)
 
     def reference(self, request: Request) -> DeviceReference | None:
         """The reference state for one image's inputs, with scratch for such batches; None where the region must run

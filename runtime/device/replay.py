@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
@@ -75,9 +75,9 @@ class Replays(Generic[R]):
         return self._replay(prepared, feeds)
 
     @property
-    def keys(self) -> Iterable[Any]:
+    def keys(self) -> list[Any]:
         """Of what is prepared."""
-        return self._prepared.keys()
+        return list(self._prepared)
 
     @property
     def nbytes(self) -> int:

@@ -131,7 +131,8 @@ def test_regions_are_replayed_as_graphs(
         load(bundle, backend="ort", threads=1) as on_cpu,
         load(bundle, backend=TensorRTConfig(), strategy="rects") as model,
     ):
-        model.executor.costs = COSTS
+        model.executor.costs, device = COSTS, model.device
+        assert device is not None
         kept = []
         for number, side in enumerate(
             [16] * 5 + [13, 13, 0]
@@ -139,13 +140,13 @@ def test_regions_are_replayed_as_graphs(
             masks = np.zeros((2, 64, 64), bool)
             masks[0, 8 : 8 + side, 20:36] = True
             images = np.concatenate([make_image(mask, 2 * number + n) for n, mask in enumerate(masks)])
-            found = model(model.device.put(images))
-            kept.append((found, dict(on_cpu.dense(images))))
+            kept.append((model(device.put(images)), dict(on_cpu.dense(images))))
         assert model.stats()["replayed"] == {"region0": 5}
-        for found, expected in kept:
-            assert_close({n: model.device.get([value])[0] for n, value in found.items()}, expected)
+        for answer, expected in kept:
+            assert_close({n: device.get([value])[0] for n, value in answer.items()}, expected)
+            del answer
         assert gpu.graphs and gpu.calls.count("cuGraphLaunch") > 3 * 5  # plan, run, and restoring
-    del model, found, kept
+    del model, device, kept
     gc.collect()
     assert not gpu.graphs and not gpu.live and gpu.ended == 1
 
