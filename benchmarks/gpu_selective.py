@@ -243,7 +243,8 @@ def main() -> None:
     lab, work = Lab(args.dry), args.work / "resnet34"
     work.mkdir(parents=True, exist_ok=True)
     print(
-        "batch active     dense    masked      auto selective    auto  forced   ideal realized enqueue graphs error   (ms)"
+        "batch active     dense    masked      auto selective    auto  forced   ideal realized enqueue graphs error"
+        "   (ms)"
     )
 
     def keep(rows: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from ..device.array import CudaArray
 from ..device.cuda import CudaDevice
 from ..device.device import Device, DeviceArray
 from ..device.engine import register_on_device
-from ..device.host import HostArray
+from ..device.host import HostArray, HostDevice
 from ..device.recording import Work
 from ..device.replay import Feeds, Prepared, Replays, own, recorded
 from ..engine import Ports, TorchConfig
@@ -49,7 +49,7 @@ class TorchEngine:
         has = self._program.outputs
         check_border(path, ports, self.inputs, has)
         self.outputs = tuple(t.name for t in (*ports.outputs, *ports.extras) if t.name in has)
-        self._replays, self.capture = None, None
+        self._replays, self.capture = None, device.capture if config.graph else None
         if isinstance(device, CudaDevice) and config.graph:
             self._replays, self.capture = Replays[list[DeviceArray]](device), partial(self._capture, device)
 
@@ -127,7 +127,8 @@ class TorchEngine:
 
     def _taken(self, value: torch.Tensor) -> DeviceArray:
         if self._stream is None:
-            return self._device.put(value.numpy())
+            assert isinstance(self._device, HostDevice)
+            return self._device.made(value.numpy())
         found = self._device.adopt(value)
         assert found is not None  # it lies there
         return found
