@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..device.array import CudaArray
 from ..device.cuda import CudaDevice
 from ..device.device import Device, DeviceArray
 from ..device.engine import register_on_device
 from ..device.host import HostArray, HostDevice
+from ..device.queue import Queue
 from ..device.recording import Work
 from ..device.replay import Feeds, Prepared, Replays, own, recorded
 from ..engine import Ports, TorchConfig
@@ -80,12 +82,12 @@ class TorchEngine:
         return Prepared(inputs, partial(own, self._device, recording.launch, outputs), holds=(recording,))
 
     def _capture(self, device: CudaDevice, work: Work) -> Work:
-        """By torch, which then takes memory of its own for it: the graphs of a device share what they work in, for
+        """By torch, which then takes memory of its own for it: the graphs of a queue share what they work in, for
         their runs follow each other. What somebody holds stays reserved."""
         queue = device.queue
         queue.wait()
         with self._current(), queue.current():
-            graph, pool = torch.cuda.CUDAGraph(), _pool(queue.ordinal)
+            graph, pool = torch.cuda.CUDAGraph(), _pool(queue)
             with queue.deferring():
                 try:
                     graph.capture_begin(pool, capture_error_mode="thread_local")
@@ -148,18 +150,18 @@ def open_torch(path: Path, config: TorchConfig, ports: Ports, device: Device) ->
     return TorchEngine(path, config, ports, device)
 
 
-_first: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+_first: WeakKeyDictionary[Queue, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = WeakKeyDictionary()
 
 
-def _pool(ordinal: int) -> Any:
-    """Of all graphs on a GPU. The first one stays: torch takes no more into a pool that has lost its last."""
-    if ordinal not in _first:
-        graph, held = torch.cuda.CUDAGraph(), torch.empty(1, device=torch.device("cuda", ordinal))
+def _pool(queue: Queue) -> Any:
+    """Of all graphs of a queue. The first one stays: torch takes no more into a pool that has lost its last."""
+    if queue not in _first:
+        graph, held = torch.cuda.CUDAGraph(), torch.empty(1, device=torch.device("cuda", queue.ordinal))
         graph.capture_begin(torch.cuda.graph_pool_handle(), capture_error_mode="thread_local")
         held.zero_()
         graph.capture_end()
-        _first[ordinal] = graph, held
-    return _first[ordinal][0].pool()
+        _first[queue] = graph, held
+    return _first[queue][0].pool()
 
 
 def _tensor(array: DeviceArray) -> torch.Tensor:
