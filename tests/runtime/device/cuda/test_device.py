@@ -97,9 +97,9 @@ def test_recorded_work_runs_again_on_what_is_there_by_then(device: CudaDevice):
         on.put_windows(target, some, (1, 1), on.take_windows(source, some, (1, 1), 2 * grid.count))
         made[:] = [tiles.count, some.count, target]
 
-    def given(on, seed: int) -> list:
+    def given(on, seed: int) -> tuple[Any, Any, Any]:
         mask, source = (sparse(n, (2, 2, *grid.cells), np.float32) for n in (seed, seed + 1))
-        return [on.put(mask), on.copy(on.put(reference), 2), on.put(source)]
+        return on.put(mask), on.copy(on.put(reference), 2), on.put(source)
 
     made: list = []
     mine = given(device, 0)
