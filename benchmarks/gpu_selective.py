@@ -73,7 +73,9 @@ def measure(lab: Lab, work: Path, rounds: int, keep: Callable[[list], None]) -> 
                 "auto": lambda _, f=feeds: auto(f),
                 "selective": lambda _, f=feeds: selective(f),
             }
+            before = _replays(selective)
             rows.append(_row(lab, contenders, rounds, batch, fraction, share))
+            rows[-1]["selective_replayed"] = float(np.divide(*np.subtract(_replays(selective), before)))
             rows[-1] |= {"baseline": best[0], "balance": balance, "error": _error(selective, whole, feeds)}
             print(_line(rows[-1]), flush=True)
             keep(rows)
@@ -198,6 +200,12 @@ def _row(
     }
 
 
+def _replays(model: Model) -> tuple[int, int]:
+    """Runs of regions that were replayed as graphs, and all of them."""
+    stats = model.stats()
+    return sum(stats["replayed"].values()), stats["requests"] * len(stats["replayed"])
+
+
 def _error(selective: Model, whole: Model, feeds: dict[str, Any]) -> float:
     """Largest difference, over the largest value of the dense answer."""
     found, expected = (
@@ -212,7 +220,8 @@ def _line(row: dict[str, Any]) -> str:
     realized = "      " if row["realization"] is None else f"{row['realization']:6.2f}"
     return (
         f"{row['batch']:5} {row['active_fraction']:6.1%} {ms}  {row['auto_speedup']:5.2f}× {row['speedup']:5.2f}×"
-        f" {row['ideal_speedup']:6.2f}× {realized}  {row['selective_enqueue_ms']:7.3f} {row['error']:.1e}"
+        f" {row['ideal_speedup']:6.2f}× {realized}  {row['selective_enqueue_ms']:7.3f}"
+        f" {row['selective_replayed']:6.0%} {row['error']:.1e}"
     )
 
 
@@ -235,7 +244,8 @@ def main() -> None:
     lab, work = Lab(args.dry), args.work / "resnet34"
     work.mkdir(parents=True, exist_ok=True)
     print(
-        "batch active     dense    masked      auto selective    auto  forced   ideal realized enqueue error   (ms)"
+        "batch active     dense    masked      auto selective    auto  forced   ideal realized enqueue graphs error"
+        "   (ms)"
     )
 
     def keep(rows: list[dict[str, Any]]) -> None:

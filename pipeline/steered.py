@@ -165,6 +165,8 @@ class _WithCopy:
     """An engine, of numpy's arrays or a device's, beside its copy, which has masks for inputs. `put` brings a mask to
     where they run."""
 
+    capture = None  # masks come from the host
+
     def __init__(
         self,
         engine: Any,
@@ -175,7 +177,9 @@ class _WithCopy:
     ):
         self._engine, self._copy, self._masks, self._keeps, self._put = engine, copy, masks, keeps, put
         self.inputs, self.optional, self.outputs = engine.inputs, engine.optional, engine.outputs
-        self.most = getattr(engine, "most", 0)
+
+    def most(self, sizes: Mapping[str, Any]) -> int:
+        return self._engine.most(sizes)
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         if not self._keeps:

@@ -250,9 +250,9 @@ class Model:
 
     def stats(self) -> dict[str, Any]:
         """Counts since loading: requests, images, errors, strategies per region, mean active fraction per decision,
-        latency, references held, demotions, what engines say of their own loading (ms), and what is known of this
-        device; the depths that images took and those expected, as long as choices are the bundle's; `waiting`: images
-        that were submitted and are not done."""
+        runs of regions that were replayed (on a GPU), latency, references held, demotions, what engines say of their
+        own loading (ms), and what is known of this device; the depths that images took and those expected, as long as
+        choices are the bundle's; `waiting`: images that were submitted and are not done."""
         executor = self._live()
         references = executor.references
         return {
@@ -267,6 +267,7 @@ class Model:
                 "too_large": references.refused,
             },
             "demotions": executor.guard.demotions,
+            "replayed": executor.replayed,
             "engines": executor.engines.timing,
             "device": {
                 "measured": executor.costs.measured,

@@ -119,6 +119,22 @@ def raised_costs(
     return raised
 
 
+def lowered_costs(
+    regions: Sequence[tuple[Region, float, float, float]], costs: DeviceCosts
+) -> dict[str, SegmentCost]:
+    """The segments' costs, less what a replay of their region's whole run saves of calls. `regions`: with the ms that
+    it took, that were predicted, and those of the prediction that are not for cells."""
+    lowered: dict[str, SegmentCost] = {}
+    for region, ms, predicted_ms, calls_ms in regions:
+        saved_ms = predicted_ms - ms
+        if saved_ms > 0 and calls_ms > 0:
+            for segment in region.segments:
+                cost = costs.of(segment.name)
+                fixed_ms = max(0.0, 1 - saved_ms / calls_ms) * cost.fixed_ms
+                lowered[segment.name] = SegmentCost(fixed_ms, cost.ms_per_cell)
+    return lowered
+
+
 def warn_of_unknown(regions: Sequence[RegionProbes], costs: DeviceCosts, budget_ms: float) -> None:
     unknown = [r.region.name for r in regions if r.region.name not in costs.regions]
     if unknown:

@@ -60,8 +60,11 @@ class Cached(Protocol):
 
     pool: list[Any]
     cached: bool
-    held_bytes: int
-    scratch_bytes: int
+
+    @property
+    def held_bytes(self) -> int: ...
+    @property
+    def scratch_bytes(self) -> int: ...
 
     def new_scratch(self) -> Any: ...
     def restore(self, scratch: Any) -> None: ...
@@ -129,6 +132,11 @@ class ReferenceCache:
     def nbytes(self) -> int:
         with self._lock:
             return self._total()
+
+    @property
+    def room(self) -> int:
+        """Bytes up to the limit."""
+        return self.limit - self.nbytes
 
     def __len__(self) -> int:
         return len(self._entries)

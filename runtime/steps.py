@@ -87,6 +87,11 @@ class Steps(ABC):
             engine = self.engines.at(stage.file, request.shapes)
             return self._call(engine, stage.inputs, tensors, request)
 
+    @property
+    def replayed(self) -> dict[str, int]:
+        """So many runs of each region, where such are."""
+        return {}
+
     @abstractmethod
     def measure(
         self,

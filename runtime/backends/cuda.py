@@ -25,7 +25,7 @@ from ..device.array import CudaArray, Memory
 from ..device.cuda import CudaDevice
 from ..device.device import DeviceArray, Shape
 from ..device.engine import register_on_device
-from ..device.replay import Feeds, Prepared, Replays
+from ..device.replay import Feeds, Prepared, Replays, own
 from ..engine import LOWERED, CudaConfig, Ports, fed
 from ..errors import EngineError, InputError, MissingExtraError, did_you_mean, told
 from ..files import cache_folder
@@ -52,6 +52,8 @@ _GRAPHS = 32  # of a session, which cannot forget one
 class CudaEngine:
     """One session. See `device.engine.DeviceEngine`."""
 
+    capture = None  # onnxruntime captures runs itself, each alone
+
     def __init__(self, path: Path, config: CudaConfig, ports: Ports, device: CudaDevice):
         self.name, self._device, self._graphs = path.name, device, 0
         self._session: Any
@@ -63,7 +65,7 @@ class CudaEngine:
         check_border(path, ports, self.inputs, has)
         self.outputs = tuple(t.name for t in (*ports.outputs, *ports.extras) if t.name in has)
         self._queued = _run_options("-1" if captures else None)
-        self._replays = Replays(device, self._plain, self._prepare) if captures else None
+        self._replays = Replays[list[DeviceArray]](device) if captures else None
 
     def most(self, sizes: Mapping[str, Shape]) -> int:
         return 0
@@ -73,7 +75,8 @@ class CudaEngine:
         with self._device.queue.current():
             if self._replays is None:
                 return self._plain(feeds)
-            return self._replays.run(tuple((name, feed.shape) for name, feed in sorted(feeds.items())), feeds)
+            shapes = tuple((name, feed.shape) for name, feed in sorted(feeds.items()))
+            return self._replays.run(shapes, feeds, self._plain, self._prepare)
 
     def close(self) -> None:
         self._replays, self._session = None, None
@@ -85,7 +88,7 @@ class CudaEngine:
         self._launch(binding, self._queued, feeds)
         return [self._taken(value) for value in binding.get_outputs()]
 
-    def _prepare(self, feeds: Feeds) -> Prepared | None:
+    def _prepare(self, feeds: Feeds) -> Prepared[list[DeviceArray]] | None:
         """A graph that onnxruntime captures and replays, of the buffers of one binding. It does so for each thread."""
         if self._graphs == _GRAPHS:
             return None
@@ -101,7 +104,7 @@ class CudaEngine:
         with self._device.queue.deferring():  # onnxruntime captures by itself
             for _ in range(_WARM):
                 launch()
-        return Prepared(inputs, outputs, launch)
+        return Prepared(inputs, partial(own, self._device, launch, outputs))
 
     def _bind(self, feeds: Feeds) -> Any:
         if self._session is None:

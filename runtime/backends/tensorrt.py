@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-
-import numpy as np
+from typing import Any
 
 from ..device.cuda import CudaDevice
 from ..device.device import DeviceArray, Shape
 from ..device.engine import register_on_device
 from ..device.parts import run_in_parts
-from ..device.replay import Feeds, Prepared, Replays
+from ..device.recording import Recording
+from ..device.replay import Feeds, Prepared, Replays, own, recorded
 from ..engine import Ports, TensorRTConfig
 from ..errors import EngineError
 from ..tensorrt.context import Context
@@ -25,6 +27,21 @@ from ..tensorrt.jit import JitFile
 from ..tensorrt.plan import REBUILD, Plan
 
 _WARM = 3  # runs, in which TensorRT allocates, compiles and captures
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A context whose runs a graph holds: it stays as it is, on the same memory. What it works in is shared by all of
+    the device, and stays with the last of them."""
+
+    context: Context
+    memory: DeviceArray
+    outputs: Sequence[DeviceArray]
+    others: object  # that it writes, too
+
+    @property
+    def nbytes(self) -> int:
+        return sum(output.nbytes for output in self.outputs)
 
 
 class TensorRTEngine:
@@ -50,7 +67,8 @@ class TensorRTEngine:
         self._batched = _per_image(ports, self.outputs)
         _check_outputs(path, plan, ports)
         replayed = config.graph and not plan.host
-        self._replays = Replays(device, self._plain, self._prepare) if replayed else None
+        self._replays = Replays[list[DeviceArray]](device) if replayed else None
+        self.capture = device.capture if replayed else None
 
     def most(self, sizes: Mapping[str, Shape]) -> int:
         return self._plan.most(sizes, self._ports)
@@ -66,6 +84,8 @@ class TensorRTEngine:
             return self._run(feeds)
 
     def _run(self, feeds: Feeds) -> list[DeviceArray]:
+        if self._device.recording is not None:
+            return self._recorded(self._device.recording, feeds)
         if "first_run" not in self.timing:
             with self._timed("first_run"):
                 outputs = self._plain(feeds)
@@ -73,7 +93,8 @@ class TensorRTEngine:
             return outputs
         if self._replays is None:
             return self._plain(feeds)
-        return self._replays.run(tuple(feeds[name].shape for name in self._plan.inputs), feeds)
+        shapes = tuple(feeds[name].shape for name in self._plan.inputs)
+        return self._replays.run(shapes, feeds, self._plain, self._prepare)
 
     def close(self) -> None:
         with self._device.queue.current():
@@ -86,25 +107,51 @@ class TensorRTEngine:
         self._context.lend(self._device.scratch(self._context.needs))
         return self._context.run(feeds, self.outputs)
 
-    def _prepare(self, feeds: Feeds) -> Prepared | None:
-        """On memory of its own, which a graph goes on using."""
-        context = Context(self._plan, self._ports, self._device, self._contexts.one_shape())
+    def _prepare(self, feeds: Feeds) -> Prepared[list[DeviceArray]]:
+        if not self._contexts.captures:
+            inputs, outputs, recording = recorded(self._device, self._device.capture, feeds, self.run)
+            return Prepared(inputs, partial(own, self._device, recording.launch, outputs), holds=(recording,))
+        inputs = {name: self._device.copy(feeds[name]) for name in self._plan.inputs}
+        with self._device.queue.deferring():
+            bound = self._bind(self._contexts.capturing(), inputs)
+        return Prepared(
+            inputs, partial(own, self._device, bound.context.execute, bound.outputs), holds=(bound,)
+        )
+
+    def _recorded(self, recording: Recording, feeds: Feeds) -> list[DeviceArray]:
+        """A run in a context of its own, which a graph goes on using."""
+
+        def make() -> _Bound:
+            made = self._contexts.one_shape()
+            bound = self._bind(made, feeds)
+            if not self._contexts.capturable(made, self._device.queue.stream):
+                raise self._no_graph("a context whose runs TensorRT says cannot be captured")
+            return bound
+
+        bound = recording.keep(id(self), make)
+        bound.context.execute()
+        return list(bound.outputs)
+
+    def _bind(self, made: Any, feeds: Feeds) -> _Bound:
+        context = Context(self._plan, self._ports, self._device, made)
         context.set_shapes(feeds)
         if None in context.output_shapes.values():
-            return None
-        memory = self._device.empty((context.needs,), np.uint8)
+            raise self._no_graph("outputs whose shapes only the data tell")
+        memory = self._device.scratch(context.needs)
         context.lend(memory)
-        inputs = {name: self._device.copy(feeds[name]) for name in self._plan.inputs}
-        made = context.bind(inputs)
-        with self._device.queue.deferring():  # TensorRT-RTX captures by itself
-            for _ in range(_WARM):
-                context.execute()
-        launch = context.execute
-        if self._contexts.captures:
-            self._device.queue.wait()
-            launch = self._device.queue.capture(context.execute).launch
-        outputs = [array for name in self.outputs if (array := made[name]) is not None]
-        return Prepared(inputs, outputs, launch, (context, memory, made))
+        arrays = context.bind(feeds)
+        for _ in range(_WARM):
+            context.execute()
+        outputs = [array for name in self.outputs if (array := arrays[name]) is not None]
+        return _Bound(context, memory, outputs, arrays)
+
+    def _no_graph(self, got: str) -> EngineError:
+        return EngineError(
+            f"a CUDA graph of {self._plan.name}",
+            got=got,
+            expected="runs that can be captured",
+            fix="None is needed: it runs without.",
+        )
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..device.array import CudaArray
 from ..device.cuda import CudaDevice
 from ..device.device import Device, DeviceArray, Shape
 from ..device.engine import register_on_device
-from ..device.host import HostArray
-from ..device.replay import Feeds, Prepared, Replays
+from ..device.host import HostArray, HostDevice
+from ..device.queue import Queue
+from ..device.recording import Work
+from ..device.replay import Feeds, Prepared, Replays, own, recorded
 from ..engine import Ports, TorchConfig
 from ..errors import EngineError, MissingExtraError, told
 from .ort import check_border
@@ -27,8 +31,6 @@ try:
     from ..onnx_torch.program import TorchProgram
 except ImportError as missing:
     raise MissingExtraError(missing.name or "torch", "export", "running a bundle by torch") from missing
-
-_WARM = 2  # runs before one is captured: torch allocates, cuDNN chooses its algorithms
 
 
 class TorchEngine:
@@ -47,9 +49,9 @@ class TorchEngine:
         has = self._program.outputs
         check_border(path, ports, self.inputs, has)
         self.outputs = tuple(t.name for t in (*ports.outputs, *ports.extras) if t.name in has)
-        self._replays = None
+        self._replays, self.capture = None, device.capture if config.graph else None
         if isinstance(device, CudaDevice) and config.graph:
-            self._replays = Replays(device, self._plain, self._prepare)
+            self._replays, self.capture = Replays[list[DeviceArray]](device), partial(self._capture, device)
 
     def most(self, sizes: Mapping[str, Shape]) -> int:
         return 0
@@ -59,7 +61,8 @@ class TorchEngine:
         with self._current():
             if self._replays is None:
                 return self._plain(feeds)
-            return self._replays.run(tuple((name, feed.shape) for name, feed in sorted(feeds.items())), feeds)
+            shapes = tuple((name, feed.shape) for name, feed in sorted(feeds.items()))
+            return self._replays.run(shapes, feeds, self._plain, self._prepare)
 
     def close(self) -> None:
         if self._replays is not None:
@@ -69,44 +72,43 @@ class TorchEngine:
                 torch.cuda.empty_cache()  # what it keeps for this stream alone
 
     def _plain(self, feeds: Feeds) -> list[DeviceArray]:
-        return [self._taken(made) for made in self._made(self._tensors(feeds))]
+        made = [self._taken(made) for made in self._made(self._tensors(feeds))]
+        if self._device.recording is not None:
+            self._device.recording.hold(self._program.last)
+        return made
 
-    def _prepare(self, feeds: Feeds) -> Prepared:
-        """On memory of its own, and torch's: the graphs of a device share what they work in, for their runs follow each
-        other. What goes in and comes out stays reserved."""
-        assert isinstance(self._device, CudaDevice)
-        queue, graph = self._device.queue, torch.cuda.CUDAGraph()
-        inputs = {name: self._device.copy(feed) for name, feed in feeds.items()}
-        tensors = self._tensors(inputs)
-        for _ in range(_WARM):
-            self._made(tensors)
+    def _prepare(self, feeds: Feeds) -> Prepared[list[DeviceArray]]:
+        assert self.capture is not None
+        inputs, outputs, recording = recorded(self._device, self.capture, feeds, self._plain)
+        return Prepared(inputs, partial(own, self._device, recording.launch, outputs), holds=(recording,))
+
+    def _capture(self, device: CudaDevice, work: Work) -> Work:
+        """By torch, which then takes memory of its own for it: the graphs of a queue share what they work in, for
+        their runs follow each other. What somebody holds stays reserved."""
+        queue = device.queue
         queue.wait()
-        with queue.deferring():
-            made = self._captured(graph, _pool(queue.ordinal), tensors)
+        with self._current(), queue.current():
+            graph, pool = torch.cuda.CUDAGraph(), _pool(queue)
+            with queue.deferring():
+                try:
+                    graph.capture_begin(pool, capture_error_mode="thread_local")
+                    try:
+                        work()
+                    finally:
+                        graph.capture_end()
+                except RuntimeError as error:
+                    raise EngineError(
+                        f"a CUDA graph with {self.name}",
+                        got=told(error),
+                        expected="ops that can be captured",
+                        fix="None is needed: it runs without.",
+                    ) from error
 
         def launch() -> None:
             with self._current():
                 graph.replay()
 
-        outputs = [self._taken(value) for value in made]
-        return Prepared(inputs, outputs, launch, (graph, tensors, made, self._program.last))
-
-    def _captured(
-        self, graph: torch.cuda.CUDAGraph, pool: Any, tensors: dict[str, torch.Tensor]
-    ) -> list[torch.Tensor]:
-        try:
-            graph.capture_begin(pool, capture_error_mode="thread_local")
-            try:
-                return self._made(tensors)
-            finally:
-                graph.capture_end()
-        except RuntimeError as error:
-            raise EngineError(
-                f"a CUDA graph of {self.name}",
-                got=told(error),
-                expected="ops that can be captured",
-                fix="None is needed: it runs without.",
-            ) from error
+        return launch
 
     def _made(self, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """C-contiguous, each in memory of its own."""
@@ -128,7 +130,8 @@ class TorchEngine:
 
     def _taken(self, value: torch.Tensor) -> DeviceArray:
         if self._stream is None:
-            return self._device.put(value.numpy())
+            assert isinstance(self._device, HostDevice)
+            return self._device.made(value.numpy())
         found = self._device.adopt(value)
         assert found is not None  # it lies there
         return found
@@ -148,18 +151,18 @@ def open_torch(path: Path, config: TorchConfig, ports: Ports, device: Device) ->
     return TorchEngine(path, config, ports, device)
 
 
-_first: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+_first: WeakKeyDictionary[Queue, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = WeakKeyDictionary()
 
 
-def _pool(ordinal: int) -> Any:
-    """Of all graphs on a GPU. The first one stays: torch takes no more into a pool that has lost its last."""
-    if ordinal not in _first:
-        graph, held = torch.cuda.CUDAGraph(), torch.empty(1, device=torch.device("cuda", ordinal))
+def _pool(queue: Queue) -> Any:
+    """Of all graphs of a queue. The first one stays: torch takes no more into a pool that has lost its last."""
+    if queue not in _first:
+        graph, held = torch.cuda.CUDAGraph(), torch.empty(1, device=torch.device("cuda", queue.ordinal))
         graph.capture_begin(torch.cuda.graph_pool_handle(), capture_error_mode="thread_local")
         held.zero_()
         graph.capture_end()
-        _first[ordinal] = graph, held
-    return _first[ordinal][0].pool()
+        _first[queue] = graph, held
+    return _first[queue][0].pool()
 
 
 def _tensor(array: DeviceArray) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .array import CudaArray, Memory, adopt
 from .device import DeviceArray, Reach, Shape, TileGrid, Tiles
 from .driver import Driver, compute_of, find_gpu, open_driver
 from .queue import Event, Queue
+from .recording import Recording, Work
 from .staging import Staging
 
 _ALIGNED = 256  # bytes, between arrays that are read together
@@ -33,6 +35,7 @@ class CudaDevice:
         self.memory = _total_memory(driver, self.queue.device)
         self.fingerprint = describe_gpu(driver, ordinal)
         self.compute = self.fingerprint["compute"]
+        self.recording: Recording | None = None
         self._staging = Staging(self.queue)
         self._scratch: CudaArray | None = None
         self._cleared: CudaArray | None = None  # what `find_tiles` works in: all zeros between its calls
@@ -50,6 +53,11 @@ class CudaDevice:
 
     def empty(self, shape: Shape, dtype: np.dtype | type) -> CudaArray:
         shape, dtype = tuple(int(n) for n in shape), np.dtype(dtype)
+        if self.recording is not None:
+            return self.recording.keep((shape, dtype), partial(self._allocate, shape, dtype))
+        return self._allocate(shape, dtype)
+
+    def _allocate(self, shape: Shape, dtype: np.dtype) -> CudaArray:
         nbytes = math.prod(shape) * dtype.itemsize
         return CudaArray(Memory(self.queue, self.queue.allocate(max(1, nbytes))), shape, dtype)
 
@@ -63,8 +71,7 @@ class CudaDevice:
     def copy(self, source: DeviceArray, batch: int | None = None) -> CudaArray:
         if batch is None:
             made = self.empty(source.shape, source.dtype)
-            if made.nbytes:
-                self.queue.copy(made.pointer, source.pointer, made.nbytes)
+            self.copy_into(made, source)
             return made
         if source.shape[0] != 1:
             raise InternalError(f"{source.shape[0]} images are to be repeated")
@@ -72,7 +79,14 @@ class CudaDevice:
         self._run(kernels.repeat, made, source)
         return made
 
+    def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:
+        if (target.shape, target.dtype) != (source.shape, source.dtype):
+            raise InternalError(f"{source.dtype} {source.shape} into {target.dtype} {target.shape}")
+        if target.nbytes:
+            self.queue.copy(target.pointer, source.pointer, target.nbytes)
+
     def put(self, array: np.ndarray) -> CudaArray:
+        self._refuse_in_recording()
         made, array = self.empty(array.shape, array.dtype), np.ascontiguousarray(array)
         if array.nbytes:
             buffer = self._staging.take(array.nbytes)
@@ -82,6 +96,7 @@ class CudaDevice:
         return made
 
     def get(self, arrays: Sequence[DeviceArray]) -> list[np.ndarray]:
+        self._refuse_in_recording()
         ends = np.cumsum([-(-max(1, array.nbytes) // _ALIGNED) * _ALIGNED for array in arrays]).tolist()
         buffer = self._staging.take(ends[-1])
         places = [buffer.pointer + begin for begin in (0, *ends[:-1])]
@@ -104,6 +119,11 @@ class CudaDevice:
 
     def put_rows(self, target: DeviceArray, rows: DeviceArray, source: DeviceArray) -> None:
         self._run(kernels.put_rows, target, source, rows)
+
+    def everywhere(self, shape: Shape) -> CudaArray:
+        made = self.empty(shape, np.uint8)
+        self.queue.fill(made.pointer, 1, made.nbytes)
+        return made
 
     def support(self, mask: DeviceArray) -> CudaArray:
         n, _, height, width = mask.shape
@@ -140,6 +160,10 @@ class CudaDevice:
     ) -> None:
         self._run(kernels.restore_tiles, target, reference, tiles, positions, n)
 
+    def capture(self, work: Work) -> Work:
+        self.queue.wait()
+        return self.queue.capture(work).launch
+
     def mark(self) -> Event:
         return self.queue.mark(timing=True)
 
@@ -147,10 +171,19 @@ class CudaDevice:
         return end.ms_since(start)
 
     def _zeros(self, nbytes: int) -> CudaArray:
+        if self.recording is not None:
+            return self.recording.keep(nbytes, partial(self._zeros_by_now, nbytes))
+        return self._zeros_by_now(nbytes)
+
+    def _zeros_by_now(self, nbytes: int) -> CudaArray:
         if self._cleared is None or self._cleared.nbytes < nbytes:
             self._cleared = self.empty((nbytes,), np.uint8)
-            self.queue.clear(self._cleared.pointer, self._cleared.nbytes)
+            self.queue.fill(self._cleared.pointer, 0, self._cleared.nbytes)
         return self._cleared
+
+    def _refuse_in_recording(self) -> None:
+        if self.recording is not None:
+            raise InternalError("recorded work exchanges arrays with the host")
 
     def _run(self, kernel: Any, *arguments: Any) -> None:
         with self.queue.current():

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..manifest import Pair, Term
+
+if TYPE_CHECKING:
+    from .recording import Recording, Work
 
 Shape = tuple[int, ...]
 
@@ -84,8 +87,11 @@ class Device(Protocol):
     """A GPU, or what stands in for one. Not for concurrent callers: the executor takes turns.
 
     Maps are uint8 [N, h, w], 1 where dirty. Tensors of windows have height and width on axes 2 and 3. `positions`: of a
-    tensor, a cell (see the manifest's geometry).
+    tensor, a cell (see the manifest's geometry). `recording`: of the work that is being recorded, which takes memory
+    through it, and may neither `put` nor `get`.
     """
+
+    recording: Recording | None
 
     @property
     def name(self) -> str:
@@ -117,6 +123,10 @@ class Device(Protocol):
         """Of its own memory; with `batch`, [1, …] repeated to [batch, …]."""
         ...
 
+    def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:
+        """Of one shape and dtype."""
+        ...
+
     def put(self, array: np.ndarray) -> DeviceArray:
         """The array may be changed as soon as this returns."""
         ...
@@ -137,6 +147,10 @@ class Device(Protocol):
 
     def put_rows(self, target: DeviceArray, rows: DeviceArray, source: DeviceArray) -> None:
         """target[rows] = source."""
+        ...
+
+    def everywhere(self, shape: Shape) -> DeviceArray:
+        """The map of that shape in which all is dirty."""
         ...
 
     def support(self, mask: DeviceArray) -> DeviceArray:
@@ -168,7 +182,13 @@ class Device(Protocol):
     def restore_tiles(
         self, target: DeviceArray, reference: DeviceArray, tiles: Tiles, positions: Pair, n: int
     ) -> None:
-        """Copies what the first n tiles own of a reference [1, C, H, W] back into the target."""
+        """Copies what the first n tiles, or all where fewer are there, own of a reference [1, C, H, W] back into the
+        target."""
+        ...
+
+    def capture(self, work: Work) -> Work:
+        """What queues all that `work`, which a `Recording` calls, does on the device, at once. Raises EngineError where
+        some of it cannot be captured."""
         ...
 
     def mark(self) -> Any:

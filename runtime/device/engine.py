@@ -11,10 +11,15 @@ from typing import Any, Protocol
 from ..engine import Border, Config, Ports, by_config
 from ..errors import InternalError
 from .device import Device, DeviceArray, Shape
+from .recording import Capture
 
 
 class DeviceEngine(Border, Protocol):
-    """`engine.Engine` on a device. Not for concurrent callers: the executor takes turns."""
+    """`engine.Engine` on a device. Not for concurrent callers: the executor takes turns. `capture`: what captures work
+    with runs of this engine in it (see `Device.capture`); None where they cannot be captured, or shall not."""
+
+    @property
+    def capture(self) -> Capture | None: ...
 
     def most(self, sizes: Mapping[str, Shape]) -> int:
         """The largest batch that it takes at once, of inputs whose last dims are these; 0 for any."""

@@ -78,6 +78,10 @@ class DeviceExecutor(Steps):
             super().close()
 
     @property
+    def replayed(self) -> dict[str, int]:
+        return {name: windows.replayed for name, windows in self.windows.items()}
+
+    @property
     def active_fraction(self) -> float:
         """Of the images to come, as far as we know."""
         known = self.manifest.active_fraction

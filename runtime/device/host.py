@@ -4,6 +4,7 @@ stands in for one. It is stricter than a GPU: what would read or write other mem
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..errors import InternalError
 from ..geometry import count_cells, dirty_map, project_cells
 from ..manifest import Pair
 from .device import DeviceArray, Reach, Shape, TileGrid, Tiles
+from .recording import Recording, Work
 
 _POISON = 0xFF  # what memory holds before it is written and after it is freed: NaN, −1
 
@@ -45,6 +47,9 @@ class HostArray:
     def pointer(self) -> int:
         return self._memory.bytes.ctypes.data
 
+    def poison(self) -> None:
+        self.values.view(np.uint8).fill(_POISON)
+
     def view(self, shape: Shape) -> HostArray:
         return HostArray(shape, self.dtype, self._memory)
 
@@ -56,6 +61,7 @@ class HostDevice:
 
     def __init__(self, memory: int = 2**30):
         self.memory, self.gets = memory, 0
+        self.recording: Recording | None = None
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -65,24 +71,39 @@ class HostDevice:
         return value if isinstance(value, HostArray) else None
 
     def empty(self, shape: Shape, dtype: np.dtype | type) -> HostArray:
-        return HostArray(shape, dtype)
+        if self.recording is None:
+            return HostArray(shape, dtype)
+        made = self.recording.keep((tuple(shape), np.dtype(dtype)), partial(HostArray, shape, dtype))
+        made.poison()  # whatever is there from the last launch
+        return made
 
     def copy(self, source: DeviceArray, batch: int | None = None) -> HostArray:
         values = _values(source)
         if batch is not None and len(values) != 1:
             raise InternalError(f"{len(values)} images are to be repeated")
-        made = HostArray((len(values) if batch is None else batch, *source.shape[1:]), source.dtype)
+        made = self.empty((len(values) if batch is None else batch, *source.shape[1:]), source.dtype)
         made.values[:] = values
         return made
+
+    def copy_into(self, target: DeviceArray, source: DeviceArray) -> None:
+        if (target.shape, target.dtype) != (source.shape, source.dtype):
+            raise InternalError(f"{source.dtype} {source.shape} into {target.dtype} {target.shape}")
+        _values(target)[...] = _values(source)
 
     def put(self, array: np.ndarray) -> HostArray:
         if not isinstance(array, np.ndarray):
             raise InternalError(f"a {type(array).__name__} is to be put on the device")
-        made = HostArray(array.shape, array.dtype)
+        self._refuse_in_recording()
+        return self.made(array)
+
+    def made(self, array: np.ndarray) -> HostArray:
+        """What a kernel or an engine computed."""
+        made = self.empty(array.shape, array.dtype)
         made.values[...] = array
         return made
 
     def get(self, arrays: Sequence[DeviceArray]) -> list[np.ndarray]:
+        self._refuse_in_recording()
         self.gets += 1
         return [_values(array).copy() for array in arrays]
 
@@ -91,24 +112,27 @@ class HostDevice:
         bad = (
             ~np.isfinite(values) if np.issubdtype(values.dtype, np.inexact) else np.zeros(values.shape, bool)
         )
-        return self.put(np.stack([bad.sum(axis=1), (values != 0).sum(axis=1)], axis=1).astype(np.int32))
+        return self.made(np.stack([bad.sum(axis=1), (values != 0).sum(axis=1)], axis=1).astype(np.int32))
 
     def take_rows(self, source: DeviceArray, rows: DeviceArray) -> HostArray:
-        return self.put(_values(source)[_rows(rows, source)])
+        return self.made(_values(source)[_rows(rows, source)])
 
     def put_rows(self, target: DeviceArray, rows: DeviceArray, source: DeviceArray) -> None:
         if source.shape != (*rows.shape, *target.shape[1:]) or source.dtype != target.dtype:
             raise InternalError(f"{source.dtype} {source.shape} for {rows.shape} rows of {target.shape}")
         _values(target)[_rows(rows, target)] = _values(source)
 
+    def everywhere(self, shape: Shape) -> HostArray:
+        return self.made(np.ones(shape, np.uint8))
+
     def support(self, mask: DeviceArray) -> HostArray:
-        return self.put((_values(mask) != 0).any(axis=1).astype(np.uint8))
+        return self.made((_values(mask) != 0).any(axis=1).astype(np.uint8))
 
     def reach(self, terms: Sequence[Reach], size: Pair) -> HostArray:
         sources = [(_map(reach.source), reach.term) for reach in terms]
         images = range(len(sources[0][0]))
         found = [dirty_map([(source[n], term) for source, term in sources], size) for n in images]
-        return self.put(np.stack(found).astype(np.uint8))
+        return self.made(np.stack(found).astype(np.uint8))
 
     def find_tiles(self, maps: Sequence[tuple[DeviceArray, Pair]], grid: TileGrid) -> Tiles:
         _check_grid(grid)
@@ -125,16 +149,16 @@ class HostDevice:
                 row, column = i * grid.tile[0], j * grid.tile[1]
                 last = grid.cells[0] - grid.tile[0], grid.cells[1] - grid.tile[1]
                 places.append((image, min(row, last[0]), min(column, last[1])))
-        listed = HostArray((images * grid.count, 3), np.int32)
+        listed = self.empty((images * grid.count, 3), np.int32)
         listed.values[: len(places)] = np.array(places, np.int32).reshape(-1, 3)
-        return Tiles(grid, listed, self.put(np.array([len(places)], np.int32)))
+        return Tiles(grid, listed, self.made(np.array([len(places)], np.int32)))
 
     def take_windows(
         self, source: DeviceArray, tiles: Tiles, positions: Pair, n: int, first: int = 0
     ) -> HostArray:
         values, grid, count = _values(source), tiles.grid, _count(tiles)
         size = [w * p for w, p in zip(grid.window, positions, strict=True)]
-        made = HostArray((n, source.shape[1], *size), source.dtype)
+        made = self.empty((n, source.shape[1], *size), source.dtype)
         for k in range(n if count else 0):
             image, row, column = _place(tiles, min(first + k, count - 1), source)
             (top, left), (height, width) = _window(grid, (row, column), positions), size
@@ -162,18 +186,25 @@ class HostDevice:
     def restore_tiles(
         self, target: DeviceArray, reference: DeviceArray, tiles: Tiles, positions: Pair, n: int
     ) -> None:
-        if reference.shape != (1, *target.shape[1:]) or n > _count(tiles):
-            raise InternalError(f"{n} of {_count(tiles)} tiles of {reference.shape} for {target.shape}")
-        for k in range(n):
+        if reference.shape != (1, *target.shape[1:]):
+            raise InternalError(f"tiles of {reference.shape} for {target.shape}")
+        for k in range(min(n, _count(tiles))):
             image, row, column = _place(tiles, k, target)
             ys, xs = _owned(tiles.grid, (row, column), positions, target)
             _values(target)[image, :, ys, xs] = _values(reference)[0, :, ys, xs]
+
+    def capture(self, work: Work) -> Work:
+        return work
 
     def mark(self) -> float:
         return perf_counter()
 
     def elapsed_ms(self, start: float, end: float) -> float:
         return (end - start) * 1e3
+
+    def _refuse_in_recording(self) -> None:
+        if self.recording is not None:
+            raise InternalError("recorded work exchanges arrays with the host")
 
 
 def _values(array: DeviceArray) -> np.ndarray:

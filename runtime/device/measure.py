@@ -26,6 +26,7 @@ from ..probes import (
     dense_ms,
     ellipse,
     fit_segments,
+    lowered_costs,
     raised_costs,
     time_probes,
     warn_of_unknown,
@@ -78,9 +79,10 @@ def measure_on_device(
     trials = [_Trial(executor, probes) for probes in known]
     probes = [Probe(trial.run) for trial in trials]
     time_probes(probes, deadline, time_ms)
-    pairs = zip(trials, probes, strict=True)
-    raised = raised_costs([(t.probes.region, p.ms, t.predicted_ms) for t, p in pairs], costs)
-    costs = dataclasses.replace(costs, segments=segments | raised)
+    ran = [(t.probes.region, p.ms, t.predicted_ms) for t, p in zip(trials, probes, strict=True)]
+    replayed = [(*facts, t.calls_ms) for t, facts in zip(trials, ran, strict=True) if t.replayed]
+    changed = raised_costs(ran, costs) | lowered_costs(replayed, costs)
+    costs = dataclasses.replace(costs, segments=segments | changed)
     warn_of_unknown(regions, costs, budget_ms)
     for r in regions:
         executor.references.give_back(r.reference, r.scratch)
@@ -197,7 +199,12 @@ class _Trial:
         }
         put = {n: self._device.put(mask.astype(given.tensors[n].dtype)) for n, mask in masks.items()}
         self._request = dataclasses.replace(given, tensors=given.tensors | put)
-        self.predicted_ms = 0.0
+        self.predicted_ms = self.calls_ms = 0.0
+        self._before = self._windows.replayed
+
+    @property
+    def replayed(self) -> bool:
+        return self._windows.replayed > self._before
 
     def run(self) -> None:
         plan = self._windows.draft(self._request)
@@ -205,7 +212,7 @@ class _Trial:
         plan.count([int(n[0]) for n in self._device.get([tiles.count for tiles in plan.distinct])])
         self._windows.run(plan, self._request, self.probes.scratch)
         self.probes.reference.restore(self.probes.scratch)
-        self.predicted_ms = plan.predicted_ms
+        self.predicted_ms, self.calls_ms = plan.predicted_ms, plan.calls_ms
 
 
 def _predict(executor: DeviceExecutor, probes: _DeviceProbes, costs: DeviceCosts, fraction: float) -> float:

@@ -102,9 +102,10 @@ class Queue:
         with self.current():
             self.driver.cuMemcpyDtoHAsync_v2(host, source, nbytes, self.stream)
 
-    def clear(self, target: int, nbytes: int) -> None:
+    def fill(self, target: int, value: int, nbytes: int) -> None:
+        """With a byte."""
         with self.current():
-            self.driver.cuMemsetD8Async(target, 0, nbytes, self.stream)
+            self.driver.cuMemsetD8Async(target, value, nbytes, self.stream)
 
     def wait(self) -> None:
         """For all that is queued. Raises EngineError for what failed of it."""
@@ -154,7 +155,7 @@ class Queue:
         while self._retired and self._retired[0][0].done():
             self._retired.popleft()[1]()
 
-    def capture(self, work: Callable[[], None]) -> Graph:
+    def capture(self, work: Callable[[], object]) -> Graph:
         """What `work` queues, as one graph; nothing of it runs. Raises what `work` does, and EngineError where some of
         it cannot be captured."""
         with self.current(), self.deferring():

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..grid import RegionGrid
-from ..manifest import Pair
-from .device import Device, DeviceArray, TileGrid, Tiles
+from .device import Device, DeviceArray, TileGrid
+from .region_replay import RegionReplays
 
 
 @dataclass
 class DeviceScratch:
-    """A writable copy of a reference for each image of a batch. Whoever writes says which tiles, with so many positions
-    a cell, and how many of them, through `dirtied`."""
+    """A writable copy of a reference for each image of a batch. Whoever writes says how that is undone, through
+    `restores`."""
 
     arrays: dict[str, DeviceArray]
-    dirtied: list[tuple[str, Tiles, Pair, int]] = field(default_factory=list)
+    restores: list[Callable[[], object]] = field(default_factory=list)
 
 
 class DeviceReference:
     """See `state.Cached`. `arrays`: [1, C, H, W] of every segment's outputs; scratch is [batch, C, H, W]. `tiles`: of
-    the grid's window rules."""
+    the grid's window rules. `replays`: of runs over it, whose memory counts as its own; None where there are none."""
 
-    def __init__(self, device: Device, arrays: Mapping[str, DeviceArray], batch: int):
-        self._device, self._batch, self.arrays = device, batch, arrays
-        self.held_bytes = sum(array.nbytes for array in arrays.values())
-        self.scratch_bytes = batch * self.held_bytes
+    def __init__(
+        self,
+        device: Device,
+        arrays: Mapping[str, DeviceArray],
+        batch: int,
+        replays: RegionReplays | None = None,
+    ):
+        self._device, self._batch, self.arrays, self.replays = device, batch, arrays, replays
         self.pool: list[DeviceScratch] = []
         self.cached = True
         self.grid: RegionGrid | None = None
         self.tiles: tuple[TileGrid, ...] = ()
         self.refusal = ""  # why the region cannot run on windows
 
+    @property
+    def held_bytes(self) -> int:
+        return self._nbytes + (self.replays.nbytes if self.replays is not None else 0)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return self._batch * self._nbytes
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
     def new_scratch(self) -> DeviceScratch:
         return DeviceScratch({n: self._device.copy(array, self._batch) for n, array in self.arrays.items()})
 
     def restore(self, scratch: DeviceScratch) -> None:
-        for name, tiles, positions, n in scratch.dirtied:
-            self._device.restore_tiles(scratch.arrays[name], self.arrays[name], tiles, positions, n)
-        scratch.dirtied.clear()
+        for restore in scratch.restores:
+            restore()
+        scratch.restores.clear()

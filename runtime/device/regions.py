@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,11 @@ from ..request import Request, Tensors
 from ..selective import choice_key
 from .device import Device, Tiles
 from .engine import DeviceEngine
+from .recording import Capture
 from .reference import DeviceReference, DeviceScratch
-from .tiles import Call, Most, bucket, choose_grids, find_tiles, price
+from .region_replay import Found, Ran, RegionReplays
+from .replay import Feeds
+from .tiles import Call, Most, Schedule, bucket, choose_grids, find_tiles, price
 
 if TYPE_CHECKING:
     from .executor import DeviceExecutor
@@ -28,45 +32,59 @@ _LOG = logging.getLogger("foveate")
 
 @dataclass
 class WindowPlan:
-    """What is dirty of a batch: `tiles` of every window rule, of which `counts` says how many there are, and `calls`
-    what computes them; where there are none of something dirty, whole maps are cheaper. `dense_ms` is None where it
-    shall not be judged."""
+    """What is dirty of a batch, and how many tiles of every window rule there are. `dense_ms` is None where it shall
+    not be judged."""
 
     reference: DeviceReference
-    tiles: list[Tiles]
+    found: Found
     images: int
     most: Sequence[Most]  # by rule
     dense_ms: float | None
     budget_ms: float
     counts: list[int] = field(default_factory=list)
-    calls: list[list[Call]] = field(default_factory=list)
-    predicted_ms: float = 0.0
     plan_ms: float = 0.0
 
     @property
     def distinct(self) -> list[Tiles]:
-        """Those that were looked for apart."""
-        return list({id(tiles.count): tiles for tiles in self.tiles}.values())
+        return self.found.distinct
 
     def count(self, found: Sequence[int]) -> None:
-        """Adds the counts of the distinct tiles, and what follows from them."""
-        assert self.reference.grid is not None
+        """Adds the counts of the distinct tiles."""
         counts = {id(tiles.count): n for tiles, n in zip(self.distinct, found, strict=True)}
+        self.counts = [counts[id(tiles.count)] for tiles in self.found.tiles]
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """What computes so many tiles."""
+        assert self.reference.grid is not None
+        calls, total = [], 0.0
         rules = self.reference.grid.dirtiness.windows
-        for rule, tiles, most in zip(rules, self.tiles, self.most, strict=True):
-            n = counts[id(tiles.count)]
+        for rule, tiles, n, most in zip(rules, self.found.tiles, self.counts, self.most, strict=True):
             made, ms = price(rule, tiles.grid, n, self.images, most)
-            self.counts.append(n)
-            self.calls.append(made)
-            self.predicted_ms += ms
+            calls.append(None if n and not made else tuple(made))
+            total += ms
+        return Schedule(self.images, tuple(calls), total)
+
+    @property
+    def predicted_ms(self) -> float:
+        return self.schedule.ms
+
+    @property
+    def calls_ms(self) -> float:
+        """What of these is not for cells."""
+        assert self.reference.grid is not None
+        rules = zip(self.reference.grid.dirtiness.windows, self.schedule.calls, strict=True)
+        return math.fsum(rule.fixed_ms * (1 if calls is None else len(calls)) for rule, calls in rules)
 
 
 class DeviceRegion:
-    """Plans and runs one region. Holds no state; for the one whose turn it is."""
+    """Plans and runs one region, for the one whose turn it is. `replayed`: so many runs."""
 
     def __init__(self, region: Region, executor: DeviceExecutor, engines: Sequence[DeviceEngine]):
         self.region, self._executor, self._engines = region, executor, engines
         self._device: Device = executor.device
+        self._capture = _capture_of(engines)
+        self.replayed = 0
 
     def draft(
         self, request: Request, dense_ms: float | None = None, budget_ms: float = math.inf
@@ -76,30 +94,74 @@ class DeviceRegion:
         reference = self.reference(request)
         if reference is None or reference.grid is None:
             return None
+        grid, tiles, replays = reference.grid, reference.tiles, reference.replays
         masks = {name: request.tensors[name] for name in self.region.masks}
-        tiles = find_tiles(self._device, reference.grid, reference.tiles, masks, request.batch)
-        if self._executor.references.built > built:
-            dense_ms = None  # a first run at a resolution is no evidence for the guard
-        return WindowPlan(reference, tiles, request.batch, self.most(reference.grid), dense_ms, budget_ms)
+        tried = replays.tried if replays is not None else 0
+
+        def plain(masks: Feeds) -> Found:
+            return Found(find_tiles(self._device, grid, tiles, masks, request.batch))
+
+        found = plain(masks) if replays is None else replays.find(request.batch, masks, plain)
+        if self._executor.references.built > built or (replays is not None and replays.tried > tried):
+            dense_ms = None  # a first run at a resolution is no evidence for the guard, nor is one that tries a replay
+        return WindowPlan(reference, found, request.batch, self.most(grid), dense_ms, budget_ms)
 
     def run(self, plan: WindowPlan, request: Request, scratch: DeviceScratch) -> Tensors:
         """Every segment's outputs: the state's own arrays, written where dirty, or those of an engine that computed
         whole maps."""
-        assert plan.reference.grid is not None
-        tensors = {name: request.tensors[name] for name in self.region.inputs}
-        groups = plan.reference.grid.dirtiness.segments
-        for segment, engine, group in zip(self.region.segments, self._engines, groups, strict=True):
-            tiles, n, made = plan.tiles[group], plan.counts[group], plan.calls[group]
-            feeds = self._executor.choice_feeds(engine, request.choices)
-            if n and not made:
+        reference, replays, schedule = plan.reference, plan.reference.replays, plan.schedule
+        inputs = {name: request.tensors[name] for name in self.region.inputs}
+        feeds = inputs | plan.found.parts | dict(plan.found.fixed)
+        choices = [self._executor.choice_feeds(engine, request.choices) for engine in self._engines]
+
+        def plain(feeds: Feeds) -> Ran:
+            tiles = plan.found.made_of(feeds)
+            tensors = self._compute(reference, schedule, tiles, feeds, choices, scratch)
+            return Ran(tensors, partial(self._restore, reference, schedule, tiles, scratch))
+
+        if replays is None or schedule.is_empty:
+            ran = plain(feeds)
+        else:
+            tried = replays.tried
+            ran = replays.run(schedule, plan.counts, scratch, feeds, plan.found.fixed, plain)
+            plan.dense_ms = plan.dense_ms if replays.tried == tried else None
+            self.replayed += ran.replayed
+        scratch.restores.append(ran.restore)
+        return dict(ran.tensors)
+
+    def _compute(
+        self,
+        reference: DeviceReference,
+        schedule: Schedule,
+        tiles: Sequence[Tiles],
+        inputs: Feeds,
+        choices: Sequence[Tensors],
+        scratch: DeviceScratch,
+    ) -> Tensors:
+        assert reference.grid is not None
+        tensors = {name: inputs[name] for name in self.region.inputs}
+        groups = zip(reference.grid.dirtiness.segments, choices, strict=True)
+        for segment, engine, (group, feeds) in zip(self.region.segments, self._engines, groups, strict=True):
+            calls = schedule.calls[group]
+            if calls is None:
                 run_whole(engine, segment, feeds, tensors)
                 continue
             for t in segment.outputs:
                 state = scratch.arrays[t.name]
-                tensors[t.name] = state.view((request.batch, *state.shape[1:]))
-                scratch.dirtied += [(t.name, tiles, t.positions, n)] if n else []
-            run_windows(self._device, engine, segment, feeds, tensors, tiles, made)
+                tensors[t.name] = state.view((schedule.images, *state.shape[1:]))
+            run_windows(self._device, engine, segment, feeds, tensors, tiles[group], calls)
         return {t.name: tensors[t.name] for s in self.region.segments for t in s.outputs}
+
+    def _restore(
+        self, reference: DeviceReference, schedule: Schedule, tiles: Sequence[Tiles], scratch: DeviceScratch
+    ) -> None:
+        assert reference.grid is not None
+        for segment, group in zip(self.region.segments, reference.grid.dirtiness.segments, strict=True):
+            if schedule.calls[group]:
+                for t in segment.outputs:
+                    state, original = scratch.arrays[t.name], reference.arrays[t.name]
+                    most = schedule.room(group)
+                    self._device.restore_tiles(state, original, tiles[group], t.positions, most)
 
     def reference(self, request: Request) -> DeviceReference | None:
         """The reference state for one image's inputs, with scratch for such batches; None where the region must run
@@ -113,7 +175,10 @@ class DeviceRegion:
 
         def build() -> DeviceReference:
             dtypes = {name: executor.dtype(name, request) for name in self.region.inputs}
-            return DeviceReference(self._device, self._activations(shapes, dtypes, request.choices), batch)
+            arrays, replays = self._activations(shapes, dtypes, request.choices), None
+            if self._capture is not None:
+                replays = RegionReplays(self._device, self._capture, lambda: executor.references.room)
+            return DeviceReference(self._device, arrays, batch, replays)
 
         need = executor.bytes_of(self.region, request.symbols) * (1 + batch)
         reference = executor.references.get(key, build, lambda: need)
@@ -125,13 +190,15 @@ class DeviceRegion:
             reference.refusal = reference.grid.refusal or _refusal(reference.grid, known)
             if reference.refusal:
                 _LOG.info("%s runs dense at this resolution: %s", self.region.name, reference.refusal)
-                reference.arrays, reference.held_bytes, reference.scratch_bytes = {}, 0, 0
+                reference.arrays = {}
         if reference.refusal:
             return None
         priced = reference.grid.priced(executor.costs)
         if priced is not reference.grid or not reference.tiles:
             reference.grid = priced
             reference.tiles = choose_grids(priced, self.most(priced), executor.active_fraction)
+            if reference.replays is not None:
+                reference.replays.clear()
         return reference
 
     def _activations(
@@ -153,6 +220,12 @@ class DeviceRegion:
         for segment, engine, group in zip(self.region.segments, self._engines, groups, strict=True):
             sharing[group].append((segment, engine))
         return [partial(_most, runs) for runs in sharing]
+
+
+def _capture_of(engines: Sequence[DeviceEngine]) -> Capture | None:
+    """What captures runs of all of them, which are of one backend."""
+    captures = [engine.capture for engine in engines]
+    return captures[0] if all(captures) else None
 
 
 def run_whole(engine: DeviceEngine, segment: LocalSegment, feeds: Tensors, tensors: Tensors) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,30 @@ Most = Callable[[Pair], int]  # windows a call, of windows of that many cells; 0
 
 SIDES = (4, 8, 16, 32, 64)  # of tiles, in cells, beside the whole map
 _STEPS = 4  # sizes of batches between a power of two and the next one
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What runs, of a batch of `images`, whatever its tiles hold: of every window rule its calls on windows, or None
+    for whole maps; and the ms that this should take."""
+
+    images: int
+    calls: tuple[tuple[Call, ...] | None, ...]
+    ms: float
+
+    def room(self, rule: int) -> int:
+        """The most tiles of a window rule that it computes, where it does not run on whole maps."""
+        first, size = (self.calls[rule] or ((0, 0),))[-1]
+        return first + size
+
+    def covers(self, images: int, counts: Sequence[int]) -> bool:
+        """Whether it is right where there are so many tiles of every rule."""
+        rules = enumerate(zip(self.calls, counts, strict=True))
+        return self.images == images and all(calls is None or n <= self.room(i) for i, (calls, n) in rules)
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(calls is None or calls for calls in self.calls)
 
 
 def bucket(n: int) -> int:
@@ -93,7 +117,7 @@ def find_tiles(
         elif rule.terms:
             maps.append(device.reach([Reach(maps[source], term) for source, term in rule.terms], rule.size))
         else:
-            maps.append(device.put(np.ones((images, *rule.size), np.uint8)))
+            maps.append(device.everywhere((images, *rule.size)))
     found: dict[tuple[int, Pair], Tiles] = {}
     for rule, own in zip(rules.windows, grids, strict=True):
         if (rule.cell_rule, own.tile) not in found:

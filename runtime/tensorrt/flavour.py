@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError
+from ..errors import EngineError, InternalError
 
 RTX, FULL = "tensorrt_rtx", "tensorrt"
 _OLDEST = 10  # the first full TensorRT with strongly typed networks of dynamic shapes as they are used here
@@ -64,10 +64,10 @@ class Flavour:
 
 
 class Contexts:
-    """Makes execution contexts of full TensorRT, none with device memory of its own. `captures`: runs of one shape are
-    to be captured as CUDA graphs."""
+    """Makes execution contexts of full TensorRT, none with device memory of its own. `captures`: there are such that
+    capture their runs as CUDA graphs themselves."""
 
-    captures = True
+    captures = False
 
     def __init__(self, flavour: Flavour, engine: Any):
         self._trt, self._engine = flavour.module, engine
@@ -79,8 +79,16 @@ class Contexts:
         )
 
     def one_shape(self) -> Any:
-        """For runs of one shape, on the same memory."""
+        """For runs of one shape, on the same memory, that others capture."""
         return self.any_shape()
+
+    def capturable(self, context: Any, stream: int) -> bool:
+        """Whether runs of a context of `one_shape` can be."""
+        return True
+
+    def capturing(self) -> Any:
+        """For runs of one shape, on the same memory, that it captures itself."""
+        raise InternalError("full TensorRT captures nothing itself")
 
     def jit(self) -> bytes:
         """What was compiled so far, within this process."""
@@ -88,10 +96,10 @@ class Contexts:
 
 
 class RtxContexts(Contexts):
-    """Of TensorRT-RTX, which captures its runs itself. For shapes that come and go it compiles kernels in the
-    background while general ones run; for one that stays at once, since a graph would hold the general ones."""
+    """Of TensorRT-RTX. For shapes that come and go it compiles kernels in the background while general ones run; for
+    one that stays at once, since a graph would hold the general ones."""
 
-    captures = False
+    captures = True
 
     def __init__(self, flavour: Flavour, engine: Any, jit: bytes):
         super().__init__(flavour, engine)
@@ -104,6 +112,12 @@ class RtxContexts(Contexts):
         return self._make("LAZY", "DISABLED")
 
     def one_shape(self) -> Any:
+        return self._make("EAGER", "DISABLED")
+
+    def capturable(self, context: Any, stream: int) -> bool:
+        return context.is_stream_capturable(stream)
+
+    def capturing(self) -> Any:
         return self._make("EAGER", "WHOLE_GRAPH_CAPTURE")
 
     def _make(self, kernels: str, graphs: str) -> Any:

@@ -14,7 +14,7 @@ from foveate.runtime.bundle import open_bundle
 from foveate.runtime.costs import DeviceCosts, SegmentCost, fingerprint, guess_costs, read_costs, write_costs
 from foveate.runtime.grid import RegionGrid, grid_of
 from foveate.runtime.manifest import Region
-from foveate.runtime.probes import crossing, ellipse, fit
+from foveate.runtime.probes import crossing, ellipse, fit, lowered_costs
 
 HERE = fingerprint(1)
 
@@ -39,6 +39,15 @@ def test_a_line_is_found_again():
 def test_costs_are_never_negative(points: list[tuple[int, float]]):
     found = fit(points)
     assert found.fixed_ms >= 0 and found.ms_per_cell > 0
+
+
+def test_what_a_replay_saves_is_taken_from_calls(handmade: Path):
+    region = next(s for s in open_bundle(handmade).manifest.steps if isinstance(s, Region))
+    for ms, left in ((1.6, 0.01 / 2), (1.0, 0.0), (3.0, None)):  # of 2 ms, of which 0.8 are for calls
+        found = lowered_costs([(region, ms, 2.0, 0.8)], costs())
+        assert set(found) == (set() if left is None else set("abcd"))
+        for cost in found.values():
+            assert cost.fixed_ms == pytest.approx(left) and cost.ms_per_cell == 0.001
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 1.0])

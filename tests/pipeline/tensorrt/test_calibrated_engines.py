@@ -79,7 +79,7 @@ def test_what_stays_in_floats_runs_in_the_type_asked_for(tiny_program, tmp_path,
     folder.mkdir()
     model = EngineModels(load_program(path), precision).write(path, folder)
     shape = (1, 3, 64, 96)
-    built = build_plan(model.path, {"images": (shape, shape, shape)}, "sm89", find_flavour(("sm89",)))
+    built = build_plan(model.path, ({"images": (shape, shape, shape)},), "sm89", find_flavour(("sm89",)))
     types = {dtype for layer in built.layers for dtype in layer.dtypes}
     assert {"INT8", "FLOAT", floats} <= types and types.isdisjoint({"HALF", "BF16"} - {floats})
     (product,) = (layer for layer in built.layers if layer.kind == "MATRIX_MULTIPLY")

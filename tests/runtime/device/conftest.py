@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from foveate.runtime.device.device import Device, DeviceArray
+from foveate.runtime.device.device import DeviceArray
 from foveate.runtime.device.engine import register_on_device
 from foveate.runtime.device.host import HostArray, HostDevice
 from foveate.runtime.device.opening import register_device
@@ -19,15 +19,17 @@ from foveate.runtime.errors import InternalError
 
 @dataclass(frozen=True)
 class HostedConfig:
-    """`most`: of windows, of any size."""
+    """`most`: of windows, of any size. `graph`: runs may be captured."""
 
     backend: ClassVar[str] = "hosted"
     threads: int = 1
     most: int = 0
+    graph: bool = True
 
 
 class HostedEngine:
-    def __init__(self, path: Path, config: HostedConfig, ports: Ports, device: Device):
+    def __init__(self, path: Path, config: HostedConfig, ports: Ports, device: HostDevice):
+        self.capture = device.capture if config.graph else None
         self._engine, self._device, self._most = (
             open_engine(path, OrtConfig(config.threads), ports),
             device,
@@ -47,7 +49,7 @@ class HostedEngine:
             if not isinstance(value, HostArray):
                 raise InternalError(f"a {type(value).__name__} is fed as {name}")
         made = self._engine.run({name: value.values for name, value in feeds.items()})
-        return [self._device.put(value) for value in made]
+        return [self._device.made(value) for value in made]
 
     def close(self) -> None:
         self._engine.close()

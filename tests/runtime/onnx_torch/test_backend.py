@@ -7,6 +7,7 @@ import pytest
 import torch
 from foveate.pipeline.build import build
 from foveate.runtime import load
+from foveate.runtime.device import regions, replay, tiles
 from foveate.runtime.device.cuda import why_missing
 from foveate.runtime.device.host import HostDevice
 from foveate.runtime.engine import TorchConfig
@@ -39,6 +40,22 @@ def test_a_masked_network(config, tiny_bundle, strategy):
                 np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4)
         found = model(images)
         assert found.strategies["region0"][0] == ("windows" if strategy == "rects" else "dense")
+
+
+def test_a_region_that_is_replayed(config, tiny_bundle, monkeypatch):
+    """With its engines in the graph, for images that change and masks that come to nothing."""
+    monkeypatch.setattr(replay, "_GAIN", 1e9)
+    random = np.random.default_rng(0)
+    with load(tiny_bundle, threads=1) as cpu, load(tiny_bundle, backend=config, strategy="rects") as model:
+        monkeypatch.setattr(
+            regions, "price", lambda rule, grid, n, images, most: (tiles.split(n, n) if n else [], 1.0)
+        )
+        for scale in (1, 1, 1, 1, 0, 1):
+            images = scale * random.normal(size=(2, 3, 64, 96)).astype(np.float32)
+            expected = cpu.dense(images)
+            for name, value in model(images).items():
+                np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4)
+        assert model.stats()["replayed"]["region0"] >= 2
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,9 @@ class FakeContext:
         assert not self.infer_shapes()
         return self._network.needs(self._shapes)
 
+    def is_stream_capturable(self, stream: int) -> bool:
+        return "is_stream_capturable" not in self._trt.fails
+
     def set_device_memory(self, memory: int, size: int) -> None:
         self._memory = memory, size
 

@@ -4,6 +4,8 @@ from, which onnxruntime runs in their place: all else is what engines of TensorR
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gc
 import hashlib
 import json
 import shutil
@@ -15,8 +17,9 @@ import onnx
 import onnxruntime
 import pytest
 from foveate.runtime import TensorRTConfig, load, nvidia
+from foveate.runtime.costs import DeviceCosts, SegmentCost
 from foveate.runtime.cuda import library as kernel_library
-from foveate.runtime.device import cuda
+from foveate.runtime.device import cuda, replay
 from foveate.runtime.device.driver import Driver
 from foveate.runtime.manifest import EngineFile, FileEntry, Manifest
 from foveate.runtime.tensorrt import plan as plan_module
@@ -28,6 +31,8 @@ from .fake_tensorrt import FakeTensorRT, Network, Port
 
 MakeImage = Callable[..., np.ndarray]
 _MOST, _BATCH = 64, 2  # of every open dim, and of the first
+_SEGMENTS = {name: SegmentCost(0.01, 1e-3) for name in "abcd"}
+COSTS = DeviceCosts({}, (1, 4, 64, 64), _SEGMENTS, {"region0": 1e3}, 0.3, guesses=_SEGMENTS)
 
 
 def network_of(program: Path) -> Network:
@@ -47,10 +52,15 @@ def network_of(program: Path) -> Network:
 
     names, ports = [o.name for o in graph.output], {value.name: port(value) for value in inputs}
 
-    def shape(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    @functools.cache
+    def shape_of(given: tuple[tuple[int, ...], ...]) -> dict[str, tuple[int, ...]]:
         dtype = {"FLOAT": np.float32, "INT64": np.int64}
-        made = compute({name: np.zeros(shapes[name], dtype[ports[name].dtype]) for name in ports})
+        shapes = zip(ports.items(), given, strict=True)
+        made = compute({name: np.zeros(shape, dtype[port.dtype]) for (name, port), shape in shapes})
         return {name: value.shape for name, value in made.items()}
+
+    def shape(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        return shape_of(tuple(shapes[name] for name in ports))
 
     return Network(ports, {o.name: port(o) for o in session.get_outputs()}, shape, compute)
 
@@ -113,6 +123,53 @@ def test_answers_are_the_dense_programs(trt: FakeTensorRT, bundle: Path, make_im
         assert_close(model(images), changed)
         assert_close(model(images[:2]), {name: value[:2] for name, value in changed.items()})
     assert sum(len(network.made) for network in trt.networks.values()) >= len(trt.networks) - 1
+
+
+def test_regions_are_replayed_as_graphs(
+    trt: FakeTensorRT, gpu: FakeLibrary, bundle: Path, make_image: MakeImage, monkeypatch: pytest.MonkeyPatch
+):
+    """With all their engines in them: what changes from request to request is read anew, and the memory stays theirs,
+    whatever else is taken and given back in between."""
+    monkeypatch.setattr(replay, "_GAIN", 1e9)
+    with (
+        load(bundle, backend="ort", threads=1) as on_cpu,
+        load(bundle, backend=TensorRTConfig(), strategy="rects") as model,
+    ):
+        model.executor.costs, device = COSTS, model.device
+        assert device is not None
+        kept = []
+        for number, side in enumerate(
+            [16] * 5 + [13, 13, 0]
+        ):  # fewer windows than were captured, and then none
+            masks = np.zeros((2, 64, 64), bool)
+            masks[0, 8 : 8 + side, 20:36] = True
+            images = np.concatenate([make_image(mask, 2 * number + n) for n, mask in enumerate(masks)])
+            kept.append((model(device.put(images)), dict(on_cpu.dense(images))))
+        assert model.stats()["replayed"] == {"region0": 5}
+        for answer, expected in kept:
+            assert_close({n: device.get([value])[0] for n, value in answer.items()}, expected)
+            del answer
+        assert gpu.graphs and gpu.calls.count("cuGraphLaunch") > 3 * 5  # plan, run, and restoring
+    del model, device, kept
+    gc.collect()
+    assert not gpu.graphs and not gpu.live and gpu.ended == 1
+
+
+def test_contexts_that_cannot_be_captured_leave_regions_as_they_were(
+    trt: FakeTensorRT, bundle: Path, make_image: MakeImage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(replay, "_GAIN", 1e9)
+    trt.fails.add("is_stream_capturable")
+    mask = np.zeros((64, 64), bool)
+    mask[8:24, 20:36] = True
+    images = make_image(mask)
+    with load(bundle, backend="ort", threads=1) as on_cpu:
+        expected = on_cpu.dense(images)
+    with load(bundle, backend=TensorRTConfig(), strategy="rects") as model:
+        model.executor.costs = COSTS
+        for _ in range(6):
+            assert_close(model(images), expected)
+        assert model.stats()["replayed"] == {"region0": 0}
 
 
 def assert_close(found, expected) -> None:

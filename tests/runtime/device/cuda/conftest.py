@@ -28,6 +28,9 @@ class Kernels:
         function = getattr(self.emulated, name)
 
         def behind(*arguments: Any) -> int:
+            if self.gpu.captured is not None:
+                self.gpu.queue(arguments[-1], lambda: function(*arguments))
+                return 0
             self.gpu.run(arguments[-1])
             return function(*arguments)
 

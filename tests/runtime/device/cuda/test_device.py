@@ -9,6 +9,7 @@ import pytest
 from foveate.runtime.device.cuda import CudaDevice
 from foveate.runtime.device.device import Reach, TileGrid
 from foveate.runtime.device.host import HostDevice
+from foveate.runtime.device.recording import Recording
 from foveate.runtime.errors import EngineError, InternalError
 from foveate.runtime.manifest import Term
 
@@ -77,12 +78,42 @@ def test_windows(device: CudaDevice, grid: TileGrid, dtype):
         target, restored = on.copy(on.put(reference), 2), on.put(source)
         on.put_windows(target, tiles, positions, windows)
         on.put_windows(target, tiles, positions, on.take_windows(on.put(source), tiles, positions, n), first)
-        on.restore_tiles(restored, on.put(reference), tiles, positions, n)
+        on.restore_tiles(restored, on.put(reference), tiles, positions, n + 3)
         places, more = on.get([tiles.places, again.count])
         return [count, more, places[:n], *on.get([windows, shared, target, restored])]
 
     for mine, expected in zip(run(device), run(HostDevice()), strict=True):
         np.testing.assert_array_equal(mine, expected)
+
+
+def test_recorded_work_runs_again_on_what_is_there_by_then(device: CudaDevice):
+    """A plan, windows that are written, and what restores them, each launched at once."""
+    grid, host = GRIDS[0], HostDevice()
+    reference = sparse(8, (1, 2, *grid.cells), np.float32)
+
+    def work(on, dirty, target, source, made: list) -> None:
+        tiles = on.find_tiles([(on.support(dirty), (1, 1)), (on.everywhere((2, *grid.cells)), (1, 1))], grid)
+        some = on.find_tiles([(on.support(dirty), (1, 1))], grid)
+        on.put_windows(target, some, (1, 1), on.take_windows(source, some, (1, 1), 2 * grid.count))
+        made[:] = [tiles.count, some.count, target]
+
+    def given(on, seed: int) -> tuple[Any, Any, Any]:
+        mask, source = (sparse(n, (2, 2, *grid.cells), np.float32) for n in (seed, seed + 1))
+        return on.put(mask), on.copy(on.put(reference), 2), on.put(source)
+
+    made: list = []
+    mine = given(device, 0)
+    recording = Recording(device, lambda: work(device, *mine, made), device.capture)
+    for seed in (20, 30, 40):
+        theirs, expected = given(host, seed), []
+        work(host, *theirs, expected)
+        for target, source in zip(mine, given(device, seed), strict=True):
+            device.copy_into(target, source)
+        others = [device.put(np.full(400, 7, np.float32)) for _ in range(9)]  # take what memory is free
+        recording.launch()
+        for found, value in zip(device.get(made), host.get(expected), strict=True):
+            np.testing.assert_array_equal(found, value)
+        assert all((array == 7).all() for array in device.get(others))
 
 
 def test_what_was_put_may_be_changed_at_once(device: CudaDevice):

@@ -30,7 +30,7 @@ def read(pointer: int) -> int:
 
 def test_nothing_runs_before_it_is_waited_for(library, queue):
     memory = Memory(queue, queue.allocate(16))
-    queue.clear(memory.pointer, 16)
+    queue.fill(memory.pointer, 0, 16)
     event = queue.mark()
     assert read(memory.pointer) == JUNK and not event.done()
     event.wait()
@@ -39,7 +39,7 @@ def test_nothing_runs_before_it_is_waited_for(library, queue):
 
 def test_memory_is_freed_behind_the_work_that_uses_it(library, queue):
     source, target = Memory(queue, queue.allocate(8)), Memory(queue, queue.allocate(8))
-    queue.clear(source.pointer, 8)
+    queue.fill(source.pointer, 0, 8)
     queue.copy(target.pointer, source.pointer, 8)
     del source
     assert len(library.live) == 2
@@ -66,7 +66,7 @@ def test_errors_have_cudas_name_and_text(library, queue):
         queue.wait()
     del library.cuMemsetD8Async
     with pytest.raises(EngineError, match=r"no function cuMemsetD8Async(.|\n)*newer driver"):
-        Queue(Driver(library), 0).clear(0, 1)
+        Queue(Driver(library), 0).fill(0, 0, 1)
 
 
 def test_memory_that_is_yet_to_be_given_back_is_waited_for(library, queue):
@@ -80,7 +80,7 @@ def test_memory_that_is_yet_to_be_given_back_is_waited_for(library, queue):
 
 def test_captured_work_runs_when_it_is_launched(library, queue):
     memory = Memory(queue, queue.allocate(4))
-    graph = queue.capture(lambda: queue.clear(memory.pointer, 4))
+    graph = queue.capture(lambda: queue.fill(memory.pointer, 0, 4))
     queue.wait()
     assert read(memory.pointer) == JUNK
     for _ in range(2):
@@ -114,7 +114,7 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(library, queue):
         queue.capture(lambda: None)
     assert library.captured is None and not library.graphs
     memory = Memory(queue, queue.allocate(4))
-    queue.clear(memory.pointer, 4)
+    queue.fill(memory.pointer, 0, 4)
     queue.wait()
     assert read(memory.pointer) == 0
 
@@ -147,7 +147,7 @@ def test_marks_give_the_time_between_them(queue):
 
 def test_what_is_retired_waits_for_the_queue(queue):
     gone: list[bool] = []
-    queue.clear(Memory(queue, queue.allocate(4)).pointer, 4)
+    queue.fill(Memory(queue, queue.allocate(4)).pointer, 0, 4)
     queue.retire(lambda: gone.append(True))
     queue.allocate(4)
     assert not gone
