@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..runtime.device.tiles import SIDES
-from ..runtime.engine import Config, NullConfig, OrtConfig
+from ..runtime.engine import Config, NullConfig, OrtConfig, parts
 from ..runtime.manifest import Pair
 from .analyze.analysis import Analysis, NodeInfo
 from .geometry import Geometry
@@ -52,7 +52,8 @@ def usual_model(config: Config, analysis: Analysis) -> CostModel:
     """Of the device that an engine's config is for: a CPU, or a GPU in the precision of the config or the program."""
     if isinstance(config, OrtConfig | NullConfig):
         return CostModel()
-    precision = getattr(config, "precision", "fp32")
+    kind, floats = parts(config.precision or "fp32")
+    precision = kind or floats
     if precision == "fp32" and _is_half(analysis):
         precision = "fp16"
     gmacs, size = _GPU_RATES[precision]

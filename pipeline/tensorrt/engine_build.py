@@ -69,7 +69,7 @@ def build_plan(
             _add_profile(builder, network, config, profile, name)
         if timing is not None:
             timing.give(config)
-        plan = builder.build_serialized_network(network, config)
+        plan = _serialize(builder, network, config, flavour.given_memory)
         if plan is None:
             raise EngineError(
                 f"building the engine of {name}",
@@ -84,6 +84,16 @@ def build_plan(
         layers = tuple(_layer(network.get_layer(i)) for i in range(network.num_layers))
         seconds, warnings = perf_counter() - start, tuple(dict.fromkeys(log))
         return Built(bytes(plan), seconds, inputs, outputs, layers, warnings)
+
+
+def _serialize(builder: Any, network: Any, config: Any, given_memory: Any) -> Any:
+    """The plan, or None. With that flag, if there is one and it builds so."""
+    if given_memory is not None:
+        config.set_flag(given_memory)
+        if (plan := builder.build_serialized_network(network, config)) is not None:
+            return plan
+        config.clear_flag(given_memory)
+    return builder.build_serialized_network(network, config)
 
 
 def _parse(parser: Any, onnx_file: Path, name: str, flavour: Flavour, log: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from ...runtime.tensorrt import flavour
 from ...runtime.tensorrt.flavour import FULL, RTX
 
 TORCH = "torch_tensorrt"
+GIVEN_MEMORY = "REQUIRE_USER_ALLOCATION"
 ANY = "any"  # every GPU that TensorRT-RTX knows
 
 
@@ -26,7 +27,14 @@ class Flavour(flavour.Flavour):
     @property
     def flags(self) -> tuple[str, ...]:
         """What engines are built with, beside their precision and profile."""
-        return ("NO_TF32", "STRONGLY_TYPED")
+        own_memory = () if self.given_memory is None else (GIVEN_MEMORY,)
+        return ("NO_TF32", *own_memory, "STRONGLY_TYPED")
+
+    @property
+    def given_memory(self) -> Any:
+        """The flag of TensorRT-RTX for engines that take no memory of their own, so that their runs can be captured in
+        CUDA graphs; None where it has none. Networks whose shapes only the data tell do not build with it."""
+        return getattr(self.module.BuilderFlag, GIVEN_MEMORY, None)
 
     def network(self, builder: Any) -> Any:
         """An empty network, strongly typed: types are what the ONNX file says. Newer versions know no others, and may

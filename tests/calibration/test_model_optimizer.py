@@ -155,4 +155,4 @@ def test_the_command_line_wants_a_precision_for_it(make_program, tmp_path, capsy
     code = main(
         ["calibrate", str(make_program()), "--data", str(tmp_path / "images.npy"), "--quantizer", "modelopt"]
     )
-    assert code == 2 and "--quantizer without --precision" in capsys.readouterr().err
+    assert code == 2 and "--precision with them" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from foveate.pipeline.analyze import analyze
 from foveate.pipeline.costs import CostModel, group_ms, usual_model
 from foveate.pipeline.partition import partition
 from foveate.pipeline.plan import plan
-from foveate.runtime.engine import CudaConfig, NullConfig, OrtConfig, TensorRTConfig, TorchConfig
+from foveate.runtime.engine import PRECISIONS, CudaConfig, NullConfig, OrtConfig, TensorRTConfig, TorchConfig
 from foveate.runtime.manifest import Term
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -255,6 +255,11 @@ def test_a_plan_for_a_gpu_is_never_worse_there_than_one_for_a_cpu(blocks, config
     assert total_ms(own, model) == pytest.approx(sum(s.cost_ms for step in own.steps for s in step.segments))
     more = total_ms(own, replace(model, active=min(1.0, 1.5 * active)))
     assert total_ms(own, model) <= more <= total_ms(own, replace(model, active=1.0, objects=100)) + 1e-9
+
+
+@pytest.mark.parametrize("precision", [*PRECISIONS, "tf32"])
+def test_every_precision_has_usual_costs(blocks, precision):
+    assert usual_model(TensorRTConfig(precision=precision), blocks).tiles
 
 
 def test_usual_costs_are_those_of_the_device_and_its_precision(blocks):

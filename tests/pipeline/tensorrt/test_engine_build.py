@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from foveate.pipeline.tensorrt.engine_build import build_plan
-from foveate.pipeline.tensorrt.flavour import FULL, Flavour
+from foveate.pipeline.tensorrt.flavour import FULL, RTX, Flavour
 from foveate.pipeline.tensorrt.timing_cache import LIMIT, TimingCache
 from foveate.runtime.errors import EngineError, ProgramError
 
@@ -68,6 +68,7 @@ class FakeFull:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.given: list[bytes] = []
+        self.refusals = 0  # builds that give nothing, until one does
         trt = self
         tensor = SimpleNamespace(name="x", dtype=SimpleNamespace(name="FLOAT"), shape=(-1, 3))
         layer = SimpleNamespace(
@@ -84,6 +85,7 @@ class FakeFull:
         cache = SimpleNamespace(serialize=lambda: b"timings")
         self.config = SimpleNamespace(
             add_optimization_profile=lambda profile: 0,
+            set_flag=lambda flag: self.calls.append(f"set_flag {flag}"),
             clear_flag=lambda flag: self.calls.append(f"clear_flag {flag}"),
             create_timing_cache=lambda known: self.given.append(known),
             set_timing_cache=lambda cache, ignore: self.calls.append("set_timing_cache"),
@@ -98,10 +100,14 @@ class FakeFull:
                 self.create_network = lambda flags: trt.network
                 self.create_builder_config = lambda: trt.config
                 self.create_optimization_profile = lambda: profile
-                self.build_serialized_network = lambda network, config: b"plan"
+                self.build_serialized_network = lambda network, config: trt.build()
 
         self.Builder = Builder
         self.OnnxParser = lambda network, logger: SimpleNamespace(parse_from_file=lambda path: True)
+
+    def build(self) -> bytes | None:
+        self.refusals -= 1
+        return b"plan" if self.refusals < 0 else None
 
 
 def test_full_tensorrt_is_called_as_documented_and_its_timings_are_kept(tmp_path):
@@ -112,6 +118,16 @@ def test_full_tensorrt_is_called_as_documented_and_its_timings_are_kept(tmp_path
     assert built.plan == b"plan" and trt.calls == ["clear_flag TF32", "set_shape x", "set_timing_cache"]
     build_plan(tmp_path / "graph.onnx", (profile,), "sm90", flavour, timing)
     assert trt.given == [b"", b"timings"]
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_engines_take_no_memory_of_their_own_where_they_build_so(tmp_path, refused):
+    trt = FakeFull()
+    trt.BuilderFlag.REQUIRE_USER_ALLOCATION = "OWN"
+    trt.refusals = refused
+    built = build_plan(tmp_path / "graph.onnx", (), "sm89", Flavour(RTX, "1.7", trt))
+    asked = [call for call in trt.calls if "OWN" in call]
+    assert built.plan == b"plan" and asked == ["set_flag OWN", "clear_flag OWN"][: 1 + refused]
 
 
 def test_timings_that_grew_too_large_start_anew(tmp_path):
