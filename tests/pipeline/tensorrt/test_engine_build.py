@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from foveate.pipeline.tensorrt.engine_build import build_plan
-from foveate.pipeline.tensorrt.flavour import FULL, RTX, Flavour
+from foveate.pipeline.tensorrt.flavour import ANY, FULL, RTX, Flavour
 from foveate.pipeline.tensorrt.timing_cache import LIMIT, TimingCache
 from foveate.runtime.errors import EngineError, ProgramError
 
@@ -125,7 +125,7 @@ def test_engines_take_no_memory_of_their_own_where_they_build_so(tmp_path, refus
     trt = FakeFull()
     trt.BuilderFlag.REQUIRE_USER_ALLOCATION = "OWN"
     trt.refusals = refused
-    built = build_plan(tmp_path / "graph.onnx", (), "sm89", Flavour(RTX, "1.7", trt))
+    built = build_plan(tmp_path / "graph.onnx", (), ANY, Flavour(RTX, "1.7", trt))
     asked = [call for call in trt.calls if "OWN" in call]
     assert built.plan == b"plan" and asked == ["set_flag OWN", "clear_flag OWN"][: 1 + refused]
 
