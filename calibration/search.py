@@ -234,5 +234,6 @@ def _record(data: Dataset, chosen: Point, tradeoff: Tradeoff, threads: int | Non
         found.activity if found else {},
         found.active_fraction if found else source.manifest.active_fraction,
         [*data.notes, *tradeoff.notes],
+        stream=dict(source.manifest.stream_policy) or None,
         depths=dict(chosen.depths) or None,
     )

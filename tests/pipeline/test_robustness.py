@@ -122,10 +122,13 @@ def test_engines_on_a_device_are_those_that_are_tested(tiny_bundle, labelled, mo
 class Plan:
     """An engine of TensorRT, as far as steering knows it: it decides to keep nothing."""
 
-    inputs, optional, most = ("images",), (), 4
+    inputs, optional, capture = ("images",), (), None
 
     def __init__(self, ports: Ports):
         self.outputs = tuple(spec.name for spec in ports.outputs)
+
+    def most(self, sizes):
+        return 4
 
     def run(self, feeds):
         return [None for _ in self.outputs]
@@ -167,7 +170,7 @@ def test_beside_a_plan_torch_runs_the_copy_of_what_decides(tiny_bundle, monkeypa
     assert isinstance(opened(region.fallback, region), Plan)  # which makes no mask
     engine = opened(stem.file, stem)
     feeds, place = {"images": device.put(noise(0))}, stem.outputs.index("mask0.keep")
-    assert engine.run(feeds)[place] is None and engine.most == 4
+    assert engine.run(feeds)[place] is None and engine.most({}) == 4
     given = (np.random.default_rng(0).random((1, 1, 32, 48)) < 0.3).astype(np.float32)
     config.keeps["mask0.keep"] = given
     np.testing.assert_array_equal(device.get([engine.run(feeds)[place]])[0], given)
