@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where the report goes (default: BUNDLE/report)"
     )
-    metric = "top1, top5, agreement, mean_iou, pq, ap or module:function (default: what the labels allow)"
+    metric = "a metric of docs/data.md, or module:function (default: what the labels allow)"
     parser.add_argument("--metric", metavar="NAME", help=metric)
     parser.add_argument(
         "--images", type=positive, default=32, metavar="N", help="images to time (default: 32)"
