@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime import Model, Result, load
+from ..runtime.bundle import open_bundle
 from ..runtime.errors import InputError
 from ..runtime.manifest import ExitChain, Manifest
 from .data import Dataset
@@ -24,9 +25,9 @@ def against(
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Deviation:
-    """How the bundle, under its choices, deviates from `program`, run densely under the same. `metric`: a row of
-    docs/data.md; by default what the labels allow. Raises InputError without data, and for a program that has other
-    outputs or decisions."""
+    """How the bundle, under its choices, deviates from `program`, an ONNX file or another bundle's, run densely under
+    the same. `metric`: a row of docs/data.md; by default what the labels allow. Raises InputError without data, and for
+    a program that has other outputs or decisions."""
     if data is None:
         raise InputError(
             "verify", got="--against without data", expected="images: noise says nothing", fix="Add --data."
@@ -34,7 +35,7 @@ def against(
     found = Deviating(metric)
     with load(bundle, threads=threads) as model:
         names = decided(model.manifest)
-        dense = _open(Path(program), model, list(names.values()), threads or 0)
+        dense = _open(_file(Path(program)), model, list(names.values()), threads or 0)
         for sample in data.samples(limit):
             result, expected = model(sample.image), dense(sample.image, model.choices)
             outputs = {spec.name: expected[spec.name] for spec in model.manifest.outputs}
@@ -56,6 +57,14 @@ def decisions_of(result: Result, names: Mapping[str, np.ndarray]) -> dict[str, n
     """Those of a request, as `decided` names them."""
     masks = {name: decision.keep for name, decision in result.decisions.items()}
     return {name: np.asarray(masks.get(name, result.depth)) for name in names}
+
+
+def _file(program: Path) -> Path:
+    """The ONNX file, where it is a bundle's."""
+    if not program.is_dir():
+        return program
+    bundle = open_bundle(program, verify=False)
+    return bundle.file(bundle.manifest.program)
 
 
 def _open(program: Path, model: Model, tensors: list[str], threads: int) -> Dense:

@@ -25,15 +25,13 @@ from .compare import relative_error
 from .tolerances import QUANTIZED, TOLERANCE
 
 Arrays = Mapping[str, np.ndarray]
-SHARE = (
-    0.9  # of the images must be within what is allowed: a discontinuity inside of a step shows on few of them
-)
+SHARE = 0.75  # of the images must be within what is allowed: a wrong engine is off on all, an edge of a byte on some
 _BYTE = 1 / 127
 
 
 @dataclass(frozen=True)
 class StepCheck:
-    """error: the largest relative error of any output, on nine of ten images. Decisions are not compared."""
+    """error: the largest relative error of any output, on three of four images. Decisions are not compared."""
 
     error: float
     allowed: float

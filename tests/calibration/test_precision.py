@@ -208,6 +208,7 @@ def test_against_tells_depths_as_decisions(tmp_path):
     np.save(images, np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32))
     found = against(bundle, path, open_data(images), threads=1)
     assert found.agreement == {"gate0": 1.0} and found.error < 1e-5 and found.agreeing == 3
+    assert against(bundle, bundle, open_data(images), threads=1) == found  # the program of a bundle
 
 
 def test_deviation_tells_decisions_and_values_apart():
