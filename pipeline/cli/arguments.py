@@ -75,7 +75,7 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     about = "what the engines are built for (default: cpu); on NVIDIA GPUs: cuda[:fp16]: onnxruntime; "
-    about += "torch[:fp16|bf16]; tensorrt[:fp16|bf16|fp8|int8][@sm89,sm120]"
+    about += "torch[:fp16|bf16]; tensorrt[:fp16|bf16|fp8|int8[+fp32|+bf16]][@sm89,sm120]"
     parser.add_argument("--target", default="cpu", help=f"{about}; null: no device, to test a plan")
     about = "target tensorrt: least:opt:most sizes, e.g. batch=1:4:16,height=256:512:1024 (default: around the sample)"
     parser.add_argument("--profile", type=size_ranges, default={}, metavar="DIM=N:N:N,…", help=about)

@@ -44,12 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "fail where TensorRT cannot run an engine on this machine"
     parser.add_argument("--require-engines", action="store_true", help=about)
     parser.add_argument("--metric", metavar="NAME", help="also tell this metric of docs/data.md, on --data")
-    about = (
-        "also tell how decisions, values and --metric differ from this program's (.onnx, or a bundle's), run "
-    )
-    about += "densely, on --data; with "
+    about = "also tell how decisions, values and --metric differ from this program's (or a bundle's), run densely, on "
     about += (
-        "--equivariance what engines are compared with, also a checkpoint (default: the bundle's program)"
+        "--data; with --equivariance what engines are compared with, also a checkpoint (default: the program)"
     )
     parser.add_argument("--against", type=Path, metavar="PROGRAM", help=about)
     group = parser.add_argument_group("robustness")
