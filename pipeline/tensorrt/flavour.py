@@ -34,7 +34,7 @@ class Flavour(flavour.Flavour):
     def given_memory(self) -> Any:
         """The flag of TensorRT-RTX for engines that take no memory of their own, so that their runs can be captured in
         CUDA graphs; None where it has none. Networks whose shapes only the data tell do not build with it."""
-        return getattr(self.module.BuilderFlag, GIVEN_MEMORY, None)
+        return getattr(self.module.BuilderFlag, GIVEN_MEMORY, None) if self.name == RTX else None
 
     def network(self, builder: Any) -> Any:
         """An empty network, strongly typed: types are what the ONNX file says. Newer versions know no others, and may

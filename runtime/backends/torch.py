@@ -85,30 +85,32 @@ class TorchEngine:
     def _capture(self, device: CudaDevice, work: Work) -> Work:
         """By torch, which then takes memory of its own for it: the graphs of a queue share what they work in, for
         their runs follow each other. What somebody holds stays reserved."""
-        queue = device.queue
+        queue, graph = device.queue, torch.cuda.CUDAGraph()
         queue.wait()
-        with self._current(), queue.current():
-            graph, pool = torch.cuda.CUDAGraph(), _pool(queue)
-            with queue.deferring():
-                try:
-                    graph.capture_begin(pool, capture_error_mode="thread_local")
-                    try:
-                        work()
-                    finally:
-                        graph.capture_end()
-                except RuntimeError as error:
-                    raise EngineError(
-                        f"a CUDA graph with {self.name}",
-                        got=told(error),
-                        expected="ops that can be captured",
-                        fix="None is needed: it runs without.",
-                    ) from error
+        with self._current(), queue.current(), queue.deferring(), self._graphing():
+            graph.capture_begin(_pool(queue), capture_error_mode="thread_local")
+            try:
+                work()
+            finally:
+                graph.capture_end()
 
         def launch() -> None:
-            with self._current():
+            with self._current(), self._graphing():
                 graph.replay()
 
         return launch
+
+    @contextlib.contextmanager
+    def _graphing(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise EngineError(
+                f"a CUDA graph with {self.name}",
+                got=told(error),
+                expected="ops that can be captured",
+                fix="TorchConfig(graph=False) runs without.",
+            ) from error
 
     def _made(self, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """C-contiguous, each in memory of its own."""
@@ -159,8 +161,10 @@ def _pool(queue: Queue) -> Any:
     if queue not in _first:
         graph, held = torch.cuda.CUDAGraph(), torch.empty(1, device=torch.device("cuda", queue.ordinal))
         graph.capture_begin(torch.cuda.graph_pool_handle(), capture_error_mode="thread_local")
-        held.zero_()
-        graph.capture_end()
+        try:
+            held.zero_()
+        finally:
+            graph.capture_end()
         _first[queue] = graph, held
     return _first[queue][0].pool()
 

@@ -115,7 +115,8 @@ def _by_dlpack(queue: Queue, value: Any) -> CudaArray:
 
 def _take(queue: Queue, value: Any) -> dlpack.Taken:
     try:
-        return dlpack.take(value.__dlpack__(stream=queue.stream))
+        with queue.between_captures():
+            return dlpack.take(value.__dlpack__(stream=queue.stream))
     except TypeError as error:
         raise InputError(
             "an array on the GPU",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -46,7 +47,9 @@ class Queue:
         self.context: int = _asked(c_void_p(), driver.cuDevicePrimaryCtxRetain, self.device)
         self._retired: deque[tuple[Event, Callable[[], None]]] = deque()
         self._later: list[Callable[[], None]] | None = None  # while work is captured: what waits for its end
-        self._lock = threading.RLock()  # garbage may be collected within
+        self._capturer = 0  # the thread that captures
+        self._missed: deque[Callable[[], None]] = deque()  # what came while another thread was at it
+        self._changed = threading.Condition(threading.RLock())  # garbage may be collected within
         with self.current():
             self.stream: int = _asked(c_void_p(), driver.cuStreamCreate, NON_BLOCKING)
             pools = _asked(c_int(), driver.cuDeviceGetAttribute, MEMORY_POOLS_SUPPORTED, self.device)
@@ -81,9 +84,9 @@ class Queue:
 
     def free(self, pointer: int) -> None:
         """Once all that is queued is done."""
-        if self._later is not None:
-            self.defer(partial(self.free, pointer))
-            return
+        self.defer(partial(self._free, pointer))
+
+    def _free(self, pointer: int) -> None:
         with self.current():
             if self._pool is None:
                 self.driver.cuMemFree_v2(pointer)
@@ -126,13 +129,13 @@ class Queue:
 
     def follow(self, stream: int) -> None:
         """What is queued from now on runs after what another stream of this GPU has by now."""
-        with self.current():
+        with self.between_captures(), self.current():
             event = Event(self, stream)
             self.driver.cuStreamWaitEvent(self.stream, event.handle, 0)
 
     def lead(self, stream: int) -> None:
         """What another stream is given from now on runs after what is queued by now."""
-        with self.current():
+        with self.between_captures(), self.current():
             event = self.mark()
             self.driver.cuStreamWaitEvent(stream, event.handle, 0)
 
@@ -141,17 +144,32 @@ class Queue:
         self._retired.append((self.mark(), action))
 
     def defer(self, action: Callable[[], None]) -> None:
-        """Calls it now, or at the end of a capture: for what queues work whenever garbage is collected."""
-        if self._later is None:
-            action()
+        """Calls it now, or at the end of a capture: for what queues work whenever garbage is collected. So it waits for
+        no other thread; what one of them hinders is called with the next memory that is taken."""
+        if not self._changed.acquire(blocking=False):
+            self._missed.append(action)
             return
-        with self._lock:
+        try:
             if self._later is not None:
                 self._later.append(action)
-                return
-        action()
+            else:
+                action()
+        finally:
+            self._changed.release()
+
+    @contextlib.contextmanager
+    def between_captures(self) -> Iterator[None]:
+        """What other threads do in it to the stream is no part of what is captured."""
+        with self._changed:
+            while self._later is not None and self._capturer != get_ident():
+                self._changed.wait()
+            yield
 
     def _drain(self) -> None:
+        for _ in range(len(self._missed)):
+            self.defer(self._missed.popleft())
+        if self._later is not None:  # events cannot be asked
+            return
         while self._retired and self._retired[0][0].done():
             self._retired.popleft()[1]()
 
@@ -180,14 +198,19 @@ class Queue:
     @contextlib.contextmanager
     def deferring(self) -> Iterator[None]:
         """While something is captured, by us or by another library: what queues work whenever garbage is collected is
-        held back."""
-        with self._lock:
-            self._later = []
+        held back, and so are other threads that would."""
+        with self.between_captures():
+            self._later, self._capturer = [], get_ident()
+        collects = gc.isenabled()
+        gc.disable()  # what goes with other libraries' objects is not ours to hold back
         try:
             yield
         finally:
-            with self._lock:
+            if collects:
+                gc.enable()
+            with self._changed:
                 later, self._later = self._later, None
+                self._changed.notify_all()
             for action in later:
                 action()
 
@@ -208,6 +231,8 @@ class Queue:
             self.current(),
         ):  # after the driver's own end nothing is left to free
             self.driver.cuStreamSynchronize(self.stream)
+            while self._missed:
+                self._missed.popleft()()
             while self._retired:
                 self._retired.popleft()[1]()
             if self._pool is not None:
@@ -290,8 +315,7 @@ class Event(Held):
         return ms.value
 
     def _give_back(self) -> None:
-        with self.queue.current():
-            self.queue.driver.cuEventDestroy_v2(self.handle)
+        self.queue.defer(partial(_destroy, self.queue, self.queue.driver.cuEventDestroy_v2, self.handle))
 
 
 class Graph(Held):
@@ -306,8 +330,12 @@ class Graph(Held):
             self.queue.driver.cuGraphLaunch(self._handle, self.queue.stream)
 
     def _give_back(self) -> None:
-        with self.queue.current():
-            self.queue.driver.cuGraphExecDestroy(self._handle)
+        self.queue.defer(partial(_destroy, self.queue, self.queue.driver.cuGraphExecDestroy, self._handle))
+
+
+def _destroy(queue: Queue, function: Callable[[int], None], handle: int) -> None:
+    with queue.current():
+        function(handle)
 
 
 def _asked(out: Any, function: Callable[..., None], *arguments: Any) -> Any:

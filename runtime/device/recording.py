@@ -42,11 +42,11 @@ class Recording:
             finally:
                 self._device.recording = self
             return self._kept[-1][1]
-        known, value = self._kept[self._next]
-        if known != key:
-            raise InternalError(f"recorded work takes {key}, and took {known} before")
+        taken = self._kept[self._next : self._next + 1]
+        if [known for known, _ in taken] != [key]:
+            raise InternalError(f"recorded work takes {key}, and took {[known for known, _ in taken]} before")
         self._next += 1
-        return value
+        return taken[0][1]
 
     def hold(self, value: object) -> None:
         """As long as the recording."""

@@ -139,6 +139,8 @@ class DeviceRegion:
         scratch: DeviceScratch,
     ) -> Tensors:
         assert reference.grid is not None
+        if self._device.recording is not None:
+            self._device.recording.hold(choices)
         tensors = {name: inputs[name] for name in self.region.inputs}
         groups = zip(reference.grid.dirtiness.segments, choices, strict=True)
         for segment, engine, (group, feeds) in zip(self.region.segments, self._engines, groups, strict=True):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
-from ..errors import FoveateError
+from ..errors import FoveateError, InternalError
 from .device import Device, DeviceArray
 from .recording import Capture, Recording
 
@@ -107,8 +107,9 @@ class Replays(Generic[R]):
             prepared = prepare(feeds)
             if prepared is None or not self._pays(prepared, feeds, plain):
                 return None
-        except FoveateError as error:  # it runs as it did before
-            _LOG.debug("no CUDA graph: %s", error)
+        except (FoveateError, InternalError) as error:  # it runs as it did before
+            level = logging.WARNING if isinstance(error, InternalError) else logging.DEBUG
+            _LOG.log(level, "no CUDA graph: %s", error)
             return None
         if prepared.nbytes > self._room():
             _LOG.debug("no CUDA graph: its %d bytes are more than are left", prepared.nbytes)

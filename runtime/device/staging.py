@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from ctypes import byref, c_void_p
+from functools import partial
 
 from .queue import Event, Held, Queue
 
@@ -54,6 +55,10 @@ class _Buffer(Held):
             self._event = None
 
     def _give_back(self) -> None:
-        with self.queue.current():
-            self.queue.driver.cuStreamSynchronize(self.queue.stream)  # its event may be gone
-            self.queue.driver.cuMemFreeHost(self.pointer)
+        self.queue.defer(partial(_free, self.queue, self.pointer))
+
+
+def _free(queue: Queue, pointer: int) -> None:
+    with queue.current():
+        queue.driver.cuStreamSynchronize(queue.stream)  # the event of its last use may be gone
+        queue.driver.cuMemFreeHost(pointer)

@@ -71,10 +71,8 @@ class Plan:
         return tuple(tuple(shape) for shape in self.engine.get_tensor_profile_shape(name, profile))
 
     def most(self, sizes: Mapping[str, Shape], ports: Ports) -> int:
-        """The largest batch of inputs whose last dims are these; 0 where the program's inputs have none, or no profile
-        has such sizes."""
-        batched = {t.name for t in ports.inputs if t.shape and isinstance(t.shape[0], str)}
-        names = [name for name in self.inputs if name in sizes and name in batched]
+        """The largest batch of inputs whose last dims are these; 0 where no profile has such sizes."""
+        names = [name for name in self.inputs if name in sizes]
         held = [
             min(ranges[name][2][0] for name in names)
             for ranges in self.ranges

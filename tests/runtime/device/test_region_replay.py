@@ -279,10 +279,11 @@ def test_recorded_work_has_the_same_memory_each_time():
 
 
 def test_work_that_changes_or_waits_is_no_work_to_record():
-    device, sizes = HostDevice(), iter(range(1, 9))
-    changing = Recording(device, lambda: device.empty((next(sizes),), np.uint8), device.capture)
+    device, sizes, calls = HostDevice(), iter(range(1, 9)), iter(range(1, 9))
     with pytest.raises(InternalError, match="took"):
-        changing.launch()
+        Recording(device, lambda: device.empty((next(sizes),), np.uint8), device.capture)
+    with pytest.raises(InternalError, match="took \\[\\] before"):
+        Recording(device, lambda: [device.empty((1,), np.uint8) for _ in range(next(calls))], device.capture)
     for wait in (lambda: device.put(np.zeros(1)), lambda: device.get([])):
         with pytest.raises(InternalError, match="host"):
             Recording(device, wait, device.capture)

@@ -21,7 +21,7 @@ from foveate.runtime.costs import DeviceCosts, SegmentCost
 from foveate.runtime.cuda import library as kernel_library
 from foveate.runtime.device import cuda, replay
 from foveate.runtime.device.driver import Driver
-from foveate.runtime.manifest import EngineFile, FileEntry, Manifest
+from foveate.runtime.manifest import EngineFile, FileEntry, Manifest, TensorSpec
 from foveate.runtime.tensorrt import plan as plan_module
 from foveate.runtime.tensorrt.flavour import RTX, Flavour
 
@@ -153,6 +153,47 @@ def test_regions_are_replayed_as_graphs(
     del model, device, kept
     gc.collect()
     assert not gpu.graphs and not gpu.live and gpu.ended == 1
+
+
+def test_choices_that_come_back_are_those_of_the_graph(
+    trt: FakeTensorRT, bundle: Path, make_image: MakeImage, monkeypatch: pytest.MonkeyPatch
+):
+    """The arrays that a graph reads them from have gone from everywhere else by then."""
+    monkeypatch.setattr(replay, "_GAIN", 1e9)
+    mask = np.zeros((64, 64), bool)
+    mask[8:24, 20:36] = True
+    with (
+        load(bundle, backend="ort", threads=1) as on_cpu,
+        load(bundle, backend=TensorRTConfig(), strategy="rects") as model,
+    ):
+        model.executor.costs = COSTS
+        for number, gain in enumerate([1.0] * 5 + [3.0] * 2 + [1.0] * 2):
+            for each in (on_cpu, model):
+                each.set_choices({"gain": gain})
+            image = make_image(mask, number)
+            assert_close(model(image), on_cpu.dense(image))
+        assert model.stats()["replayed"]["region0"] > 2
+
+
+def test_engines_of_one_image_take_windows_one_by_one(trt: FakeTensorRT, bundle: Path, make_image: MakeImage):
+    manifest = Manifest.from_json((bundle / "manifest.json").read_text())
+
+    def fixed(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(dataclasses.replace(spec, shape=(1, *spec.shape[1:])) for spec in specs)
+
+    specs = {name: fixed(getattr(manifest, name)) for name in ("inputs", "outputs", "tensors")}
+    (bundle / "manifest.json").write_text(dataclasses.replace(manifest, **specs).to_json())
+    for port in (port for network in trt.networks.values() for port in network.inputs.values()):
+        sizes = tuple((1, *size[1:]) if len(size) == 4 else size for size in port.sizes)
+        object.__setattr__(port, "sizes", sizes)
+    mask = np.zeros((64, 64), bool)
+    mask[8:40, 8:40] = True
+    image = make_image(mask)
+    with load(bundle, backend="ort", threads=1) as on_cpu:
+        expected = on_cpu.dense(image)
+    with load(bundle, backend=TensorRTConfig(), strategy="rects") as model:
+        model.executor.costs = COSTS
+        assert_close(model(image), expected)
 
 
 def test_contexts_that_cannot_be_captured_leave_regions_as_they_were(

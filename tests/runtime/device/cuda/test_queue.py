@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import threading
 
 import pytest
 from foveate.runtime.device.array import Memory
@@ -101,6 +102,46 @@ def test_what_is_freed_during_a_capture_is_no_part_of_it(library, queue):
     assert not library.live
     graph.launch()
     queue.wait()
+
+
+def test_other_threads_are_no_part_of_a_capture(library, queue):
+    """One that orders another stream waits for the end; what one frees is freed then."""
+    source, target = Memory(queue, queue.allocate(8)), Memory(queue, queue.allocate(8))
+    pointer, user, threads = source.pointer, 77, []
+    library.streams[user] = []
+
+    def work() -> None:
+        nonlocal source
+        queue.copy(target.pointer, pointer, 8)
+        source = None
+        for act in (lambda: queue.lead(user), lambda: queue.free(dropped)):
+            threads.append(threading.Thread(target=act))
+            threads[-1].start()
+        threads[1].join(5)
+        assert threads[0].is_alive() and not threads[1].is_alive()
+        assert len(library.captured) == 1 and not library.streams[user]
+
+    dropped = queue.allocate(8)
+    graph = queue.capture(work)
+    threads[0].join(5)
+    assert library.streams[user] and not threads[0].is_alive()
+    queue.wait()
+    assert pointer not in library.live and dropped not in library.live
+    assert gc.isenabled() and graph is not None
+
+
+def test_what_is_freed_while_another_thread_is_at_it_goes_with_the_next_memory(library, queue):
+    dropped = queue.allocate(8)
+    with queue.between_captures():
+        thread = threading.Thread(target=lambda: queue.free(dropped))
+        thread.start()
+        thread.join(5)
+    assert not thread.is_alive()
+    queue.wait()
+    assert dropped in library.live
+    Memory(queue, queue.allocate(8))
+    queue.wait()
+    assert dropped not in library.live
 
 
 def test_a_capture_that_fails_leaves_the_stream_as_it_was(library, queue):
