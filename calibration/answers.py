@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ..pipeline.metrics import count_of, padded
+from ..pipeline.environment import versions
+from ..pipeline.metrics import count_of, metric_source, padded
+from ..pipeline.stages import code_digest
 from ..runtime import Model, Result
 from ..runtime.files import replacing
 
@@ -53,7 +55,8 @@ class Answers:
         self._model, self._count, self._reference = model, count_of(metric), dict(reference)
         self._path, self._saved, self._new = kept, monotonic(), False
         self._against, self._program = against or self, program
-        said = {"program": program, "against": self._against._program, "metric": metric}
+        said = {"program": program, "against": self._against._program, "metric": metric_source(metric)}
+        said |= {"onnxruntime": str(versions().get("onnxruntime")), "foveate": code_digest()}
         self._key = key_of({**said, "reference": key_of(reference)})
         self._rows = _read(kept, self._key)
 

@@ -19,7 +19,6 @@ from ..pipeline.environment import usable_cores
 from ..pipeline.files import write_text
 from ..pipeline.interleave import Contender, interleave
 from ..runtime import Model, Result, load
-from ..runtime.costs import fingerprint
 from .answers import Choices, digest, key_of
 from .source import Source
 
@@ -113,7 +112,7 @@ class Latency:
         """What the times hold for."""
         manifest = self._model.manifest
         return {
-            "device": fingerprint(self._threads, self._model.backend),
+            "device": self._model.fingerprint,
             "program": manifest.files[manifest.program].sha256,
             "layout": self.layout,
             "images": digest(self.images).hex(),

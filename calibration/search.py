@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ..export.program import load_program
+from ..pipeline.as_written import is_quantized
 from ..pipeline.bundle_folder import check_place
 from ..pipeline.data import Dataset, open_data
 from ..pipeline.metrics import metric_for
 from ..pipeline.progress import Progress
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, ProgramError
 from ..runtime.manifest import ExitChain, Manifest, Preprocess
 from .answers import Choices as Values
 from .budget import Budget, pareto
@@ -75,7 +77,15 @@ def calibrate_budget(
     beside = out or source.path.with_name(f"{source.path.name}-{precision}")
     if precision is not None:
         check_place(beside, source.path)
+        _check_floats(source)
     if budget.max_drift is not None:
+        if metric not in (None, "agreement"):
+            raise InputError(
+                "budget",
+                got=f"--max-drift with --metric {metric}",
+                expected="agreement, the metric of drift",
+                fix="Leave --metric out, or give --max-drop instead.",
+            )
         metric = "agreement"
     metric = metric or metric_for(next(iter(opened))[1])
     with ExitStack() as stack:
@@ -129,6 +139,16 @@ def calibrate_budget(
         path = write_variant(chosen.variant, beside, choices)
     tradeoff.write(path.parent)
     return tradeoff, choices, path
+
+
+def _check_floats(source: Source) -> None:
+    if is_quantized(load_program(source.program)):
+        raise ProgramError(
+            f"bundle {source.path}",
+            got="a program that is quantized",
+            expected="one in floats for --precision",
+            fix="Give the bundle that this one was made of.",
+        )
 
 
 def _reference(source: Source, manifest: Manifest, chain: ExitChain | None) -> Values:
@@ -210,7 +230,8 @@ def _paid(kind: str, budget: Budget, tried: Sequence[Point], chosen: Point, refe
         with contextlib.suppress(InputError):
             point = budget.pick(among, reference)
             return f"{point.quality:.4f} at {point.ms:.2f} ms"
-        nearest = max(among, key=lambda p: p.quality)
+        fast = [p for p in among if budget.latency_ms is None or p.ms <= budget.latency_ms]
+        nearest = max(fast, key=lambda p: p.quality) if fast else min(among, key=lambda p: p.ms)
         return f"nothing ({nearest.quality:.4f} at {nearest.ms:.2f} ms comes nearest)"
 
     verb = "pays" if chosen.variant.words != FLOATS else "does not pay"

@@ -111,12 +111,12 @@ def _mask_tensors(graph: onnx.GraphProto, keeps: set[str]) -> set[str]:
 
 
 def store(source: Source, found: Choices, out: Path | None = None) -> Path:
-    """choices.json, and for a bundle a manifest with the new values; nothing else of the bundle is touched."""
-    if source.manifest is not None:
-        manifest = with_choices(source.manifest, found)
-        write_text(source.path / "manifest.json", manifest.to_json())
-        return found.write(out or source.path / "choices.json")
-    return found.write(out or source.path.with_suffix(".choices.json"))
+    """choices.json, and for a bundle, then, a manifest with the new values; nothing else of the bundle is touched."""
+    if source.manifest is None:
+        return found.write(out or source.path.with_suffix(".choices.json"))
+    path = found.write(out or source.path / "choices.json")
+    write_text(source.path / "manifest.json", with_choices(source.manifest, found).to_json())
+    return path
 
 
 def of_bundle(manifest: Manifest | None, path: str | Path) -> Manifest:

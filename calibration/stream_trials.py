@@ -18,9 +18,9 @@ from ..pipeline.dataset import Sample
 from ..pipeline.dense import Dense, tune
 from ..pipeline.files import write_text
 from ..pipeline.interleave import Contender, Times, interleave
-from ..pipeline.metrics import Outputs, count_of, padded
+from ..pipeline.metrics import Outputs, count_of, metric_source, padded
+from ..pipeline.stages import code_digest
 from ..runtime import Model
-from ..runtime.costs import fingerprint
 from ..runtime.errors import InputError
 from ..runtime.options import MAX_STATE_BYTES
 from ..runtime.policy import StreamPolicy
@@ -92,8 +92,9 @@ class StreamTrials:
         self._choices = {choice.name: choice.value for choice in model.manifest.choices}
         self._tuned: Dense | None = None
         self._path = model.path / KEPT
-        device = fingerprint(threads, model.backend)
-        self._of = {"program": program, "choices": key_of(self._choices), "device": device}
+        device = model.fingerprint
+        made = {"program": program, "foveate": code_digest()}
+        self._of = {**made, "choices": key_of(self._choices), "device": device}
         self._dense_ms, self._ran = _read(self._path, self._of)
 
     @property
@@ -124,7 +125,7 @@ class StreamTrials:
         return [self._ran[key] for key in keys]
 
     def _key(self, part: Part, policy: Policy) -> str:
-        text = f"{part.key} {self._metric} {self._labelled} {key_of(policy)}"
+        text = f"{part.key} {metric_source(self._metric)} {self._labelled} {key_of(policy)}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _stream(self, policy: Policy) -> Stream:

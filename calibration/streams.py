@@ -164,7 +164,7 @@ def _metric(budget: Budget, metric: str | None, part: Part) -> str:
     if budget.max_drift is not None and metric not in (None, *COMPARING):
         raise InputError(
             "budget",
-            got=f"--max-drift with --metric {metric}",
+            got=f"--max-drift (which is 1% where no budget is given) with --metric {metric}",
             expected=f"a metric that compares with the dense program: {' or '.join(COMPARING)}",
             fix="Give --max-drop instead.",
         )

@@ -21,6 +21,7 @@ from .curve import write_curve
 
 HOLDS, BROKEN = "holds", "does not hold"
 UNCLEAR = "is exceeded by no more than chance explains"
+UNTRIED = "limits nothing that was measured there"  # a latency, which the images that chose have
 
 Interval = tuple[float, float]
 
@@ -107,7 +108,7 @@ class Tradeoff:
     def notes(self) -> list[str]:
         """What the user should know of the choice."""
         notes = []
-        if self.held_out.verdict != HOLDS:
+        if self.held_out.verdict in (UNCLEAR, BROKEN):
             more = f"More {self.unit} tell more."
             fix = more if self.held_out.verdict == UNCLEAR else "Ask for a smaller budget."
             notes.append(f"{self.confirmed()} {fix}")
@@ -179,6 +180,8 @@ def confirm(budget: Budget, reference: np.ndarray, chosen: np.ndarray, ms: float
     if least is not None and quality < least - 1e-9:
         high = full - interval[0] if budget.min_metric is None else _interval(chosen)[1]
         verdict = UNCLEAR if high >= least else BROKEN
+    if least is None and ms is None:
+        verdict = UNTRIED
     if ms is not None and budget.latency_ms is not None and ms > budget.latency_ms * (1 + NEAR):
         verdict = BROKEN
     return HeldOut(len(chosen), full, quality, drop, interval, verdict, ms)

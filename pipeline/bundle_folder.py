@@ -57,11 +57,11 @@ def _keep_others(old: Path, fresh: Path) -> None:
 
 
 def check_place(out: Path, source: Path | None = None) -> None:
-    """Raises BundleError where `out` is something else than a bundle, or is the bundle `source` that it is made of."""
-    if source is not None and out.resolve() == source.resolve():
-        raise BundleError(
-            f"output {out}", got="the bundle itself", expected="another one", fix="Leave --out out."
-        )
+    """Raises BundleError where `out` is something else than a bundle, or is, or is in, the bundle `source` that it is
+    made of."""
+    if source is not None and source.resolve() in (out.resolve(), *out.resolve().parents):
+        got = "the bundle itself" if out.resolve() == source.resolve() else "a place in the bundle"
+        raise BundleError(f"output {out}", got=got, expected="another one", fix="Leave --out out.")
     if out.is_dir():
         manifest = out / "manifest.json"
         strangers = [i.name for i in out.iterdir() if not i.name.startswith(".")]

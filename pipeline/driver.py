@@ -17,6 +17,7 @@ from ..runtime.bundle import open_bundle
 from ..runtime.costs import fingerprint
 from ..runtime.errors import BundleError, InputError
 from ..runtime.manifest import Manifest, Preprocess
+from ..runtime.native.library import native_isa
 from .environment import usable_cores
 from .files import write_text
 from .network import Network, open_network
@@ -187,7 +188,7 @@ class Driver:
             "precision": job.precision,
             "metric": job.metric,
             "seed": job.seed,
-            "device": fingerprint(job.threads or usable_cores()),
+            "device": fingerprint(job.threads or usable_cores(), isa=native_isa()),
         }
         chosen = self._chosen()
         if self._needed("calibrate", inputs, chosen is not None, after=("export", "build")):
@@ -280,7 +281,9 @@ class Driver:
             **self._data_facts(),
             **self._bundle_facts(),
             "threads": job.threads,
+            "metric": job.metric,
             "baseline": file_digest(baseline),
+            "budget": read_tradeoff(self.bundle, self.manifest) if self.manifest else None,
         }
         done = (folder / "report.json").is_file()
         if self._needed("bench", inputs, done, after=("build", "calibrate", "baseline")):
@@ -292,6 +295,7 @@ class Driver:
                     self.bundle,
                     self._data(),
                     baseline=baseline,
+                    metric=job.metric,
                     limit=job.limit,
                     threads=job.threads,
                     tick=shown.tick,

@@ -19,11 +19,14 @@ categories.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..runtime.bundle import hash_file
 from ..runtime.errors import InputError
 from ..runtime.segmentation import CLASSES, MASKS, semantic
 from .boundary import boundary_scores
@@ -202,6 +205,12 @@ def count_of(name: str) -> Count:
 def open_metric(name: str) -> Metric:
     """A fresh metric of that name (a row of this module's table). Raises InputError."""
     return MaskPrecision() if name == "ap" else Summed(count_of(name))
+
+
+def metric_source(name: str) -> str:
+    """What answers in a metric hold for: its name, and of a user's function the file that has it."""
+    source = inspect.getsourcefile(inspect.unwrap(import_function(name, "metric"))) if ":" in name else None
+    return f"{name} {hash_file(Path(source))}" if source else name
 
 
 def metric_for(label: Any) -> str:

@@ -65,8 +65,8 @@ class Model:
         self._options = options
         bundle = replace(bundle, manifest=with_types(options.config, bundle.manifest))
         self._device = open_device(options.config) if on_device(options.config) else None
-        self._fingerprint = _fingerprint(bundle.manifest, options.config, self._device)
-        costs = read_costs(bundle.path / "device.json", self._fingerprint, bundle.manifest)
+        self.fingerprint = _fingerprint(bundle.manifest, options.config, self._device)
+        costs = read_costs(bundle.path / "device.json", self.fingerprint, bundle.manifest)
         known = costs.layouts if costs else {}
         self.layout = choose_layout(bundle.manifest, options.layout, known, options.config.backend)
         self._chain = bundle
@@ -372,8 +372,8 @@ class Model:
             return self._staged
 
     def _start(self) -> Steps:
-        costs = read_costs(self.path / "device.json", self._fingerprint, self.manifest)
-        costs = costs or guess_costs(self.manifest, self._fingerprint)
+        costs = read_costs(self.path / "device.json", self.fingerprint, self.manifest)
+        costs = costs or guess_costs(self.manifest, self.fingerprint)
         engines = Engines(self._bundle, self._options.config, self._device)
         if self._device is not None:
             return DeviceExecutor(self.manifest, engines, costs, self._cache_bytes, self._device)
@@ -495,7 +495,7 @@ class Model:
         config = self._options.config
         one_image = {name: (1, *shape[1:]) for name, shape in shapes.items()}
         layouts = executor.costs.layouts
-        costs = executor.measure(one_image, self._choices, self._fingerprint, budget_ms)
+        costs = executor.measure(one_image, self._choices, self.fingerprint, budget_ms)
         executor.costs = replace(costs, layouts=layouts)
         if not executor.regions and not layouts:
             return executor.costs

@@ -28,7 +28,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..progress import Progress
 from ..report_tables import Table
@@ -161,6 +161,9 @@ def run(args: argparse.Namespace) -> int:
             fix="Give one of the two; for both run it twice, with --data first: streams take what it chose.",
         )
     budget = budget_of(args)
+    makes_bundle = bool(args.precision and args.source.is_dir() and budget.given)
+    folder = args.out is not None and args.out.is_dir() and not makes_bundle
+    _refuse(folder, f"--out {args.out}, a folder", "a file, such as choices.json")
     thresholds = args.threshold is not None or args.active is not None
     if args.stream is not None:
         alone = args.exits or thresholds or args.beta is not None or args.precision
@@ -174,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     _refuse(by_layers and not args.precision, which, "--precision with them")
     if args.precision:
         _refuse(args.exits or thresholds, "--precision with --exits, --threshold or --active", "one of them")
-        if args.source.is_dir() and budget.given:
+        if makes_bundle:
             _refuse(
                 by_layers,
                 f"{which} with a budget for a bundle",
@@ -226,7 +229,7 @@ def _run_budget(args: argparse.Namespace, budget: Budget | None) -> int:
     table = tradeoff_table(dataclasses.asdict(found))
     last = f"use {path.parent}: {found.precision}" if args.precision else str(path)
     end = f"{found.words()}\n{found.confirmed()}\n{last}"
-    return _tell(args, progress, found, choices.notes, table, end)
+    return _tell(args, progress, found, choices.notes, table, end, path)
 
 
 def _run_exits(args: argparse.Namespace, budget: Budget | None) -> int:
@@ -286,18 +289,19 @@ def _run_precision(args: argparse.Namespace) -> int:
 def _tell(
     args: argparse.Namespace,
     progress: Progress,
-    found: object,
+    found: Any,
     notes: Sequence[str],
     table: Table,
     end: str,
+    path: Path | None = None,
 ) -> int:
-    """What was tried and chosen, as JSON or as a table, if it has rows."""
+    """What was tried and chosen, as JSON or as a table, if it has rows. `path`: where choices.json is."""
     from ..report import plain_table
 
     for note in notes:
         progress.note(note)
     if args.json:
-        print_json(found)
+        print_json(found if path is None else {**dataclasses.asdict(found), "choices_path": str(path)})
         return 0
     if table.rows:
         print("\n".join(plain_table(table)))

@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _check_equivariance(args)
     if args.equivariance:
         return _equivariance(args)
     from ..against import against
@@ -110,6 +111,16 @@ def run(args: argparse.Namespace) -> int:
     if report.passed:
         report.require(engines=args.require_engines)
     return code
+
+
+def _check_equivariance(args: argparse.Namespace) -> None:
+    from ...runtime.errors import InputError
+
+    fix = "See `foveate verify --help`."
+    if args.equivariance and args.robustness:
+        raise InputError("verify", got="--equivariance with --robustness", expected="one of them", fix=fix)
+    if (args.group is not None or args.vectors) and not args.equivariance:
+        raise InputError("verify", got="--group or --vectors", expected="--equivariance with them", fix=fix)
 
 
 def _equivariance(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from foveate.calibration.budget import NEAR, Budget, pareto
-from foveate.calibration.tradeoff import BROKEN, HOLDS, UNCLEAR, confirm, drop_of
+from foveate.calibration.tradeoff import BROKEN, HOLDS, UNCLEAR, UNTRIED, confirm, drop_of
 from foveate.runtime.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,4 +121,4 @@ def test_held_out_images_confirm_or_do_not():
     assert verdicts == [HOLDS, UNCLEAR, BROKEN]
     least = [confirm(Budget(min_metric=m), hits(*right), hits(*many)).verdict for m in (0.7, 0.72, 0.9)]
     assert least == [HOLDS, UNCLEAR, BROKEN]
-    assert confirm(Budget(latency_ms=1.0), hits(*right), hits(*many)).verdict == HOLDS
+    assert confirm(Budget(latency_ms=1.0), hits(*right), hits(*many)).verdict == UNTRIED

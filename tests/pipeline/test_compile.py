@@ -164,7 +164,12 @@ def test_a_budget_is_searched_on_what_was_built_and_what_it_chose_is_verified(
     assert floats.stages == ["· build", *done[1:]] and "precision floats" in dict(floats.lines)["✓ calibrate"]
     assert any(key.startswith("verify.") for key in open_bundle(tmp_path / "bundle").manifest.stages)
     again = compile_once(max_drift=1.0)
-    assert again.stages == ["· build", "✓ calibrate", "· verify", "· bench"]  # the same choices
+    assert again.stages == [
+        "· build",
+        "✓ calibrate",
+        "· verify",
+        "✓ bench",
+    ]  # the same choices; reports tell the budget
 
 
 def test_budgets_that_make_no_sense_are_named(compile_once):
