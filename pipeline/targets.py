@@ -170,16 +170,16 @@ def lower_for_torch(order: Order, config: TorchConfig) -> Made:
     """torch knows fewer operators than onnxruntime: those that it does not are told now, not by the first image."""
     made = lower(order, config)
     try:
-        from ..runtime.onnx_torch.tape import unknown_nodes
+        from ..runtime.onnx_torch.tape import unknown
     except ImportError:
         return made._replace(notes=(*made.notes, "torch is not here: it may not know all operators"))
     for file in order.files:
         model = onnx.load(order.folder / file, load_external_data=False)
-        if node := next(unknown_nodes(model), None):
+        for what, got in unknown(model):
             raise EngineError(
-                f"node {node.name or node.output[0]} of {Path(file).name} in torch",
-                got=f"{node.domain or 'ai.onnx'}::{node.op_type}",
-                expected="operators that this backend knows",
+                f"{what} of {Path(file).name} in torch",
+                got=got,
+                expected="operators and types that this backend knows",
                 fix="Pass --target cuda or cuda:fp16, which onnxruntime runs, or write the program without it.",
             )
     return made

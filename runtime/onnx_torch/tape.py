@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import EngineError
 from .operators import OPERATORS
-from .protos import attribute, constant, to_tensor
+from .protos import TYPES, attribute, constant, to_tensor
 from .registry import Attributes, refused
 from .sizes import shape
 
@@ -28,11 +28,16 @@ class Known:
 _OWN = frozenset({"Constant", "If", "Shape", "Size"})  # computed when a program is recorded
 
 
-def unknown_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes, also of functions and branches, that a `Recorder` refuses by their operator."""
+def unknown(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """The weights of a type that torch's backend does not know, and the nodes of such an operator, also of functions
+    and branches: which one, and its type or operator."""
+    for weight in model.graph.initializer:
+        if weight.data_type not in TYPES:
+            yield f"tensor {weight.name}", onnx.TensorProto.DataType.Name(weight.data_type)
     called = {(f.domain, f.name) for f in model.functions}
     for nodes in (model.graph.node, *(f.node for f in model.functions)):
-        yield from _unknown(nodes, called)
+        for node in _unknown(nodes, called):
+            yield f"node {node.name or node.output[0]}", f"{node.domain or 'ai.onnx'}::{node.op_type}"
 
 
 def _unknown(nodes: Iterable[onnx.NodeProto], called: set[tuple[str, str]]) -> Iterator[onnx.NodeProto]:
