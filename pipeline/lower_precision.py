@@ -37,7 +37,19 @@ _FIRST_ALONE = {"Resize"}  # its scales are float32, whatever it resizes
 # Of plugins, the inputs that may be float16 together, where the first is there as such; the first output follows.
 _PLUGINS = {"EnergyMask": (0,), "DeformableSample": (0, 3)}
 _ROUNDING = {"Floor", "Round", "Ceil"}
-_LARGEST = float(np.finfo(np.float16).max)
+_CLIPPED = {
+    "Add",
+    "Where",
+    "Max",
+    "Min",
+    "Clip",
+}  # what is too large for the type stands for none, as in masks
+_BOUNDING = {"Clip", "Max", "Min", "Div"}  # a small number keeps what is divided by from zero
+# The least normal number and the largest one.
+_RANGE = {
+    TensorProto.FLOAT16: (2.0**-14, 65504.0),
+    TensorProto.BFLOAT16: (2.0**-126, (2 - 2.0**-7) * 2.0**127),
+}
 
 
 def lower_precision(
@@ -169,6 +181,35 @@ def _floats(model: onnx.ModelProto) -> set[str]:
     }
 
 
+def _constants(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, TensorProto]]:
+    """The float32 initializers that are no choices, and what nodes Constant give; by name, each under a name that no
+    other branch has."""
+    choices = {i.name for i in graph.input}
+    found = {i.name: i for i in graph.initializer if i.name not in choices}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            (given,) = node.attribute
+            if given.name == "value":
+                found[node.output[0]] = given.t
+            elif given.name in ("value_float", "value_floats"):
+                values = np.array(helper.get_attribute_value(given), np.float32)
+                found[node.output[0]] = numpy_helper.from_array(values)
+    for name, tensor in found.items():
+        if tensor.data_type == TensorProto.FLOAT:
+            if tensor.name != f"{scope}{name}":
+                own = TensorProto()
+                own.CopyFrom(tensor)
+                own.name = f"{scope}{name}"
+                tensor = own
+            yield name, tensor
+
+
+def _sizes(weight: TensorProto) -> np.ndarray:
+    """The magnitudes of its numbers that are finite and not zero."""
+    sizes = np.abs(numpy_helper.to_array(weight))
+    return sizes[np.isfinite(sizes) & (sizes > 0)]
+
+
 class _Lowering:
     """Every float32 tensor may be there in both types: in float32 by its own name, but for `borders`, which have it in
     the lower one. `made` is what is computed in that, outside of branches."""
@@ -179,13 +220,14 @@ class _Lowering:
         self.kind, self.kept, self.floats = KINDS[precision], kept, floats
         self.borders, self.plugins = borders, plugins
         self.suffix = f".{precision}"
+        self.least, self.largest = _RANGE[self.kind]
         self.weights: dict[str, TensorProto] = {}
         self.lowered: dict[str, TensorProto] = {}
         self.made: set[str] = set()
+        self.quotients: set[str] = set()  # in float32, of what may be near zero
 
     def run(self, graph: onnx.GraphProto) -> None:
         choices = {i.name for i in graph.input}
-        self.weights = {i.name: i for i in graph.initializer if i.name not in choices}
         for value in (*graph.input, *graph.output):
             if value.name in self.borders:
                 value.type.tensor_type.elem_type = self.kind
@@ -202,10 +244,13 @@ class _Lowering:
     ) -> None:
         """`high`, `low`: by what names the outer graphs have tensors in either type; their own, where nothing says."""
         inner = _Scope(graph, scope, {**high}, {**low})
+        self.weights.update(_constants(graph, scope))
         nodes = list(graph.node)
         del graph.node[:]
         for node in nodes:
             lower = self._is_lower(node, inner.low)
+            if node.op_type in ("Div", "Reciprocal") and not lower:
+                self.quotients.update(node.output)
             for position, name in enumerate(node.input):
                 if name in self.floats:
                     follows = lower and _may_follow(node, position)
@@ -232,22 +277,45 @@ class _Lowering:
         if node.domain not in ("", "ai.onnx") or not self.kept.isdisjoint(node.output):
             return False
         if node.op_type in PRODUCTS:
-            return not self.floats.isdisjoint(node.output) and all(self._fits(name) for name in node.input)
-        return node.op_type in _FOLLOWING and any(name in low for name in node.input)
+            fit = all(self._largest(name) <= self.largest for name in node.input)
+            return fit and not self.floats.isdisjoint(node.output)
+        return (
+            node.op_type in _FOLLOWING
+            and any(name in low for name in node.input)
+            and self._divides_safely(node)
+            and all(self._holds(node, position) for position in range(len(node.input)))
+        )
 
-    def _fits(self, name: str) -> bool:
-        """Whether the weights of a product can be held."""
-        weight = self.weights.get(name)
-        if weight is None or self.kind != TensorProto.FLOAT16:
+    def _divides_safely(self, node: onnx.NodeProto) -> bool:
+        """What is computed in float32 to divide by, as x + 1e-8, is zero in float16; its reciprocal is infinite."""
+        if self.kind != TensorProto.FLOAT16:
             return True
-        values = numpy_helper.to_array(weight)
-        return not values.size or float(np.abs(values).max()) <= _LARGEST
+        if node.op_type == "Div":
+            return node.input[1] in self.weights
+        return node.op_type != "Mul" or self.quotients.isdisjoint(node.input)
+
+    def _holds(self, node: onnx.NodeProto, position: int) -> bool:
+        """Whether the lower type has the constant that a node reads there. Small numbers beside larger ones are
+        rounded, as in weights; alone they matter."""
+        weight = self.weights.get(node.input[position])
+        if weight is None or not _may_follow(node, position):
+            return True
+        sizes = _sizes(weight)
+        if not sizes.size:
+            return True
+        smallest = sizes.min() if node.op_type in _BOUNDING else sizes.max()
+        return smallest >= self.least and (sizes.max() <= self.largest or node.op_type in _CLIPPED)
+
+    def _largest(self, name: str) -> float:
+        """Of the weights of a product; 0 for what is none."""
+        return float(_sizes(self.weights[name]).max(initial=0)) if name in self.weights else 0.0
 
     def _lower(self, name: str, scope: _Scope) -> str:
         if name in self.weights:
-            if name not in self.lowered:
-                self.lowered[name] = self._stored(self.weights[name])
-            return self.lowered[name].name
+            weight = self.weights[name]
+            if weight.name not in self.lowered:
+                self.lowered[weight.name] = self._stored(weight)
+            return self.lowered[weight.name].name
         if name not in scope.low:
             scope.low[name] = self._low_name(name, scope.prefix)
             scope.cast(scope.high.setdefault(name, name), scope.low[name], self.kind)
@@ -268,8 +336,8 @@ class _Lowering:
     def _stored(self, weight: TensorProto) -> TensorProto:
         """Finite numbers stay finite: a large one stands for none, as −3.4e38 in masks of attention."""
         values = numpy_helper.to_array(weight)
-        if self.kind == TensorProto.FLOAT16:
-            values = np.where(np.isfinite(values), np.clip(values, -_LARGEST, _LARGEST), values)
+        clipped = np.clip(values, -self.largest, self.largest)
+        values = np.where(np.isfinite(values), clipped, values).astype(np.float32)
         lower = values.astype(helper.tensor_dtype_to_np_dtype(self.kind))
         return numpy_helper.from_array(lower, weight.name + self.suffix)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import onnx
+
 from ..runtime.engine import (
     LOWERED,
     PRECISIONS,
@@ -163,8 +165,27 @@ def compile_for_nvidia(order: Order, config: TensorRTConfig | TorchTensorRTConfi
     return Made(*build_engines(order.folder, order.manifest, config, order.ranges, order.tell))
 
 
-@builds(CudaConfig)
 @builds(TorchConfig)
+def lower_for_torch(order: Order, config: TorchConfig) -> Made:
+    """torch knows fewer operators than onnxruntime: those that it does not are told now, not by the first image."""
+    made = lower(order, config)
+    try:
+        from ..runtime.onnx_torch.tape import unknown
+    except ImportError:
+        return made._replace(notes=(*made.notes, "torch is not here: it may not know all operators"))
+    for file in order.files:
+        model = onnx.load(order.folder / file, load_external_data=False)
+        for what, got in unknown(model):
+            raise EngineError(
+                f"{what} of {Path(file).name} in torch",
+                got=got,
+                expected="operators and types that this backend knows",
+                fix="Pass --target cuda or cuda:fp16, which onnxruntime runs, or write the program without it.",
+            )
+    return made
+
+
+@builds(CudaConfig)
 def lower(order: Order, config: CudaConfig | TorchConfig) -> Made:
     """onnxruntime and torch compile on load: what is built are files in the precision asked for."""
     load_in_onnxruntime(order, OrtConfig())

@@ -1,5 +1,9 @@
 """What errors `verify` takes for rounding: relative ones, as of `compare.relative_error`."""
 
+from __future__ import annotations
+
+from ..runtime.manifest import ONNX, EngineFile
+
 TOLERANCE = 1e-5  # of backends that compute in float32 what the reference computes, in another order …
 EXACT = ("ort", "null")  # … which these are
 QUANTIZED = (
@@ -15,3 +19,9 @@ find wrong engines by: no measurements of good ones on a GPU went into them."""
 def tolerance_of(precision: str) -> float:
     """Of an engine: the greater of its types'."""
     return max(TOLERANCES[part] for part in precision.split("+"))
+
+
+def tolerance_of_engine(engine: EngineFile, quantized: bool) -> float:
+    """`quantized`: of a program in Q/DQ, which an ONNX file in another precision goes on computing."""
+    own = tolerance_of(engine.precision)
+    return max(own, tolerance_of("int8")) if quantized and engine.flavour == ONNX else own

@@ -34,7 +34,7 @@ from .compare import NEAR, ImageCheck, compare
 from .data import Dataset, Sample
 from .metrics import open_metric
 from .reference import Case, Expected, Reference
-from .tolerances import EXACT, QUANTIZED, TOLERANCE, tolerance_of
+from .tolerances import EXACT, QUANTIZED, TOLERANCE, tolerance_of_engine
 from .verify_report import EngineCheck, Quality, VerifyReport, summarize
 from .verify_steps import Steps
 
@@ -104,7 +104,10 @@ def verify(
             for name, model in models.items()
             if reference.quantized and model.device is None
         }
-        allowed = max((tolerance_of(e.precision) for e in manifest.engines), default=tolerance)
+        several = [tolerance_of_engine(engine, reference.quantized) for engine in manifest.engines]
+        if several and reference.quantized:
+            several.append(QUANTIZED)
+        allowed = max(several, default=tolerance)
         allowed = allowed if engine_tolerance is None else engine_tolerance
         for sample, fraction in _samples(data, manifest, limit):
             choices = reference.choices if fraction is None else reference.forced(sample.image, fraction)

@@ -72,6 +72,13 @@ ONE_NODE = {
     "y = Pad (x, p)",
     "of a size": "s = Shape (x)  n = Size (x)  t = Slice (s, minus, least, front, minus)  e = Unsqueeze (n, front)  "
     "k = Concat <axis = 0> (t, e)  f = Cast <to = 1> (k)  g = Unsqueeze (f, front)  r = ReduceL2 (g)  y = Mul (x, r)",
+    "quantized": "q = QuantizeLinear (x, high, byte)  y = DequantizeLinear (q, high, byte)",
+    "quantized, saturated": "q = QuantizeLinear (x, tiny)  y = DequantizeLinear (q, tiny)",
+    "quantized, by channel": "q = QuantizeLinear <axis = 1> (x, steps4, bytes)  "
+    "y = DequantizeLinear <axis = -3> (q, steps4, bytes)",
+    "quantized, halves": "d = Mul (x, ten)  r = Round (d)  q = QuantizeLinear (r, twofold, byte)  "
+    "y = DequantizeLinear (q, twofold, byte)",
+    "dequantized, whole numbers": "d = Mul (x, ten)  k = Cast <to = 6> (d)  y = DequantizeLinear (k, high)",
     "filled": "s = Shape (x)  z = ConstantOfShape <value = float[1] {2.5}> (s)  y = Add (x, z)",
     "decided by a size": "s = Shape <start = 2, end = 3> (x)  c = Greater (s, two)  q = Squeeze (c)  "
     "y = If (q) <then_branch = a () => (float t) { t = Neg (x) }, else_branch = b () => (float t) { t = Abs (x) }>",
@@ -94,6 +101,11 @@ VALUES = {
     "pair": np.array([1.5, -0.5]),
     "even": [0, 0, 0, 0, 0, 0, 1, 1],
     "none": [0, 0, 0, 0, 0, 0],
+    "byte": np.int8(-5),
+    "bytes": np.array([0, 3, -128, 127], np.int8),
+    "tiny": np.array(2.0**-10),
+    "steps4": np.array([0.01, 0.5, 2.0, 0.001]),
+    "twofold": np.array(2.0),
     "minus": [-1],
     "least": [-(2**63)],
     "deep": np.array([[[[0, -1]], [[2, 1]]], [[[1, 1]], [[-2, 3]]]]),
@@ -125,7 +137,8 @@ def operator_program(body: str, folder: Path) -> Path:
     read = {name for node in graph.node for name in node.input}
     for name in VALUES.keys() & read:
         value = np.asarray(VALUES[name])
-        value = value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
+        if value.dtype != np.int8:
+            value = value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
         graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, folder / "p.onnx")

@@ -18,6 +18,8 @@ from ...runtime.onnx_torch.sizes import SIZES, shape
 # An array, of numbers and symbols, where it follows from constants and sizes alone.
 Value = torch.Tensor | np.ndarray
 _OF_SIZES = ("Shape", "Size")
+# What torch computes of Q/DQ is rounding of floats: of that TensorRT would make no layers in bytes.
+_KNOWN = {*OPERATORS, *_OF_SIZES, "Constant"} - {"QuantizeLinear", "DequantizeLinear"}
 _FEW = 8  # floats that operators may read as numbers
 
 
@@ -36,8 +38,8 @@ class OnnxModule(torch.nn.Module):
         for tensor in graph.initializer:
             self._add(tensor.name, protos.to_tensor(tensor))
         for node in graph.node:
-            if node.op_type not in (*OPERATORS, *_OF_SIZES, "Constant") or node.domain not in ("", "ai.onnx"):
-                raise _refused(node, "no such operation of torch", f"one of {len(OPERATORS)} stock operators")
+            if node.op_type not in _KNOWN or node.domain not in ("", "ai.onnx"):
+                raise _refused(node, "no such operation of torch", f"one of {len(_KNOWN)} stock operators")
             attributes = {a.name: protos.attribute(a) for a in node.attribute}
             if node.op_type == "Constant":
                 self._add(node.output[0], protos.constant(attributes))

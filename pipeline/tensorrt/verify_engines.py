@@ -23,12 +23,13 @@ from ...runtime.bundle import open_bundle
 from ...runtime.errors import told
 from ...runtime.manifest import ONNX, EngineFile, ExitStep, Manifest
 from ...runtime.nvidia import why_not_here
+from ..as_written import is_quantized
 from ..compare import ImageCheck, Keep, compare
 from ..lower_precision import cast_inputs
 from ..masks import margins, masks_of
 from ..reference import Case
 from ..rounding import in_float32
-from ..tolerances import tolerance_of
+from ..tolerances import tolerance_of_engine
 from ..verify_report import EngineCheck, summarize_engine
 from .borders import Borders, open_session
 from .engine_model import open_choices
@@ -47,7 +48,7 @@ def check_engines(
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[EngineCheck, ...]:
     """One check for each file of programs/ that has engines, of the engine that fits this GPU. `cases` is called anew
-    for every engine. `tolerance`: by default that of `tolerance_of`. `tick` is called after each engine."""
+    for every engine. `tolerance`: by default that of `tolerance_of_engine`. `tick` is called after each engine."""
     manifest = open_bundle(bundle, verify=False).manifest
     if why := _why_no_polygraphy():
         return tuple(EngineCheck.unchecked(engine, why) for engine in _one_each(manifest.engines))
@@ -55,8 +56,7 @@ def check_engines(
     with Borders(bundle, manifest, threads) as borders:
         checker = _Checker(bundle, manifest, borders, cases, threads)
         for engine in _one_each(manifest.engines):
-            allowed = tolerance_of(engine.precision) if tolerance is None else tolerance
-            found.append(checker.check(engine, allowed))
+            found.append(checker.check(engine, tolerance))
             tick()
     return tuple(found)
 
@@ -83,8 +83,11 @@ class _Checker:
         self._cases, self._threads = cases, threads
         self._decisions = _Decisions(bundle, manifest)
         self._program = onnx.load(bundle / manifest.program, load_external_data=False)
+        self._quantized = is_quantized(self._program)
 
-    def check(self, engine: EngineFile, tolerance: float) -> EngineCheck:
+    def check(self, engine: EngineFile, tolerance: float | None) -> EngineCheck:
+        if tolerance is None:
+            tolerance = tolerance_of_engine(engine, self._quantized)
         why = "" if engine.flavour == ONNX else why_not_here([engine]) or _why_other_flavour(engine)
         profile = {}
         if engine.sidecar:

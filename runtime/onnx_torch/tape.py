@@ -3,7 +3,7 @@ what is left is a list of calls that may be captured in a CUDA graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import EngineError
 from .operators import OPERATORS
-from .protos import attribute, constant, to_tensor
+from .protos import TYPES, attribute, constant, to_tensor
 from .registry import Attributes, refused
 from .sizes import shape
 
@@ -23,6 +23,34 @@ class Known:
     """A value that is the same for all inputs of these shapes, in this machine's memory."""
 
     value: Tensor
+
+
+_OWN = frozenset({"Constant", "If", "Shape", "Size"})  # computed when a program is recorded
+
+
+def unknown(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """The weights of a type that torch's backend does not know, and the nodes of such an operator, also of functions
+    and branches: which one, and its type or operator."""
+    for weight in model.graph.initializer:
+        if weight.data_type not in TYPES:
+            yield f"tensor {weight.name}", onnx.TensorProto.DataType.Name(weight.data_type)
+    called = {(f.domain, f.name) for f in model.functions}
+    for nodes in (model.graph.node, *(f.node for f in model.functions)):
+        for node in _unknown(nodes, called):
+            yield f"node {node.name or node.output[0]}", f"{node.domain or 'ai.onnx'}::{node.op_type}"
+
+
+def _unknown(nodes: Iterable[onnx.NodeProto], called: set[tuple[str, str]]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        known = _is_stock(node) and (node.op_type in _OWN or node.op_type in OPERATORS)
+        if not known and (node.domain, node.op_type) not in called:
+            yield node
+        for branch in (a.g for a in node.attribute if a.HasField("g")):
+            yield from _unknown(branch.node, called)
+
+
+def _is_stock(node: onnx.NodeProto) -> bool:
+    return node.domain in ("", "ai.onnx")
 
 
 Functions = Mapping[tuple[str, str], onnx.FunctionProto]
@@ -138,7 +166,7 @@ class Recorder:
             return [Known(constant(attributes))]
         if node.op_type in ("Shape", "Size"):
             return [Known(_sizes(node.op_type, inputs[0], attributes))]
-        found = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        found = OPERATORS.get(node.op_type) if _is_stock(node) else None
         if found is None:
             raise _refused(
                 node, f"{node.domain or 'ai.onnx'}::{node.op_type}", "operators that this backend knows"

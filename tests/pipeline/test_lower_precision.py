@@ -160,6 +160,75 @@ def test_weights_beyond_the_range_of_float16_stay_float32_and_masks_stay_finite(
     assert "w.bf16" in {i.name for i in lower_precision(model, "bf16").graph.initializer}
 
 
+def off(text: str, weights: dict[str, np.ndarray]) -> float:
+    """How far float16's answer is from float32's, of its largest value."""
+    model, x = graph(text, weights), np.array([[[[0, 0.5], [1, 2]]]], np.float32)
+    expected, found = (run(m, {"x": x})["y"] for m in (model, lower_precision(model, "fp16")))
+    assert np.isfinite(expected).all()
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+BODY = "g (float[1, 1, 2, 2] x) => (float[1, 1, 2, 2] y) {{ c = Conv (x, w)\n {} }}"
+HELD = {
+    "a large factor": "y = Mul (c, k)",
+    "a large factor of a node": "l = Constant <value_float = 1e6> ()\n y = Mul (c, l)",
+    "a large divisor": "y = Div (c, k)",
+    "a large minuend": "y = Sub (k, c)",
+    "a large slope": "n = Neg (c)\n y = PRelu (n, k)",
+    "a sum that is divided by": "d = Add (c, e)\n y = Div (c, d)",
+    "one of a node": "f = Constant <value = float {1e-8}> ()\n d = Add (c, f)\n y = Div (c, d)",
+    "a maximum that is divided by": "d = Max (c, e)\n y = Div (c, d)",
+    "a bound that is divided by": "d = Clip (c, e)\n y = Div (c, d)",
+    "a reciprocal": "d = Add (c, e)\n r = Reciprocal (d)\n y = Mul (c, r)",
+    "a small factor": "y = Mul (c, e)",
+}
+
+
+@pytest.mark.parametrize("rest", HELD.values(), ids=HELD)
+def test_constants_that_float16_has_not_keep_their_nodes_in_float32(rest):
+    weights = {"w": np.full((1, 1, 1, 1), 1e-4), "k": np.array(1e6), "e": np.array(1e-8)}
+    assert off(BODY.format(rest), {k: v.astype(np.float32) for k, v in weights.items()}) < 2e-2
+
+
+def test_constants_of_branches_are_held_as_others_are():
+    """Of two branches that give one name to constants of their own, each keeps its own."""
+    branch = (
+        "{0} () => (float[1, 1, 2, 2] z{0}) {{ l = Constant <value_float = {1}> ()\n z{0} = Mul (c, l) }}"
+    )
+    chosen = f"y = If (b) <then_branch = {branch.format('t', 1e6)}, else_branch = {branch.format('e', 3.0)}>"
+    text = BODY.format(f"m = ReduceMax <keepdims = 0> (x)\n b = Greater (m, k)\n {chosen}")
+    for border in (1.0, 3.0):
+        assert off(text, {"w": np.ones((1, 1, 1, 1), np.float32), "k": np.array(border, np.float32)}) < 2e-2
+
+
+def test_biases_beside_zero_and_divisors_that_are_held_stay_in_the_lower_type():
+    weights = {"w": np.eye(4), "v": np.array([1, 1e-6, 0, -1]), "d": np.array(8.0)}
+    text = """g (float[1, 4] x) => (float[1, 4] y) {
+        a = MatMul (x, w)
+        b = Add (a, v)
+        y = Div (b, d)
+    }"""
+    model = graph(text, {k: v.astype(np.float32) for k, v in weights.items()})
+    assert {"a.fp16", "b.fp16", "y.fp16"} <= set(types_of(lower_precision(model, "fp16")))
+
+
+def test_of_bfloat16_only_the_largest_numbers_are_too_large():
+    weights = {"w": np.eye(4), "most": np.array(-3.4028235e38), "e": np.array(1e-8), "k": np.array(1e6)}
+    text = """g (float[1, 4] x) => (float[1, 4] y, float[1, 4] z) {
+        a = MatMul (x, w)
+        b = Max (a, most)
+        c = Mul (b, k)
+        d = Add (c, e)
+        y = Div (c, d)
+        z = Mul (a, most)
+    }"""
+    made = lower_precision(graph(text, {k: v.astype(np.float32) for k, v in weights.items()}), "bf16")
+    types = types_of(made)
+    assert {"a.bf16", "b.bf16", "c.bf16", "d.bf16", "y.bf16"} <= set(types) and "z.bf16" not in types
+    (most,) = [numpy_helper.to_array(i) for i in made.graph.initializer if i.name == "most.bf16"]
+    assert np.isfinite(most.astype(np.float32))
+
+
 @pytest.fixture(scope="module")
 def exits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("precision")

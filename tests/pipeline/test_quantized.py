@@ -17,8 +17,11 @@ from foveate.pipeline.analyze import MASK, analyze
 from foveate.pipeline.build import build
 from foveate.pipeline.costs import CostModel
 from foveate.pipeline.spans import Unsupported, lower, lower_from_inputs
+from foveate.pipeline.tolerances import TOLERANCES, tolerance_of_engine
+from foveate.pipeline.verify import verify
 from foveate.runtime import load
-from foveate.runtime.manifest import Region
+from foveate.runtime.engine import TorchConfig
+from foveate.runtime.manifest import ONNX, EngineFile, Region
 from foveate.runtime.native.plan import Array, ConvInteger, Copy, SpanPlan
 from onnx import helper, numpy_helper
 
@@ -100,6 +103,35 @@ def test_a_masked_program_runs_on_bytes(masked: Path):
             result, wanted = model(image), wanted_of(image)
             assert result.strategies["region0"][0] == "spans"
             assert_same_but_for_edges(result["features"], wanted["features"])
+
+
+def test_in_float16_it_runs_by_torch_and_is_verified_as_quantized(masked: Path, tmp_path: Path):
+    """Rounded to float16, a value on the edge of two bytes falls to either."""
+    program = masked.parent / "quantized.onnx"
+    bundle = build(program, tmp_path / "bundle", sample=SHAPE, target="torch:fp16")
+    report = verify(bundle, limit=2, threads=1, strategies=("rects",))
+    report.require()
+    assert report.engines and {engine.tolerance for engine in report.engines} == {TOLERANCES["int8"]}
+    image = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    wanted = reference(program)(image)["features"]
+    with load(bundle, backend=TorchConfig(device="cpu")) as model:
+        assert model.backend == "torch"
+        off = np.abs(np.asarray(model(image)["features"]) - wanted) / np.abs(wanted).max()
+    assert off.max() < TOLERANCES["int8"] and off.mean() < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("flavour", "precision", "quantized", "tolerance"),
+    [
+        (ONNX, "fp16", True, TOLERANCES["int8"]),
+        (ONNX, "bf16", True, TOLERANCES["bf16"]),
+        (ONNX, "fp16", False, TOLERANCES["fp16"]),
+        ("tensorrt", "fp16", True, TOLERANCES["fp16"]),
+    ],
+)
+def test_what_a_lowered_file_in_bytes_may_be_off(flavour, precision, quantized, tolerance):
+    engine = EngineFile("programs/p.onnx", "engines/p.onnx", "", flavour, "", "any", precision)
+    assert tolerance_of_engine(engine, quantized) == tolerance
 
 
 def chain(path: Path) -> Path:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from foveate.pipeline.build import build
 from foveate.pipeline.targets import in_precision, is_built_for, target_config, target_of
+from foveate.runtime.bundle import open_bundle
 from foveate.runtime.engine import PRECISIONS, CudaConfig, NullConfig, OrtConfig, TensorRTConfig, TorchConfig
-from foveate.runtime.errors import InputError
+from foveate.runtime.errors import EngineError, InputError
 from foveate.runtime.manifest import ONNX, EngineFile, Manifest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ..operator_programs import operator_program
 
 
 @given(st.sampled_from(["", *PRECISIONS]), st.lists(st.sampled_from(["sm75", "sm89", "sm120"]), unique=True))
@@ -72,6 +78,23 @@ def test_the_target_of_a_bundle_builds_another_one_like_it(backend, made, target
     manifest = Manifest("x", (), (), (), (), backend=backend, engines=made)
     assert target_of(manifest) == target
     assert is_built_for(manifest, target)
+
+
+@pytest.mark.parametrize("target", ["torch", "torch:fp16"])
+def test_what_torch_does_not_know_is_told_at_build(target, tmp_path):
+    program = operator_program("c = Conv (x, w)  y = Softsign (c)", tmp_path)
+    with pytest.raises(EngineError, match=r"node .* in torch(.|\n)*ai.onnx::Softsign(.|\n)*--target cuda"):
+        build(program, tmp_path / "bundle", sample=(1, 4, 16, 16), target=target)
+    assert not (tmp_path / "bundle").exists()
+    build(program, tmp_path / "bundle", sample=(1, 4, 16, 16), target=target.replace("torch", "cuda"))
+
+
+@pytest.mark.parametrize("target", ["torch", "torch:fp16"])
+def test_without_torch_a_build_says_that_it_did_not_look(target, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "foveate.runtime.onnx_torch.tape", None)
+    program = operator_program("c = Conv (x, w)  y = Softsign (c)", tmp_path)
+    bundle = build(program, tmp_path / "bundle", sample=(1, 4, 16, 16), target=target)
+    assert any("torch is not here" in note for note in open_bundle(bundle).manifest.notes)
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt:fp32", "tensorrt:fp16@sm75", "torch"])

@@ -18,12 +18,19 @@ from ...operator_programs import IMAGE, ONE_NODE, operator_program
 
 FREE = ((2, 4, 7, 7), IMAGE, (2, 4, 15, 17))  # of height and width
 ONE_SIZE = {"conv, same", "layer norm", "gemm"}  # of pads or weights that fit one
-NO_MODULE = {"decided by a size"}
+QUANTIZED = [name for name in ONE_NODE if "quantized" in name]
+NO_MODULE = {"decided by a size", *QUANTIZED}
 
 
 def exported(name: str, folder: Path, shapes: Sequence[Sequence[int]]) -> tuple[Path, Any]:
     path = operator_program(ONE_NODE[name], folder)
     return path, export(OnnxModule(onnx.load(path)), {"x": shapes}, {"x": torch.float32}).module()
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_programs_in_bytes_are_for_tensorrt_itself(name, tmp_path):
+    with pytest.raises(ProgramError, match=r"(Q|Deq)uantizeLinear(.|\n)*Build for tensorrt"):
+        exported(name, tmp_path, (IMAGE,) * 3)
 
 
 @pytest.mark.parametrize("name", [name for name in ONE_NODE if name not in NO_MODULE])

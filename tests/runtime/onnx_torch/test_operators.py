@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 import torch
 from foveate.runtime.errors import EngineError
 from foveate.runtime.onnx_torch.program import TorchProgram
+from foveate.runtime.onnx_torch.tape import unknown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +52,34 @@ def test_a_program_is_recorded_for_each_shape(tmp_path_factory, batch, height, w
 def test_what_it_does_not_know_is_named(tmp_path):
     with pytest.raises(EngineError, match=r"node .*NonZero.*operators that this backend knows"):
         both(operator_program("n = NonZero (x)  y = Cast <to = 1> (n)", tmp_path), np.ones(IMAGE, np.float32))
+
+
+def test_what_is_unknown_is_found_also_in_functions_and_branches():
+    text = """<ir_version: 10, opset_import: ["": 20, "own": 1]>
+    g (float[n] x, bool b) => (float[n] y) {
+        s = Shape (x)
+        f = own.F (x)
+        z = If (b) <then_branch = t () => (float[n] p) { p = LRN <size = 3> (f) },
+                    else_branch = e () => (float[n] q) { q = Neg (f) }>
+        y = other.Relu (z)
+    }
+    <domain: "own", opset_import: ["": 20]> F (a) => (c) { k = Softsign (a)  c = Relu (k) }"""
+    model = onnx.parser.parse_model(text)
+    eight = onnx.helper.make_tensor("zero", onnx.TensorProto.FLOAT8E4M3FN, [], [0])
+    model.graph.initializer.append(eight)
+    assert set(unknown(model)) == {
+        ("tensor zero", "FLOAT8E4M3FN"),
+        ("node p", "ai.onnx::LRN"),
+        ("node k", "ai.onnx::Softsign"),
+        ("node y", "other::Relu"),
+    }
+
+
+def test_scales_of_blocks_are_refused(tmp_path):
+    body = "q = QuantizeLinear <axis = 1> (x, w)  y = DequantizeLinear <axis = 1> (q, w)"
+    torched = TorchProgram(operator_program(body, tmp_path), torch.device("cpu"))
+    with pytest.raises(EngineError, match="of blocks"):
+        torched({"x": torch.ones(IMAGE)}, ["y"])
 
 
 def test_a_shape_that_depends_on_the_image_is_refused(tmp_path):
