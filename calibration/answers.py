@@ -77,7 +77,7 @@ class Answers:
                 known = self._against is self and dict(choices) == self._reference
                 result = reference if known else self._run(image, choices)
                 features = np.empty(0, np.float32) if result.features is None else result.features[0]
-                self._rows[key] = Answer(self._count(_plain(result), label, _plain(reference)), features)
+                self._rows[key] = Answer(self._count(plain(result), label, plain(reference)), features)
             self._new = True
             if monotonic() - self._saved > SECONDS:
                 self._save()
@@ -105,7 +105,8 @@ def key_of(choices: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(result: Result) -> dict[str, np.ndarray]:
+def plain(result: Any) -> dict[str, np.ndarray]:
+    """With arrays of numpy, whosever they are."""
     return {name: np.asarray(value) for name, value in result.items()}
 
 

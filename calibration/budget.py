@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -61,6 +61,19 @@ class Budget:
     @property
     def given(self) -> bool:
         return any(value is not None for value in vars(self).values())
+
+    def metric(self, asked: str | None, comparing: Sequence[str]) -> str | None:
+        """`asked`; of drift one of those that compare with the reference, by default the first. Raises InputError."""
+        if self.max_drift is None:
+            return asked
+        if asked not in (None, *comparing):
+            raise InputError(
+                "budget",
+                got=f"--max-drift with --metric {asked}",
+                expected=f"a metric that compares with the dense program: {' or '.join(comparing)}",
+                fix="Give --max-drop instead (of streams, --max-drift 1% is what no budget means).",
+            )
+        return asked or comparing[0]
 
     def least(self, reference: float) -> float | None:
         """The quality that is still allowed, where the reference has this one. None: any."""

@@ -78,16 +78,7 @@ def calibrate_budget(
     if precision is not None:
         check_place(beside, source.path)
         _check_floats(source)
-    if budget.max_drift is not None:
-        if metric not in (None, "agreement"):
-            raise InputError(
-                "budget",
-                got=f"--max-drift with --metric {metric}",
-                expected="agreement, the metric of drift",
-                fix="Leave --metric out, or give --max-drop instead.",
-            )
-        metric = "agreement"
-    metric = metric or metric_for(next(iter(opened))[1])
+    metric = budget.metric(metric, ["agreement"]) or metric_for(next(iter(opened))[1])
     with ExitStack() as stack:
         first = [sample.image for sample in islice(images.choosing(), IMAGES)]
         latency = stack.enter_context(Latency(source.path, first, threads))

@@ -25,7 +25,7 @@ from ..runtime.errors import InputError
 from ..runtime.options import MAX_STATE_BYTES
 from ..runtime.policy import StreamPolicy
 from ..runtime.stream import Stream
-from .answers import digest, key_of
+from .answers import digest, key_of, plain
 
 KEPT = "stream_trials.json"
 TOGETHER = 6  # streams that take turns, at most: each holds its state
@@ -89,6 +89,7 @@ class StreamTrials:
     def __init__(self, model: Model, metric: str, program: str, threads: int, labelled: bool = False):
         """`program`: a hash of it. `labelled`: frames without a label do not count."""
         self._model, self._metric, self._threads, self._labelled = model, metric, threads, labelled
+        self._source = metric_source(metric)
         self._choices = {choice.name: choice.value for choice in model.manifest.choices}
         self._tuned: Dense | None = None
         self._path = model.path / KEPT
@@ -125,7 +126,7 @@ class StreamTrials:
         return [self._ran[key] for key in keys]
 
     def _key(self, part: Part, policy: Policy) -> str:
-        text = f"{part.key} {metric_source(self._metric)} {self._labelled} {key_of(policy)}"
+        text = f"{part.key} {self._source} {self._labelled} {key_of(policy)}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _stream(self, policy: Policy) -> Stream:
@@ -194,13 +195,13 @@ class _Run:
         if number:
             return
         first = self._part.frames[0].image
-        self._before: Outputs = _plain(self._dense(first))
+        self._before: Outputs = plain(self._dense(first))
         for stream in self._streams.values():
             stream.reset()
             stream(first)
 
     def _observe(self, name: str, answer: Any) -> None:
-        self._answers[name] = _plain(answer)
+        self._answers[name] = plain(answer)
 
     def _compare(self) -> None:
         """The answers of all rounds are the same."""
@@ -222,10 +223,6 @@ def in_blocks(counts: np.ndarray) -> np.ndarray:
     blocking rules for the bootstrap with dependent data", 1995), for neighbours err alike."""
     length = int(np.ceil(len(counts) ** (1 / 3)))
     return np.add.reduceat(counts, np.arange(0, len(counts), length), axis=0)
-
-
-def _plain(answer: Any) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in answer.items()}
 
 
 def _ms(times: Times, name: str) -> float:

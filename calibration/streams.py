@@ -161,14 +161,8 @@ def _part(data: Dataset, first: int, end: int | None) -> Part:
 
 
 def _metric(budget: Budget, metric: str | None, part: Part) -> str:
-    if budget.max_drift is not None and metric not in (None, *COMPARING):
-        raise InputError(
-            "budget",
-            got=f"--max-drift (which is 1% where no budget is given) with --metric {metric}",
-            expected=f"a metric that compares with the dense program: {' or '.join(COMPARING)}",
-            fix="Give --max-drop instead.",
-        )
-    if metric is None and budget.max_drift is None and _labelled(part):
+    metric = budget.metric(metric, COMPARING)
+    if metric is None and _labelled(part):
         return metric_for(next(label for label in part.labels if label is not None))
     return metric or COMPARING[0]
 
